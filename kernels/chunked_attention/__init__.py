@@ -1,0 +1,4 @@
+"""Self-attention within chunks and a number of chunks to their left, with a relative-position bias."""
+
+from kernels.chunked_attention.api import chunked_attention as chunked_attention
+from kernels.chunked_attention.rows import chunk_rows as chunk_rows

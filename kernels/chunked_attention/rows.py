@@ -1,0 +1,34 @@
+"""Chunk masks as start and end rows: the keys of query i are key_start[i] <= j < key_end[i]."""
+
+import jax.numpy as jnp
+
+from kernels.typing import Array, Int
+
+
+def chunk_rows(
+    num_frames: int,
+    lengths: Int[Array, " batch"],
+    chunk_size: int | Int[Array, ""],
+    num_left_chunks: int | Int[Array, ""],
+) -> tuple[Int[Array, "batch frames"], Int[Array, "batch frames"]]:
+    """The keys that each frame of an utterance attends to.
+
+    Frame i of chunk c = i // chunk_size sees chunks c - num_left_chunks ... c, and nothing past its utterance's end.
+    Both limits may be traced values, so that one compiled function serves every chunk size.
+
+    Args:
+        num_frames: padded frames T.
+        lengths: valid frames of each utterance.
+        chunk_size: frames in a chunk; 0 = the whole utterance.
+        num_left_chunks: chunks of left context; negative = all.
+
+    Returns:
+        key_start and key_end, both (batch, T); frames past the end see no key.
+    """
+    frames = jnp.arange(num_frames)
+    size = jnp.where(jnp.asarray(chunk_size) == 0, num_frames, chunk_size)
+    chunk = frames // size
+    start = jnp.where(jnp.asarray(num_left_chunks) < 0, 0, jnp.maximum(chunk - num_left_chunks, 0) * size)
+    end = jnp.minimum((chunk + 1) * size, lengths[:, None])
+    inside = frames < lengths[:, None]
+    return jnp.where(inside, start, 0), jnp.where(inside, end, 0)

@@ -1,0 +1,18 @@
+"""The definition of layer normalisation, in plain JAX."""
+
+import jax
+import jax.numpy as jnp
+
+from kernels.typing import Array, Float
+
+
+def layer_norm(
+    x: Float[Array, "*batch channels"],
+    scale: Float[Array, " channels"],
+    bias: Float[Array, " channels"],
+    eps: float,
+) -> Float[Array, "*batch channels"]:
+    """Centres first and then squares: E[x^2] - mean^2 would cancel for inputs with a large mean."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + eps) * scale + bias
