@@ -1,0 +1,237 @@
+"""The typed configuration of an experiment, and how a file and flags become one.
+
+A config file holds `get_config() -> Config`. Every field can be overridden on the command line
+(`--config.model.encoder_dim=176`), is checked against its type, and ends up in `config.json` of the work directory,
+from which `eval.py` and `transcribe.py` rebuild the same model.
+"""
+
+import dataclasses
+import difflib
+import json
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key and the remedy."""
+
+
+@dataclasses.dataclass
+class FeatureConfig:
+    """Kaldi-compatible log-mel filterbank (see `conformer/features.py`)."""
+
+    sample_rate: int = 16_000  # Hz; audio at other rates is resampled
+    num_mel_bins: int = 80  # features per frame
+    frame_length_ms: float = 25.0  # analysis window
+    frame_shift_ms: float = 10.0  # hop between frames
+    low_freq: float = 20.0  # Hz, lower edge of the first filter
+    high_freq: float = 7_600.0  # Hz, upper edge of the last filter
+    preemphasis: float = 0.97  # y[n] = x[n] - preemphasis * x[n-1]
+    dither: float = 0.0  # standard deviation of added noise, in int16 units; 0 = off
+
+
+@dataclasses.dataclass
+class AugmentConfig:
+    """Training-time augmentation; everything off means clean training."""
+
+    speed_factors: tuple[float, ...] = (1.0,)  # one is drawn per utterance (resampling: pitch moves too)
+    noise_probability: float = 0.0  # share of utterances that get additive noise
+    noise_snr_db: tuple[float, float] = (5.0, 30.0)  # range the signal-to-noise ratio is drawn from
+    gain_db: tuple[float, float] = (0.0, 0.0)  # range the gain is drawn from
+    num_freq_masks: int = 2  # SpecAugment, masks along mel bins
+    freq_mask_width: int = 20  # at most this many bins a mask
+    num_time_masks: int = 2  # SpecAugment, masks along time
+    time_mask_width: int = 25  # at most this many frames a mask
+    time_mask_share: float = 0.2  # and at most this share of the utterance a mask
+
+
+@dataclasses.dataclass
+class SyntheticConfig:
+    """The embedded corpus, spoken in process by espeak-ng (see `conformer/data/synthetic.py`)."""
+
+    num_voices: int = 160  # distinct voices (accent x variant x rate x pitch), disjoint between splits
+    train_utterances: int = 4_000  # utterances of the train split
+    eval_utterances: int = 200  # utterances of each of dev and test
+    seed: int = 0  # same seed, same corpus
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Where utterances come from and how they are grouped into batches."""
+
+    source: str = "synthetic"  # "synthetic", a JSONL manifest, a pack folder, or a LibriSpeech folder
+    synthetic: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
+    train_split: str = "train"  # `split` of the rows trained on
+    eval_split: str = "dev"  # `split` of the rows evaluated during training
+    batch_seconds: float = 64.0  # audio seconds in a batch; a bucket holds batch_seconds // its length utterances
+    bucket_seconds: tuple[float, ...] = (2.0, 3.0, 4.5, 6.0)  # upper length of each bucket; longer ones are dropped
+    max_label_rate: float = 25.0  # labels a second that a bucket has room for
+    curriculum_steps: int = 0  # the longest utterance allowed grows to the last bucket over this many steps
+    max_broken_share: float = 0.01  # more unusable utterances than this share stops the run
+    num_workers: int = 0  # loader processes; 0 = a thread in this process
+
+
+@dataclasses.dataclass
+class TokenizerConfig:
+    """Text units."""
+
+    kind: str = "char"  # "char", or "bpe": sentencepiece byte-pair units trained on the train split
+    vocab_size: int = 128  # upper bound on units of "bpe", blank excluded
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """The recogniser. Sizes follow the names of Gulati et al. (2020)."""
+
+    subsampling: str = "depthwise_separable"  # convolutional front end: "vanilla" or "depthwise_separable"
+    subsampling_factor: int = 4  # feature frames per encoder frame: 4, 6 or 8
+    subsampling_channels: int = 64  # channels inside the front end
+    encoder_dim: int = 144  # width of the residual stream
+    num_layers: int = 6  # Conformer blocks
+    num_heads: int = 4  # attention heads; divides encoder_dim
+    feed_forward_dim: int = 576  # hidden width of each half-step feed-forward
+    kernel_size: int = 15  # taps of the depthwise convolution in time
+    causal_conv: bool = True  # convolve over the past only (needed for streaming); False = symmetric
+    max_relative_distance: int = 64  # relative positions beyond this many encoder frames share one bias
+    dropout: float = 0.1  # on every residual branch
+    vocab_size: int = 0  # units including blank; filled in from the tokenizer
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """Optimisation."""
+
+    num_steps: int = 2_000  # updates
+    learning_rate: float = 2e-3  # peak of the schedule
+    warmup_steps: int = 200  # linear ramp to the peak, then cosine decay to zero
+    weight_decay: float = 1e-2  # AdamW, on matrices only
+    clip_norm: float = 1.0  # global gradient norm
+    beta2: float = 0.98  # AdamW second-moment decay
+    ema_decay: float = 0.998  # weights evaluated are this exponential moving average
+    compute: str = "float32"  # format of matrix products: "float32", "bfloat16" or "float16"; the loss stays float32
+    chunk_sizes: tuple[int, ...] = (0,)  # encoder frames; one is drawn per batch; 0 = full context
+    num_left_chunks: tuple[int, ...] = (-1,)  # one is drawn per batch when the chunk is limited; -1 = all
+    log_every: int = 20  # steps between lines of metrics.jsonl
+    eval_every: int = 500  # steps between evaluations on eval_split
+    checkpoint_every: int = 500  # steps between checkpoints
+    keep_checkpoints: int = 2  # newest checkpoints kept
+    max_skipped_steps: int = 50  # non-finite updates in a row that stop the run
+
+
+@dataclasses.dataclass
+class Config:
+    """One experiment."""
+
+    seed: int = 0  # decides initialisation, data order, augmentation and dropout
+    features: FeatureConfig = dataclasses.field(default_factory=FeatureConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    def __post_init__(self):
+        self.validate()
+
+    def validate(self) -> None:
+        """Raises ConfigError for the first value that no run could use."""
+        model, train, data = self.model, self.train, self.data
+        _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe"))
+        _choice("model.subsampling", model.subsampling, ("vanilla", "depthwise_separable"))
+        _choice("model.subsampling_factor", model.subsampling_factor, (4, 6, 8))
+        _choice("train.compute", train.compute, ("float32", "bfloat16", "float16"))
+        if model.encoder_dim % model.num_heads:
+            raise ConfigError(
+                f"model.num_heads={model.num_heads} does not divide model.encoder_dim={model.encoder_dim}"
+            )
+        if tuple(sorted(data.bucket_seconds)) != tuple(data.bucket_seconds) or not data.bucket_seconds:
+            raise ConfigError(f"data.bucket_seconds={data.bucket_seconds} must be ascending and not empty")
+        if data.batch_seconds < data.bucket_seconds[-1]:
+            raise ConfigError(
+                f"data.batch_seconds={data.batch_seconds} does not hold one utterance of the longest bucket "
+                f"({data.bucket_seconds[-1]} s): raise it, or shorten data.bucket_seconds"
+            )
+        for key in ("kernel_size", "num_layers", "encoder_dim", "subsampling_channels", "feed_forward_dim"):
+            if getattr(model, key) < 1:
+                raise ConfigError(f"model.{key}={getattr(model, key)} must be at least 1")
+        if not model.causal_conv and model.kernel_size % 2 == 0:
+            raise ConfigError(f"model.kernel_size={model.kernel_size} must be odd when model.causal_conv=False")
+
+    def to_json(self) -> str:
+        """The resolved configuration, as stored in a work directory."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    def differences(self, other: "Config") -> list[str]:
+        """The keys whose values differ, such as "model.encoder_dim"."""
+        mine, theirs = dict(_values(self)), dict(_values(other))
+        return [key for key, value in mine.items() if theirs[key] != value]
+
+    @classmethod
+    def from_json(cls, path: str | pathlib.Path) -> "Config":
+        """Reads what `to_json` wrote. Raises ConfigError for a missing file or a key that does not exist."""
+        path = pathlib.Path(path)
+        try:
+            values = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"{path} does not exist: is {path.parent} the --workdir of a training run?") from None
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path} is not valid JSON ({error}): restore it or train again") from None
+        return _from_dict(cls, values, str(path))
+
+
+def define_config_flag() -> flags.FlagHolder:
+    """Defines `--config=FILE` with overrides `--config.a.b=value`."""
+    return config_flags.DEFINE_config_file("config", None, "Experiment, e.g. configs/demo.py.", lock_config=False)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """A flags parser for `absl.app.run` that names an unknown config key, and the nearest known one, in one line."""
+    try:
+        for argument in argv[1:]:
+            if argument.lstrip("-").startswith("config."):
+                check_key(argument.lstrip("-").split("=", 1)[0].removeprefix("config."))
+        return flags.FLAGS(argv)
+    except (ConfigError, flags.Error) as error:
+        sys.exit(f"{pathlib.Path(argv[0]).name}: {error}")
+
+
+def check_key(key: str) -> None:
+    """Raises ConfigError, with the nearest key there is, unless `key` (such as "model.encoder_dim") exists."""
+    if key not in (known := dict(_values(Config()))):
+        raise ConfigError(f"unknown config key {key!r}{_nearest(key, known)}")
+
+
+def _values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _values(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value
+
+
+def _from_dict(cls: Any, values: dict[str, Any], origin: str):
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    arguments = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise ConfigError(f"{origin}: unknown config key {name!r}{_nearest(name, fields)}")
+        if dataclasses.is_dataclass(fields[name].type):
+            value = _from_dict(fields[name].type, value, origin)
+        arguments[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**arguments)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known)}"
+
+
+def _choice(key: str, value: Any, choices: tuple) -> None:
+    if value not in choices:
+        raise ConfigError(f"{key}={value!r} is not one of {', '.join(map(str, choices))}")
