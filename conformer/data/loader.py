@@ -1,0 +1,250 @@
+"""Batches of static shape, for training (Grain, resumable at any step) and for evaluation."""
+
+import pathlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from conformer.audio import AudioError
+from conformer.augment import augment_audio
+from conformer.config import Config
+from conformer.data.buckets import (
+    DURATION_TOLERANCE,
+    Bucket,
+    Plan,
+    Selection,
+    make_bucket,
+    make_buckets,
+    select,
+)
+from conformer.data.manifest import DataError, Pcm, Utterance, load_manifest
+from conformer.data.synthetic import synthesise
+from conformer.tokenizer import Tokenizer
+from kernels.typing import Float, Int
+
+CACHE_BYTES = 2 << 30  # decoded audio kept in memory, over all workers
+_PREFETCH = 4  # batches ready ahead of the step that uses them
+_SHOWN = 3  # utterances that an error lists
+
+
+class Batch(NamedTuple):
+    """Utterances of one bucket, as NumPy arrays.
+
+    A row that holds no utterance has weight 0, silence of full length (so that nothing in it is ill-defined) and no
+    labels.
+    """
+
+    audio: Float[np.ndarray, "batch samples"]  # float32, zero padded
+    audio_lengths: Int[np.ndarray, "batch"]  # int32, in samples
+    labels: Int[np.ndarray, "batch labels"]  # int32, zero padded
+    label_lengths: Int[np.ndarray, "batch"]  # int32
+    weights: Float[np.ndarray, "batch"]  # float32: 1, or 0 for a row without an utterance
+
+
+def load_utterances(config: Config) -> list[Utterance]:
+    """All splits of `config.data.source`. Raises DataError."""
+    if config.data.source == "synthetic":
+        return synthesise(config.data.synthetic, config.features.sample_rate)
+    return load_manifest(pathlib.Path(config.data.source))
+
+
+class TrainLoader:
+    """Training batches of `utterances`, which are those of the train split.
+
+    Attributes:
+        dropped: ids that cannot be trained on, by reason; known from the start.
+        broken: message by id of utterances that turned out unreadable; grows while batches are read.
+        num_utterances: how many are trained on.
+        seconds: their audio, in seconds.
+        steps_per_epoch: updates in which each occurs once.
+        buckets: the batch shapes there can be.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        utterances: Sequence[Utterance],
+        tokenizer: Tokenizer,
+        output_frames: Callable[[float], int],
+    ):
+        """`output_frames(seconds)` is the number of frames that CTC gets. Raises DataError if no utterance is left."""
+        self._data = config.data
+        self.buckets = make_buckets(config.data, config.features.sample_rate)
+        selection = select(utterances, tokenizer, self.buckets, config.augment.speed_factors, output_frames)
+        self.dropped = selection.dropped
+        self.broken: dict[str, str] = {}
+        self.num_utterances = len(selection.utterances)
+        self.seconds = sum(utterance.duration for utterance in selection.utterances)
+        if not selection.utterances:
+            counts = "; ".join(f"{len(ids)} {reason}" for reason, ids in self.dropped.items())
+            raise DataError(
+                f"no utterance of {config.data.source!r} in split {config.data.train_split!r} can be trained on "
+                f"({counts or 'the split is empty'}): check data.source, data.train_split and data.bucket_seconds"
+            )
+        plan = Plan(
+            seed=config.seed,
+            batch_sizes=tuple(bucket.batch_size for bucket in self.buckets),
+            members=selection.members,
+            curriculum_steps=config.data.curriculum_steps,
+        )
+        self.steps_per_epoch = plan.steps_per_epoch
+        self._reader = _Reader(config, selection, self.buckets, plan)
+
+    def batches(self, start_step: int, num_steps: int) -> Generator[tuple[int, Batch], None, None]:
+        """(step, batch) of `num_steps` steps from `start_step` on, the same whatever came before.
+
+        Raises DataError once more than `data.max_broken_share` of the utterances have turned out unreadable.
+        """
+        steps = grain.MapDataset.range(start_step, start_step + num_steps)
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCH)
+        dataset = steps.map(self._reader).to_iter_dataset(options)
+        if self._data.num_workers > 0:
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._data.num_workers, _PREFETCH))
+        iterator = iter(dataset)
+        try:
+            for step, batch, broken in iterator:
+                self._report(broken)
+                yield step, batch
+        finally:
+            iterator.close()
+
+    def utterance_ids(self, step: int) -> list[str]:
+        """The utterances of a step's batch."""
+        return self._reader.utterance_ids(step)
+
+    def _report(self, broken: dict[str, str]) -> None:
+        if not broken.keys() - self.broken.keys():
+            return
+        self.broken |= broken
+        if len(self.broken) > self._data.max_broken_share * self.num_utterances:
+            shown = "\n  ".join(list(self.broken.values())[:_SHOWN])
+            raise DataError(
+                f"{len(self.broken)} of {self.num_utterances} utterances cannot be used, more than "
+                f"data.max_broken_share={self._data.max_broken_share} allows: repair them or raise it; first ones:\n"
+                f"  {shown}"
+            )
+
+
+class _Reader:
+    """step -> (step, batch, message by id of the utterances that could not be read). Pickled to each worker."""
+
+    def __init__(self, config: Config, selection: Selection, buckets: tuple[Bucket, ...], plan: Plan):
+        self._seed = config.seed
+        self._augment = config.augment
+        self._sample_rate = config.features.sample_rate
+        self._cache_bytes = CACHE_BYTES // max(1, config.data.num_workers)
+        self._utterances, self._labels = selection.utterances, selection.labels
+        self._buckets = buckets
+        self._plan = plan
+        self._cache: dict[int, np.ndarray] = {}
+        self._cached = 0  # bytes
+
+    def __getstate__(self):
+        return self.__dict__ | {"_cache": {}, "_cached": 0}
+
+    def __call__(self, step: int) -> tuple[int, Batch, dict[str, str]]:
+        index, members = self._plan.batch(step)
+        bucket = self._buckets[index]
+        batch, broken = _empty_batch(bucket), {}
+        for row, member in enumerate(members):
+            utterance, labels = self._utterances[member], self._labels[member]
+            try:
+                audio = self._read(member)
+                _check_length(utterance, len(audio) / self._sample_rate, bucket, min(self._augment.speed_factors))
+            except (AudioError, OSError) as error:
+                broken[utterance.id] = f"{utterance.id}: {error}"
+                continue
+            rng = np.random.default_rng((self._seed, step, row))
+            audio = augment_audio(self._augment, audio, self._sample_rate, rng)
+            _fill(batch, row, audio[: bucket.num_samples])  # cuts no more than DURATION_TOLERANCE
+            batch.labels[row, : len(labels)] = labels
+            batch.label_lengths[row] = len(labels)
+        return step, batch, broken
+
+    def utterance_ids(self, step: int) -> list[str]:
+        return [self._utterances[member].id for member in self._plan.batch(step)[1]]
+
+    def _read(self, member: int) -> np.ndarray:
+        """Samples with the precision of int16, whether they come from the cache or not."""
+        utterance = self._utterances[member]
+        if isinstance(utterance.audio, Pcm):
+            return utterance.samples(self._sample_rate)  # in memory already
+        pcm = self._cache.get(member)
+        if pcm is None:
+            samples = utterance.samples(self._sample_rate)
+            pcm = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
+            # A full cache stays as it is: an epoch reads everything, so replacing entries would not make more hits.
+            if self._cached + pcm.nbytes <= self._cache_bytes:
+                self._cache[member] = pcm
+                self._cached += pcm.nbytes
+        return pcm.astype(np.float32) / 32768
+
+
+def _check_length(utterance: Utterance, seconds: float, bucket: Bucket, slowest: float) -> None:
+    if seconds < utterance.duration - DURATION_TOLERANCE:
+        raise AudioError(
+            f"{seconds:.2f} s of audio where {utterance.duration:.2f} s are declared: "
+            "restore the file, which may be truncated, or correct the duration"
+        )
+    if seconds > utterance.duration + DURATION_TOLERANCE and seconds / slowest > bucket.seconds:
+        raise AudioError(
+            f"{seconds:.2f} s of audio where {utterance.duration:.2f} s are declared do not fit the bucket of "
+            f"{bucket.seconds} s: correct the duration"
+        )
+
+
+def eval_batches(
+    config: Config, utterances: Sequence[Utterance], broken: dict[str, str]
+) -> Iterator[tuple[list[Utterance], Batch]]:
+    """All utterances in batches of a few static shapes, about ascending in length; none is dropped.
+
+    Yields the utterances of the first rows, and a batch without labels; further rows have weight 0. The shapes are the
+    training buckets and, for longer utterances, multiples of the last one. An utterance that cannot be read is in no
+    batch: its message is put into `broken`, by id.
+    """
+    sample_rate = config.features.sample_rate
+    buckets = list(make_buckets(config.data, sample_rate))
+    last = buckets[-1].seconds
+    pending: dict[Bucket, list[tuple[Utterance, np.ndarray]]] = {}
+    for utterance in sorted(utterances, key=lambda utterance: (utterance.duration > 0, utterance.duration)):
+        try:
+            audio = utterance.samples(sample_rate)
+        except (AudioError, OSError) as error:
+            broken[utterance.id] = f"{utterance.id}: {error}"
+            continue
+        # By the length it has, which need not be the declared one.
+        while len(audio) > buckets[-1].num_samples:
+            buckets.append(make_bucket(config.data, sample_rate, buckets[-1].seconds + last))
+        bucket = next(bucket for bucket in buckets if len(audio) <= bucket.num_samples)
+        rows = pending.setdefault(bucket, [])
+        rows.append((utterance, audio))
+        if len(rows) == bucket.batch_size:
+            yield _eval_batch(bucket, pending.pop(bucket))
+    for bucket, rows in pending.items():
+        yield _eval_batch(bucket, rows)
+
+
+def _eval_batch(bucket: Bucket, rows: list[tuple[Utterance, np.ndarray]]) -> tuple[list[Utterance], Batch]:
+    batch = _empty_batch(bucket)
+    for row, (_, audio) in enumerate(rows):
+        _fill(batch, row, audio)
+    return [utterance for utterance, _ in rows], batch
+
+
+def _empty_batch(bucket: Bucket) -> Batch:
+    size = bucket.batch_size
+    return Batch(
+        audio=np.zeros((size, bucket.num_samples), np.float32),
+        audio_lengths=np.full(size, bucket.num_samples, np.int32),
+        labels=np.zeros((size, bucket.max_labels), np.int32),
+        label_lengths=np.zeros(size, np.int32),
+        weights=np.zeros(size, np.float32),
+    )
+
+
+def _fill(batch: Batch, row: int, audio: np.ndarray) -> None:
+    batch.audio[row, : len(audio)] = audio
+    batch.audio_lengths[row] = len(audio)
+    batch.weights[row] = 1

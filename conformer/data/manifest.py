@@ -1,0 +1,253 @@
+"""Utterances, and the places they come from: a JSONL manifest, a pack folder, or a LibriSpeech folder.
+
+Reading a manifest opens no audio. `Utterance.samples` does, and what it cannot read it reports as `AudioError`.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from conformer.audio import AudioError, load_audio, resample
+from kernels.typing import Float, Int
+
+MANIFEST = "manifest.jsonl"
+RECIPE = "recipe_train.jsonl"
+TRANSCRIPTS = "*.trans.txt"
+_FADE_SECONDS = 0.005  # linear fade of each clip of a recipe, in and out
+_FULL_SCALE = 32768  # int16 value that stands for 1.0
+
+
+class DataError(ValueError):
+    """A corpus that cannot be used; the message names the file, line or key and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioFile:
+    """Speech in a file that soundfile reads."""
+
+    path: pathlib.Path
+
+    def samples(self, sample_rate: int) -> Float[np.ndarray, "samples"]:
+        return load_audio(self.path, sample_rate)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pcm:
+    """Speech in memory."""
+
+    data: Int[np.ndarray, "samples"]  # int16
+    sample_rate: int
+
+    def samples(self, sample_rate: int) -> Float[np.ndarray, "samples"]:
+        return resample(self.data.astype(np.float32) / _FULL_SCALE, self.sample_rate, sample_rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Clips of single words, joined into a string. Counts are in samples at `sample_rate`.
+
+    Each clip follows the one before after `gap` samples, the first after `lead` samples, with a linear fade of 5 ms in
+    and out; then white noise is added.
+    """
+
+    folder: pathlib.Path
+    segments: tuple[tuple[str, int], ...]  # clip (relative to the folder), gap before it
+    lead: int
+    num_samples: int
+    noise_seed: int
+    noise_dbfs: float
+    sample_rate: int
+
+    def render(self) -> Int[np.ndarray, "samples"]:
+        """The int16 samples at the native rate. Raises AudioError for a clip that cannot be read or does not fit."""
+        out = np.zeros(self.num_samples)
+        fade = int(_FADE_SECONDS * self.sample_rate)
+        ramp = np.arange(fade) / fade
+        position = self.lead
+        for name, gap in self.segments:
+            path = self.folder / name
+            clip = _clip(path, self.sample_rate).astype(np.float64)
+            position += gap
+            if not fade <= len(clip) <= self.num_samples - position:
+                raise AudioError(
+                    f"{path}: {len(clip)} samples do not fit at sample {position} of the {self.num_samples} of its "
+                    f"recipe: restore the clip, or remove the row from {self.folder / RECIPE}"
+                )
+            clip[:fade] *= ramp
+            clip[-fade:] *= ramp[::-1]
+            out[position : position + len(clip)] += clip
+            position += len(clip)
+        # The legacy generator: the recipes were made with it, and its stream never changes.
+        noise = np.random.RandomState(self.noise_seed).standard_normal(self.num_samples)
+        out += noise * _FULL_SCALE * 10 ** (self.noise_dbfs / 20)
+        return np.clip(np.round(out), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+
+    def samples(self, sample_rate: int) -> Float[np.ndarray, "samples"]:
+        return resample(self.render().astype(np.float32) / _FULL_SCALE, self.sample_rate, sample_rate)
+
+
+@functools.lru_cache(maxsize=4096)
+def _clip(path: pathlib.Path, sample_rate: int) -> np.ndarray:
+    try:
+        clip, rate = soundfile.read(path, dtype="int16")
+    except (OSError, soundfile.SoundFileError) as error:
+        raise AudioError(
+            f"{path} cannot be read ({error}): restore the clip, or remove the recipes that use it"
+        ) from None
+    if rate != sample_rate or clip.ndim != 1:
+        raise AudioError(f"{path} must be mono at {sample_rate} Hz, as its recipe says: restore the clip")
+    clip.flags.writeable = False  # it is shared
+    return clip
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+    """One transcribed utterance."""
+
+    id: str
+    text: str  # lower case, single spaces; may be empty
+    speaker: str  # "" if unknown
+    split: str
+    duration: float  # seconds, as declared; NaN where nothing is known
+    audio: AudioFile | Pcm | Recipe
+
+    def samples(self, sample_rate: int) -> Float[np.ndarray, "samples"]:
+        """Mono float32 samples in [-1, 1) at `sample_rate` Hz. Raises AudioError where there are none."""
+        return self.audio.samples(sample_rate)
+
+
+def normalise_text(text: str) -> str:
+    """Lower case, white space collapsed."""
+    return " ".join(text.lower().split())
+
+
+def load_manifest(path: str | pathlib.Path) -> list[Utterance]:
+    """The utterances of a JSONL manifest or of a folder, in the order of the files.
+
+    A manifest has one JSON object a line: `audio` (or NeMo's `audio_filepath`; relative to the manifest's folder),
+    `duration` in seconds, `text`, and optionally `id` (default: the name of the audio file without its ending),
+    `speaker` (""), `split` ("train"). A folder is a pack (`manifest.jsonl`, and `recipe_train.jsonl` where there is
+    one) or has LibriSpeech's layout (SPLIT/SPEAKER/CHAPTER/*.trans.txt beside FLAC files; Panayotov et al., 2015).
+
+    Audio that is missing is not an error here. Raises DataError for anything else that cannot be used.
+    """
+    path = pathlib.Path(path)
+    if path.is_file():
+        utterances = list(_read_rows(path))
+    elif (path / MANIFEST).is_file():
+        files = [file for file in (path / MANIFEST, path / RECIPE) if file.is_file()]
+        utterances = [utterance for file in files for utterance in _read_rows(file)]
+    elif path.is_dir():
+        utterances = [row for file in sorted(path.resolve().rglob(TRANSCRIPTS)) for row in _read_transcripts(file)]
+        if not utterances:
+            raise DataError(
+                f"{path} has neither {MANIFEST} nor LibriSpeech transcripts (SPLIT/SPEAKER/CHAPTER/{TRANSCRIPTS}): "
+                "point data.source at a folder that has one of them, or at a JSONL manifest"
+            )
+    else:
+        raise DataError(f"{path} does not exist: point data.source at a JSONL manifest or a folder of speech")
+    if not utterances:
+        raise DataError(f"{path} has no utterances: add a line for each, or choose another data.source")
+    seen = set()
+    for utterance in utterances:
+        if utterance.id in seen:
+            raise DataError(f"{path}: id {utterance.id!r} occurs more than once: give each row an 'id' of its own")
+        seen.add(utterance.id)
+    return utterances
+
+
+def _read_rows(path: pathlib.Path) -> Iterator[Utterance]:
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise DataError("not a JSON object")
+            utterance = _utterance(row, path.parent)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}:{number}: not valid JSON ({error}): write one JSON object a line") from None
+        except DataError as error:
+            raise DataError(f"{path}:{number}: {error}: correct the line or remove it") from None
+        yield utterance
+
+
+def _utterance(row: dict[str, Any], folder: pathlib.Path) -> Utterance:
+    if "segments" in row:
+        audio = Recipe(
+            folder=folder,
+            segments=_segments(row),
+            lead=_count(row, "lead"),
+            num_samples=_count(row, "num_samples"),
+            noise_seed=_count(row, "noise_seed"),
+            noise_dbfs=_number(row, "noise_dbfs"),
+            sample_rate=_count(row, "sample_rate"),
+        )
+        if not audio.sample_rate:
+            raise DataError("'sample_rate' must not be 0")
+        id = _string(row, "id")
+    else:
+        if row.get("offset"):
+            raise DataError("'offset' (a part of a longer file) is not supported, cut the file")
+        name = _string(row, "audio_filepath" if "audio" not in row and "audio_filepath" in row else "audio")
+        audio = AudioFile(folder / name)
+        id = _string(row, "id", audio.path.stem)
+    duration = _number(row, "duration")
+    if duration <= 0:
+        raise DataError(f"'duration' is {duration}, not a positive number of seconds")
+    text = normalise_text(_string(row, "text"))
+    return Utterance(id, text, _string(row, "speaker", ""), _string(row, "split", "train"), duration, audio)
+
+
+def _segments(row: dict[str, Any]) -> tuple[tuple[str, int], ...]:
+    match row["segments"]:
+        case [*segments] if all(
+            isinstance(s, list) and len(s) == 2 and isinstance(s[0], str) and type(s[1]) is int and s[1] >= 0
+            for s in segments
+        ):
+            return tuple((name, gap) for name, gap in segments)
+    raise DataError("'segments' must be a list of [clip, gap in samples]")
+
+
+def _string(row: dict[str, Any], key: str, default: str | None = None) -> str:
+    value = row.get(key, default)
+    if not isinstance(value, str):
+        raise DataError(f"{key!r} is missing" if key not in row else f"{key!r} is {value!r}, not a string")
+    return value
+
+
+def _number(row: dict[str, Any], key: str) -> float:
+    value = row.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise DataError(f"{key!r} is missing" if key not in row else f"{key!r} is {value!r}, not a number")
+    return float(value)
+
+
+def _count(row: dict[str, Any], key: str) -> int:
+    value = _number(row, key)
+    if value < 0 or not value.is_integer():
+        raise DataError(f"{key!r} is {row[key]!r}, not a whole number of at least 0")
+    return int(value)
+
+
+def _read_transcripts(path: pathlib.Path) -> Iterator[Utterance]:
+    """The utterances of one chapter: lines "ID TEXT", and ID.flac beside the file."""
+    chapter = path.parent
+    speaker, split = chapter.parent.name, chapter.parent.parent.name
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.strip():
+            continue
+        id, *words = line.split()
+        audio = chapter / f"{id}.flac"
+        try:
+            duration = soundfile.info(audio).duration
+        except (OSError, soundfile.SoundFileError):
+            duration = math.nan  # reported when the audio is needed
+        yield Utterance(id, normalise_text(" ".join(words)), speaker, split, duration, AudioFile(audio))
