@@ -1,0 +1,1 @@
+"""From frame-wise symbol probabilities to tokens."""

@@ -1,0 +1,1 @@
+"""How good a recogniser is: error rates, and where the errors are."""

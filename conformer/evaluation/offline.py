@@ -1,0 +1,62 @@
+"""Recognition of whole utterances in batches: what training evaluates itself with, and eval.py."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+
+from conformer.config import Config
+from conformer.data import Utterance, eval_batches
+from conformer.decode.greedy import greedy
+from conformer.evaluation.scorer import Score, score
+from conformer.features import log_mel
+from conformer.tokenizer import Tokenizer
+
+
+class Transcripts(NamedTuple):
+    """What came out for a list of utterances."""
+
+    utterances: list[Utterance]  # those that could be read, in the order of `texts`
+    texts: list[str]
+    broken: dict[str, str]  # id -> message of those that could not
+
+    def score(self) -> Score:
+        """Error rates against the utterances' own transcripts."""
+        return score([utterance.text for utterance in self.utterances], self.texts)
+
+
+def make_forward(config: Config, graphdef: nnx.GraphDef) -> Callable:
+    """forward(params, statistics, audio, audio_lengths, chunk_size, num_left_chunks) -> (log_probs, lengths)."""
+
+    @jax.jit
+    def forward(params, statistics, audio, audio_lengths, chunk_size, num_left_chunks):
+        model = nnx.merge(graphdef, params, statistics)
+        features, lengths = log_mel(config.features, audio, audio_lengths)
+        logits, lengths = model(features, lengths, chunk_size=chunk_size, num_left_chunks=num_left_chunks)
+        return jax.nn.log_softmax(logits), lengths
+
+    return forward
+
+
+def transcribe(
+    config: Config,
+    forward: Callable,
+    params: nnx.State,
+    statistics: nnx.State,
+    tokenizer: Tokenizer,
+    utterances: Sequence[Utterance],
+    *,
+    chunk_size: int = 0,
+    num_left_chunks: int = -1,
+) -> Transcripts:
+    """Greedy transcripts of whole utterances, optionally under the mask of a stream's chunks."""
+    done, texts, broken = [], [], {}
+    for rows, batch in eval_batches(config, utterances, broken):
+        arguments = (batch.audio, batch.audio_lengths, chunk_size, num_left_chunks)
+        log_probs, lengths = jax.device_get(forward(params, statistics, *arguments))
+        for row, utterance in enumerate(rows):
+            tokens = greedy(log_probs[row, : lengths[row]])
+            done.append(utterance)
+            texts.append(tokenizer.decode([token.id for token in tokens]))
+    return Transcripts(done, texts, broken)

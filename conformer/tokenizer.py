@@ -1,0 +1,202 @@
+"""Text units: characters, or sentencepiece byte-pair units, behind one interface.
+
+Id 0 is CTC's blank, written `<blk>`; text units start at 1. A space is written `▁` in symbols, so that every symbol is
+one word of `tokens.txt`, the file that sherpa-onnx reads. White space in texts is collapsed; letter case is kept.
+"""
+
+import abc
+import io
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import sentencepiece
+
+from conformer.config import TokenizerConfig
+
+BLANK = 0
+BLANK_SYMBOL = "<blk>"
+SPACE_SYMBOL = "▁"
+TOKENS_FILE = "tokens.txt"
+BPE_FILE = "bpe.model"
+
+
+class TokenizerError(ValueError):
+    """A text, or a stored tokenizer, that cannot be used; the message names it and the remedy."""
+
+
+class Tokenizer(abc.ABC):
+    """Maps text to ids and back. `symbols[id]` is the symbol of an id."""
+
+    def __init__(self, symbols: Sequence[str]):
+        self.symbols = list(symbols)
+        self._alphabet = {" " if symbol == SPACE_SYMBOL else symbol for symbol in symbols if len(symbol) == 1}
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of units, blank included."""
+        return len(self.symbols)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, none of them BLANK. Raises TokenizerError for a character that training did not see."""
+        text = _collapse(text)
+        for character in text:
+            if character not in self._alphabet:
+                raise TokenizerError(
+                    f"character {character!r} (U+{ord(character):04X}) of {text!r} is not among the "
+                    f"{len(self._alphabet)} characters of the training texts: "
+                    "change the text, or train a tokenizer on texts that have it"
+                )
+        return self._encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, such as CTC emits them after merging; blanks are skipped, white space is collapsed.
+
+        Raises TokenizerError for an id that is not in the vocabulary.
+        """
+        pieces = []
+        for id in ids:
+            if not 0 <= id < self.vocab_size:
+                raise TokenizerError(
+                    f"id {id} is not in the vocabulary of {self.vocab_size}: were model and tokenizer trained together?"
+                )
+            if id != BLANK:
+                pieces.append(self.symbols[id])
+        return _collapse("".join(pieces).replace(SPACE_SYMBOL, " "))
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        """Writes `tokens.txt` (a line a unit: symbol, space, id) and what else `load_tokenizer` needs."""
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        lines = (f"{symbol} {id}\n" for id, symbol in enumerate(self.symbols))
+        (directory / TOKENS_FILE).write_text("".join(lines), encoding="utf-8")
+
+    @abc.abstractmethod
+    def _encode(self, text: str) -> list[int]:
+        """Encodes a collapsed text whose characters are all known."""
+
+
+class CharTokenizer(Tokenizer):
+    """One unit a character."""
+
+    def __init__(self, symbols: Sequence[str]):
+        super().__init__(symbols)
+        self._ids = {symbol.replace(SPACE_SYMBOL, " "): id for id, symbol in enumerate(self.symbols)}
+
+    def _encode(self, text: str) -> list[int]:
+        return [self._ids[character] for character in text]
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        super().save(directory)
+        # One left behind by another run would make `load_tokenizer` read the wrong kind.
+        (pathlib.Path(directory) / BPE_FILE).unlink(missing_ok=True)
+
+
+class BpeTokenizer(Tokenizer):
+    """Byte-pair units of sentencepiece (Sennrich et al., 2016). A unit that starts a word starts with `▁`.
+
+    The model's piece 0, its unknown unit, is named `<blk>`: encoding never yields it, so its id serves as CTC's blank,
+    and ids are the same in `bpe.model` and `tokens.txt`.
+    """
+
+    def __init__(self, model: bytes):
+        self._processor = sentencepiece.SentencePieceProcessor()
+        self._processor.LoadFromSerializedProto(model)
+        super().__init__([self._processor.IdToPiece(id) for id in range(self._processor.GetPieceSize())])
+
+    def _encode(self, text: str) -> list[int]:
+        return self._processor.Encode(text)
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        super().save(directory)
+        (pathlib.Path(directory) / BPE_FILE).write_bytes(self._processor.serialized_model_proto())
+
+
+def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    """Derives the units from training texts; the same texts always give the same units.
+
+    Raises TokenizerError when the texts hold no character, hold the reserved `▁`, or have more distinct characters
+    than `config.vocab_size` has room for ("bpe").
+    """
+    texts = [collapsed for text in texts if (collapsed := _collapse(text))]
+    if not texts:
+        raise TokenizerError("there are no training texts to derive units from: check data.source and data.train_split")
+    characters = set().union(*texts)
+    if SPACE_SYMBOL in characters:
+        text = next(text for text in texts if SPACE_SYMBOL in text)
+        raise TokenizerError(f"training text {text!r} holds {SPACE_SYMBOL!r}, which stands for a space: remove it")
+    if config.kind == "char":
+        return CharTokenizer([BLANK_SYMBOL, *(c.replace(" ", SPACE_SYMBOL) for c in sorted(characters))])
+
+    needed = len(characters | {" "})  # sentencepiece puts a space before every word, the first included
+    if config.vocab_size < needed:
+        raise TokenizerError(
+            f"tokenizer.vocab_size={config.vocab_size} has no room for the {needed} characters of the training texts: "
+            "raise it, or normalise the texts"
+        )
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=config.vocab_size + 1,  # and the blank
+        hard_vocab_limit=False,  # few words cannot fill a vocabulary
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        max_sentence_length=1 << 30,  # bytes; longer ones would be left out silently
+        unk_id=BLANK,
+        unk_piece=BLANK_SYMBOL,
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        minloglevel=2,
+    )
+    return BpeTokenizer(model.getvalue())
+
+
+def load_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
+    """Reads what `Tokenizer.save` wrote. Raises TokenizerError for a file that is missing or broken."""
+    directory = pathlib.Path(directory)
+    symbols = _read_symbols(directory / TOKENS_FILE)
+    path = directory / BPE_FILE
+    if not path.exists():
+        if long := [symbol for symbol in symbols[1:] if len(symbol) != 1]:
+            raise TokenizerError(
+                f"{path} does not exist, but unit {long[0]!r} of {directory / TOKENS_FILE} is not a character: "
+                "restore it or train again"
+            )
+        return CharTokenizer(symbols)
+    try:
+        tokenizer = BpeTokenizer(path.read_bytes())
+    except (OSError, RuntimeError) as error:
+        raise TokenizerError(
+            f"{path} is not a readable sentencepiece model ({error}): restore it or train again"
+        ) from None
+    if tokenizer.symbols != symbols:
+        raise TokenizerError(f"{path} and {directory / TOKENS_FILE} list different units: restore both or train again")
+    return tokenizer
+
+
+def _read_symbols(path: pathlib.Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise TokenizerError(
+            f"{path} cannot be read ({error.strerror}): is {path.parent} the work directory of a training run?"
+        ) from None
+    except UnicodeDecodeError:
+        raise TokenizerError(f"{path} is not UTF-8 text: restore it or train again") from None
+    if lines[-1] == "":
+        lines.pop()
+    symbols = []
+    for number, line in enumerate(lines):
+        symbol, _, id = line.partition(" ")
+        if not symbol or id != str(number):
+            raise TokenizerError(f"{path}:{number + 1}: expected 'symbol {number}', found {line!r}: restore the file")
+        symbols.append(symbol)
+    if not symbols or symbols[BLANK] != BLANK_SYMBOL or len(set(symbols)) != len(symbols):
+        raise TokenizerError(f"{path}: units must be distinct and the first {BLANK_SYMBOL!r}: restore the file")
+    return symbols
+
+
+def _collapse(text: str) -> str:
+    return " ".join(text.split())
