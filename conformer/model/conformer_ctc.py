@@ -1,0 +1,53 @@
+"""The whole network: normalisation, encoder, CTC head."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from conformer.config import Config
+from conformer.model.encoder import Encoder
+from conformer.model.layers import linear
+from kernels.typing import Array, Float, Int
+
+
+class FeatureStatistic(nnx.Variable):
+    """A statistic of the training features: part of the model, not trained."""
+
+
+class ConformerCTC(nnx.Module):
+    """log-mel features -> per-frame logits over the units, blank first.
+
+    Args:
+        config: the experiment; `features.num_mel_bins` and `model` are used. `model.vocab_size` must be filled in.
+        compute: format of the matrix products; parameters and accumulation stay float32.
+        rngs: parameter initialisation.
+    """
+
+    def __init__(self, config: Config, *, compute: str = "float32", rngs: nnx.Rngs):
+        if config.model.vocab_size < 2:
+            raise ValueError(
+                f"model.vocab_size={config.model.vocab_size}: fill it in from the tokenizer, blank included"
+            )
+        bins = config.features.num_mel_bins
+        self.feature_mean = FeatureStatistic(jnp.zeros(bins))
+        self.feature_scale = FeatureStatistic(jnp.ones(bins))  # 1 / standard deviation
+        self.encoder = Encoder(config.model, bins, compute=compute, rngs=rngs)
+        # The head feeds the float32 island of loss and decoder.
+        self.head = linear(config.model.encoder_dim, config.model.vocab_size, compute="float32", rngs=rngs)
+
+    def normalise(self, features: Float[Array, "batch time mel"]) -> Float[Array, "batch time mel"]:
+        """Global mean and variance normalisation: unlike an utterance's own, it can stream."""
+        return (features - self.feature_mean[...]) * self.feature_scale[...]
+
+    def __call__(
+        self,
+        features: Float[Array, "batch time mel"],
+        lengths: Int[Array, " batch"],
+        *,
+        chunk_size: int | Int[Array, ""] = 0,
+        num_left_chunks: int | Int[Array, ""] = -1,
+    ) -> tuple[Float[Array, "batch frames vocab"], Int[Array, " batch"]]:
+        """Logits of whole utterances and the valid number of them; as `Encoder`, of features not yet normalised."""
+        x, lengths = self.encoder(
+            self.normalise(features), lengths, chunk_size=chunk_size, num_left_chunks=num_left_chunks
+        )
+        return self.head(x), lengths

@@ -1,0 +1,20 @@
+"""The position-wise feed-forward module; a block has two, each added at half weight (macaron)."""
+
+import jax
+from flax import nnx
+
+from conformer.config import ModelConfig
+from conformer.model.layers import LayerNorm, linear
+from kernels.typing import Array, Float
+
+
+class FeedForward(nnx.Module):
+    """y = swish(LayerNorm(x) W1 + b1) W2 + b2 (Gulati et al., 2020, section 2.3)."""
+
+    def __init__(self, config: ModelConfig, *, compute: str, rngs: nnx.Rngs):
+        self.norm = LayerNorm(config.encoder_dim)
+        self.expand = linear(config.encoder_dim, config.feed_forward_dim, compute=compute, rngs=rngs)
+        self.contract = linear(config.feed_forward_dim, config.encoder_dim, compute=compute, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch frames channels"]) -> Float[Array, "batch frames channels"]:
+        return self.contract(jax.nn.swish(self.expand(self.norm(x))))

@@ -1,0 +1,67 @@
+"""What every module is made of: linear maps in a chosen format, layer normalisation, dropout."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from kernels.layer_norm import layer_norm
+from kernels.typing import Array, Float, Key
+
+
+def linear(in_features: int, out_features: int, *, compute: str, rngs: nnx.Rngs) -> nnx.Linear:
+    """y = x W + b, multiplied in the format `compute` and accumulated in float32."""
+    dot_general = jax.lax.dot_general if compute == "float32" else functools.partial(_low_precision, compute)
+    return nnx.Linear(in_features, out_features, dot_general=dot_general, rngs=rngs)
+
+
+def _low_precision(compute: str, x: Array, weight: Array, dimensions, **_) -> Array:
+    assert dimensions == (((x.ndim - 1,), (0,)), ((), ())), dimensions
+    return _matmul(x, weight, compute)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul(x: Array, weight: Array, compute: str) -> Array:
+    # Without this rule the gradient would multiply a float32 cotangent with a low-precision operand, the slow way.
+    return _product("...i,io->...o", x, weight, compute)
+
+
+def _matmul_forward(x: Array, weight: Array, compute: str):
+    return _matmul(x, weight, compute), (x, weight)
+
+
+def _matmul_backward(compute: str, residuals, cotangent: Array):
+    x, weight = residuals
+    return (
+        _product("...o,io->...i", cotangent, weight, compute),
+        _product("...i,...o->io", x, cotangent, compute),
+    )
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def _product(equation: str, a: Array, b: Array, compute: str) -> Array:
+    return jnp.einsum(equation, a.astype(compute), b.astype(compute), preferred_element_type=jnp.float32)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation with a learned scale and bias."""
+
+    def __init__(self, features: int):
+        self.scale = nnx.Param(jnp.ones(features))
+        self.bias = nnx.Param(jnp.zeros(features))
+
+    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
+        return layer_norm(x, self.scale[...], self.bias[...])
+
+
+def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:
+    """Zeroes a share `rate` of the values (to the nearest 1/256) and scales the rest up; no key, no dropout."""
+    if key is None or rate == 0.0:
+        return x
+    # A byte a value: the generator is a visible part of a training step on the CPU.
+    threshold = round(rate * 256)
+    kept = jax.random.bits(key, x.shape, jnp.uint8) >= threshold
+    return jnp.where(kept, x * (256 / (256 - threshold)), 0.0)

@@ -1,0 +1,119 @@
+"""Convolutional front ends: feature frames in, encoder frames out, a fixed factor fewer."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from conformer.config import ModelConfig
+from conformer.model.layers import linear
+from kernels.depthwise_conv import depthwise_conv
+from kernels.typing import Array, Float
+
+
+class Stage(NamedTuple):
+    """One convolution, square in time and frequency."""
+
+    taps: int
+    stride: int
+
+
+STAGES = {
+    4: (Stage(3, 2), Stage(3, 2)),
+    6: (Stage(3, 2), Stage(5, 3)),
+    8: (Stage(3, 2), Stage(3, 2), Stage(3, 2)),
+}
+
+
+class Subsampling(nnx.Module):
+    """Strided convolutions over (time, frequency), then a linear map to the encoder's width.
+
+    "vanilla" convolves densely at every stage. "depthwise_separable" does so at the first (one channel in); at the others
+    it filters each channel by itself and mixes the channels at a point (Xu et al., 2024), which takes the front end's
+    share of the compute from about a third to a few per cent.
+
+    No stage pads the time axis. Encoder frame n therefore depends on the feature frames
+    [n * subsampling_factor, n * subsampling_factor + right_context] alone, and a stream needs no state here: it feeds
+    windows that overlap.
+    """
+
+    def __init__(self, config: ModelConfig, num_mel_bins: int, *, compute: str, rngs: nnx.Rngs):
+        self.subsampling_factor = config.subsampling_factor
+        self.right_context = right_context(config.subsampling_factor)
+        channels, bins, stages = config.subsampling_channels, num_mel_bins, []
+        for index, (taps, stride) in enumerate(STAGES[config.subsampling_factor]):
+            if index > 0 and config.subsampling == "depthwise_separable":
+                stages.append(SeparableConv(channels, taps, stride, compute=compute, rngs=rngs))
+            else:
+                stages.append(DenseConv(channels if index else 1, channels, taps, stride, rngs=rngs))
+            bins = (bins - taps) // stride + 1
+        if bins < 1:
+            raise ValueError(f"{num_mel_bins} mel bins are too few to subsample {self.subsampling_factor} times")
+        self.stages = nnx.List(stages)
+        self.projection = linear(bins * channels, config.encoder_dim, compute=compute, rngs=rngs)
+
+    def window(self, chunk_size: int) -> int:
+        """Feature frames that yield exactly `chunk_size` encoder frames."""
+        return (chunk_size - 1) * self.subsampling_factor + self.right_context + 1
+
+    def output_lengths(self, lengths: Any) -> Any:
+        """Encoder frames from feature frames (an integer or an array of them)."""
+        return output_lengths(lengths, self.subsampling_factor)
+
+    def __call__(self, features: Float[Array, "batch time mel"]) -> Float[Array, "batch frames channels"]:
+        if features.shape[1] <= self.right_context:
+            raise ValueError(
+                f"{features.shape[1]} feature frames are too few: one encoder frame needs {self.right_context + 1}"
+            )
+        x = features[..., None]
+        for stage in self.stages:
+            x = jax.nn.relu(stage(x))
+        return self.projection(x.reshape(*x.shape[:2], -1))
+
+
+def right_context(subsampling_factor: int) -> int:
+    """Feature frames that an encoder frame needs beyond its first."""
+    span = 1
+    for taps, stride in reversed(STAGES[subsampling_factor]):
+        span = (span - 1) * stride + taps
+    return span - 1
+
+
+def output_lengths(lengths: Any, subsampling_factor: int) -> Any:
+    """Encoder frames from feature frames, (length - right_context - 1) // subsampling_factor + 1, at least 0."""
+    frames = (lengths - right_context(subsampling_factor) - 1) // subsampling_factor + 1
+    return max(frames, 0) if isinstance(frames, int) else frames.clip(0)
+
+
+class DenseConv(nnx.Module):
+    """An ordinary convolution over (time, frequency)."""
+
+    def __init__(self, in_channels: int, out_channels: int, taps: int, stride: int, *, rngs: nnx.Rngs):
+        self.stride = stride
+        self.kernel = nnx.Param(_uniform(rngs, (taps, taps, in_channels, out_channels), taps * taps * in_channels))
+        self.bias = nnx.Param(jnp.zeros(out_channels))
+
+    def __call__(self, x: Float[Array, "batch time mel in"]) -> Float[Array, "batch out_time out_mel out"]:
+        layout = ("NHWC", "HWIO", "NHWC")
+        strides = (self.stride, self.stride)
+        y = jax.lax.conv_general_dilated(x, self.kernel[...], strides, "VALID", dimension_numbers=layout)
+        return y + self.bias[...]
+
+
+class SeparableConv(nnx.Module):
+    """A depthwise convolution over (time, frequency) and a linear map over channels."""
+
+    def __init__(self, channels: int, taps: int, stride: int, *, compute: str, rngs: nnx.Rngs):
+        self.stride = stride
+        self.kernel = nnx.Param(_uniform(rngs, (taps, taps, channels), taps * taps))
+        self.pointwise = linear(channels, channels, compute=compute, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch time mel channels"]) -> Float[Array, "batch out_time out_mel channels"]:
+        return self.pointwise(depthwise_conv(x, self.kernel[...], stride=self.stride))
+
+
+def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
+    limit = math.sqrt(3 / fan_in)
+    return jax.random.uniform(rngs.params(), shape, minval=-limit, maxval=limit)
