@@ -1,0 +1,1 @@
+"""State, update step and checkpoints of a training run."""

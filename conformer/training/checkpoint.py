@@ -1,0 +1,96 @@
+"""Checkpoints of a run: written in the background, complete or absent, newest first."""
+
+import pathlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from conformer.config import Config
+from conformer.model import ConformerCTC
+from conformer.tokenizer import Tokenizer, load_tokenizer
+from conformer.training.state import TrainState, initial_state
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or read; the message names the folder and the remedy."""
+
+
+class Checkpoints:
+    """The checkpoints of a work directory, by step.
+
+    Orbax writes each into a temporary folder and renames it when it is complete, so that a killed run leaves the one
+    before intact; the parameters are copied first, and training goes on while they are written.
+    """
+
+    def __init__(self, workdir: pathlib.Path, keep: int = 2):
+        self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest_step(self) -> int | None:
+        """The step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts writing; a failure of this or the previous write (a full disk, say) raises CheckpointError."""
+        try:
+            self._manager.save(step, args=ocp.args.StandardSave(_by_name(state)))
+        except Exception as error:
+            raise self._write_error(step, error) from error
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._write_error(self.latest_step(), error) from error
+
+    def restore(self, state: TrainState, step: int | None = None) -> TrainState:
+        """The newest checkpoint (or that of `step`), in the structure and shapes of `state`."""
+        step = self.latest_step() if step is None else step
+        if step is None:
+            raise CheckpointError(f"{self.folder} holds no checkpoint: train first (train.py --workdir=...)")
+        target = _by_name(state)
+        abstract = {name: _abstract(leaf) for name, leaf in target.items()}
+        try:
+            stored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        except (ValueError, KeyError, FileNotFoundError, OSError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"{self.folder / str(step)} is not a checkpoint of the model that config.json describes, or is damaged "
+                f"({reason}): restore the config.json it was trained with, or remove the folder to fall back to an "
+                f"older checkpoint"
+            ) from error
+        return jax.tree.unflatten(jax.tree.structure(state), [stored[name] for name in target])
+
+    def _write_error(self, step: int | None, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"could not write checkpoint {step} to {self.folder} ({error}): free disk space and run the same command "
+            f"again; it resumes from step {self.latest_step()}"
+        )
+
+
+def load_model(workdir: str | pathlib.Path) -> tuple[Config, ConformerCTC, Tokenizer, int]:
+    """The averaged model of a work directory with its configuration, tokenizer and step, ready for inference."""
+    workdir = pathlib.Path(workdir)
+    config = Config.from_json(workdir / "config.json")
+    tokenizer = load_tokenizer(workdir)
+    bins = config.features.num_mel_bins
+    _, state = initial_state(config, np.zeros(bins), np.ones(bins))
+    state = Checkpoints(workdir).restore(state)
+    model = ConformerCTC(config, rngs=nnx.Rngs(0))
+    nnx.update(model, state.average, state.statistics)
+    return config, model, tokenizer, int(state.step)
+
+
+def _by_name(state: TrainState) -> dict[str, jax.Array]:
+    """Every array by the path that leads to it: a layout that no library's containers can change under us."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(state)
+    }
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)

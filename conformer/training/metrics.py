@@ -1,0 +1,69 @@
+"""What a run writes while it trains: metrics.jsonl, TensorBoard events, a progress bar."""
+
+import json
+import pathlib
+import sys
+
+import tensorboardX
+import tqdm
+
+
+class MetricsLog:
+    """Appends one JSON object a line, and the same numbers to TensorBoard.
+
+    A run that resumes from step n first removes the lines after n: those steps are about to be repeated.
+    """
+
+    def __init__(self, workdir: pathlib.Path, start_step: int):
+        path = workdir / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if _step(line) <= start_step]
+        path.write_text("".join(line + "\n" for line in kept))
+        self._file = path.open("a")
+        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step)
+
+    def write(self, step: int, **values: float) -> None:
+        """Writes the values of `step` (updates made so far)."""
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+class Progress:
+    """A bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, start_step: int, num_steps: int):
+        self._on_terminal = sys.stderr.isatty()
+        self._bar = tqdm.tqdm(
+            total=num_steps, initial=start_step, unit="step", dynamic_ncols=True, disable=not self._on_terminal
+        )
+
+    def update(self) -> None:
+        """One more step is done."""
+        self._bar.update()
+
+    def show(self, step: int, **values: str) -> None:
+        """Shows the latest values."""
+        if self._on_terminal:
+            self._bar.set_postfix(values, refresh=False)
+        else:
+            self.say(f"step {step}: " + ", ".join(f"{name} {value}" for name, value in values.items()))
+
+    def say(self, message: str) -> None:
+        """Prints a line above the bar."""
+        tqdm.tqdm.write(message, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")  # a line cut short by a kill

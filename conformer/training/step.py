@@ -1,0 +1,89 @@
+"""One update: audio -> features -> loss -> gradient -> parameters, as a single compiled function."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from conformer.augment import spec_augment
+from conformer.config import Config, TrainConfig
+from conformer.ctc import ctc_loss
+from conformer.data import Batch
+from conformer.features import log_mel
+from conformer.training.state import TrainState, learning_rate, make_optimiser
+from kernels.typing import Array, Int
+
+
+def make_train_step(config: Config, graphdef: nnx.GraphDef) -> Callable:
+    """Returns step(state, batch, chunk_size, num_left_chunks) -> (state, metrics), compiled once a bucket.
+
+    Every random choice is a pure function of (config.seed, state.step), so that a run resumed from a checkpoint repeats
+    an undisturbed one bit for bit. An update whose loss or gradient is not finite leaves the parameters as they were.
+    """
+    optimiser = make_optimiser(config.train)
+    schedule = learning_rate(config.train)
+
+    def loss_fn(params, statistics, batch, chunk_size, num_left_chunks, key):
+        model = nnx.merge(graphdef, params, statistics)
+        dither_key, mask_key, dropout_key = jax.random.split(key, 3)
+        features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths, dither_key)
+        features = spec_augment(config.augment, model.normalise(features), lengths, mask_key)
+        x, lengths = model.encoder(
+            features, lengths, chunk_size=chunk_size, num_left_chunks=num_left_chunks, dropout_key=dropout_key
+        )
+        loss = ctc_loss(model.head(x), lengths, batch.labels, batch.label_lengths)
+        # Filler rows hold no labels and no audio; their loss may be anything.
+        loss = jnp.sum(jnp.where(batch.weights > 0, loss, 0.0))
+        return loss / jnp.maximum(jnp.sum(batch.label_lengths * batch.weights), 1.0)
+
+    @jax.jit(donate_argnums=0)
+    def step(state: TrainState, batch: Batch, chunk_size: Int[Array, ""], num_left_chunks: Int[Array, ""]):
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        arguments = (state.params, state.statistics, batch, chunk_size, num_left_chunks, key)
+        loss_scale = state.loss_scale
+        if loss_scale is None:
+            loss, gradient = jax.value_and_grad(loss_fn)(*arguments)
+        else:
+            loss_scale, _, loss, gradient = loss_scale.value_and_grad(loss_fn)(*arguments)
+        norm = optax.global_norm(gradient)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # The average is young at first: let it follow faster, or it would remember the initial weights.
+        decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        average = optax.incremental_update(params, state.average, 1.0 - decay)
+        new = (params, average, optimiser_state)
+        old = (state.params, state.average, state.optimiser)
+        params, average, optimiser_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        skipped = jnp.where(finite, 0, 1)
+        metrics = {
+            "loss": loss,
+            "gradient_norm": norm,
+            "learning_rate": schedule(state.step),
+            "skipped": state.skipped + skipped,
+            "skipped_in_a_row": (state.skipped_in_a_row + 1) * skipped,
+        }
+        if loss_scale is not None:
+            metrics["loss_scale"] = loss_scale.scale
+        return state._replace(
+            step=state.step + 1,
+            params=params,
+            average=average,
+            optimiser=optimiser_state,
+            loss_scale=loss_scale,
+            skipped=metrics["skipped"],
+            skipped_in_a_row=metrics["skipped_in_a_row"],
+        ), metrics
+
+    return step
+
+
+def draw_chunk(config: TrainConfig, seed: int, step: int) -> tuple[np.int32, np.int32]:
+    """The (chunk_size, num_left_chunks) of a step, drawn from the configured ones: dynamic chunk training."""
+    rng = np.random.default_rng((seed, step, 1))
+    chunk_size = np.int32(rng.choice(config.chunk_sizes))
+    num_left_chunks = np.int32(rng.choice(config.num_left_chunks))
+    return chunk_size, num_left_chunks if chunk_size > 0 else np.int32(-1)

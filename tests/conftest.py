@@ -1,0 +1,20 @@
+"""Shared fixtures; shapes in signatures are enforced while the tests run (jaxtyping + beartype)."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook(["conformer", "kernels"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def speech_data() -> pathlib.Path:
+    """The folder of real-speech packs: $SPEECH_DATA, or shared/data beside the checkout."""
+    folder = pathlib.Path(os.environ.get("SPEECH_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real speech is not at {folder}: set SPEECH_DATA to the folder that holds the packs")
+    return folder

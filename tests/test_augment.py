@@ -1,0 +1,192 @@
+"""conformer/augment.py: what augmentation may change, by how much, and that a seed decides it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conformer.augment import AugmentError, augment_audio, spec_augment
+from conformer.config import AugmentConfig
+
+RATE = 16_000
+CLEAN = AugmentConfig(num_freq_masks=0, num_time_masks=0)
+TONE = (0.1 * np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE)).astype(np.float32)
+
+
+def augment(config: AugmentConfig, seed: int = 0, audio: np.ndarray = TONE) -> np.ndarray:
+    return augment_audio(config, audio, RATE, np.random.default_rng(seed))
+
+
+def masked(config: AugmentConfig, lengths: list[int], frames: int, mel: int, seed: int) -> np.ndarray:
+    """bool [batch, frames, mel]: what spec_augment set to 0, after checking that it left the rest alone."""
+    features = np.random.default_rng(0).uniform(1, 2, (len(lengths), frames, mel)).astype(np.float32)
+    result = np.asarray(
+        spec_augment(config, jnp.asarray(features), jnp.asarray(lengths, jnp.int32), jax.random.key(seed))
+    )
+    assert ((result == 0) | (result == features)).all()
+    return result == 0
+
+
+def test_nothing_on_changes_nothing():
+    np.testing.assert_array_equal(augment(CLEAN), TONE)
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_speed_changes_length_and_pitch(factor):
+    result = augment(dataclasses.replace(CLEAN, speed_factors=(factor,)))
+    assert result.dtype == np.float32
+    assert abs(len(result) - RATE / factor) <= 1
+    pitch = np.abs(np.fft.rfft(result)).argmax() * RATE / len(result)
+    assert pitch == pytest.approx(1000 * factor, abs=2)
+
+
+def test_every_speed_is_drawn():
+    config = dataclasses.replace(CLEAN, speed_factors=(0.9, 1.0, 1.1))
+    assert len({len(augment(config, seed)) for seed in range(20)}) == 3
+
+
+@given(st.floats(-20, 20))
+def test_gain_is_in_decibels(decibels):
+    np.testing.assert_allclose(
+        augment(dataclasses.replace(CLEAN, gain_db=(decibels, decibels))), TONE * 10 ** (decibels / 20), rtol=1e-5
+    )
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(-10, 40), st.integers(0, 1000))
+def test_noise_has_the_ratio_asked_for(snr, seed):
+    config = dataclasses.replace(CLEAN, noise_probability=1.0, noise_snr_db=(snr, snr))
+    result = augment(config, seed)
+    assert result.dtype == np.float32
+    noise = (result - TONE).astype(np.float64)
+    assert 10 * np.log10(np.mean(TONE**2) / np.mean(noise**2)) == pytest.approx(snr, abs=0.05)
+
+
+def test_noise_ranges_from_white_to_pink():
+    config = dataclasses.replace(CLEAN, noise_probability=1.0, noise_snr_db=(0.0, 0.0))
+    audio = np.tile(TONE, 4)
+    slopes = []
+    for seed in range(24):
+        noise = augment(config, seed, audio) - audio
+        blocks = noise[: len(noise) // 1024 * 1024].reshape(-1, 1024) * np.hanning(1024)
+        power = np.square(np.abs(np.fft.rfft(blocks))).mean(axis=0)
+        band = slice(32, 256)  # 500 to 4000 Hz
+        slopes.append(-np.polyfit(np.log(np.arange(513)[band]), np.log(power[band]), 1)[0])
+    assert -0.15 < min(slopes) < 0.3
+    assert 0.7 < max(slopes) < 1.15
+
+
+def test_noise_comes_to_its_share_of_utterances():
+    config = dataclasses.replace(CLEAN, noise_probability=0.3)
+    noisy = sum(not np.array_equal(augment(config, seed, TONE[:200]), TONE[:200]) for seed in range(400))
+    assert 80 < noisy < 160  # 120 expected, standard deviation 9
+
+
+def test_silence_gets_no_noise():
+    config = dataclasses.replace(CLEAN, noise_probability=1.0)
+    np.testing.assert_array_equal(augment(config, audio=np.zeros(800, np.float32)), np.zeros(800))
+
+
+def test_the_seed_decides_audio():
+    config = AugmentConfig(speed_factors=(0.9, 1.1), noise_probability=1.0, gain_db=(-6.0, 6.0))
+    original = TONE.copy()
+    np.testing.assert_array_equal(augment(config, 3), augment(config, 3))
+    assert not np.array_equal(augment(config, 3)[:1000], augment(config, 4)[:1000])
+    np.testing.assert_array_equal(TONE, original)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.integers(0, 60), min_size=1, max_size=4),
+    st.integers(0, 3),
+    st.integers(0, 15),
+    st.integers(0, 3),
+    st.integers(0, 30),
+    st.sampled_from([0.0, 0.2, 0.5, 1.0]),
+    st.integers(0, 1000),
+)
+def test_masks_are_whole_bins_and_frames_within_their_limits(
+    lengths, num_freq, freq_width, num_time, time_width, share, seed
+):
+    config = AugmentConfig(
+        num_freq_masks=num_freq,
+        freq_mask_width=freq_width,
+        num_time_masks=num_time,
+        time_mask_width=time_width,
+        time_mask_share=share,
+    )
+    for mask, length in zip(masked(config, lengths, 64, 16, seed), lengths, strict=True):
+        bins, frames = mask.all(axis=0), mask.all(axis=1)
+        if not (bins.all() or frames.all()):
+            np.testing.assert_array_equal(mask, bins[None, :] | frames[:, None])
+        if not bins.all():
+            assert bins.sum() <= num_freq * freq_width
+            assert frames.sum() <= num_time * min(time_width, share * length)
+            assert not frames[length:].any()
+
+
+def test_masks_reach_every_width_and_place():
+    time = AugmentConfig(num_freq_masks=0, num_time_masks=1, time_mask_width=4, time_mask_share=1.0)
+    freq = AugmentConfig(num_freq_masks=1, num_time_masks=0, freq_mask_width=4)
+    for mask in (
+        masked(time, [10] * 600, 12, 3, 0).all(axis=2)[:, :10],
+        masked(freq, [10] * 600, 3, 10, 0).all(axis=1),
+    ):
+        widths = mask.sum(axis=1)
+        share = np.bincount(widths, minlength=5) / len(widths)
+        np.testing.assert_allclose(share, 0.2, atol=0.07)  # 0 to 4, evenly; standard deviation 0.016
+        starts = mask[widths == 4].argmax(axis=1)
+        assert set(starts.tolist()) == set(range(7))
+        assert ((np.diff(mask.astype(int), axis=1, prepend=0, append=0) == 1).sum(axis=1) <= 1).all()
+
+
+def test_a_mask_wider_than_the_features_still_fits():
+    config = AugmentConfig(num_freq_masks=1, freq_mask_width=50, num_time_masks=0)
+    widths = masked(config, [5] * 200, 5, 8, 0).all(axis=1).sum(axis=1)
+    assert set(widths.tolist()) == set(range(9))
+
+
+def test_the_key_decides_masks_and_utterances_differ():
+    masks = masked(AugmentConfig(), [200] * 4, 200, 80, 0)
+    np.testing.assert_array_equal(masks, masked(AugmentConfig(), [200] * 4, 200, 80, 0))
+    assert not np.array_equal(masks, masked(AugmentConfig(), [200] * 4, 200, 80, 1))
+    assert not np.array_equal(masks[0], masks[1])
+
+
+def test_masks_are_the_same_under_jit():
+    features, lengths, key = jnp.ones((3, 100, 40)), jnp.asarray([100, 50, 0]), jax.random.key(2)
+    jitted = jax.jit(lambda *arguments: spec_augment(AugmentConfig(), *arguments))
+    np.testing.assert_array_equal(jitted(features, lengths, key), spec_augment(AugmentConfig(), features, lengths, key))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_no_masks_leave_features_and_their_format_alone(dtype):
+    features = jnp.full((2, 10, 4), jnp.nan, dtype)
+    result = spec_augment(CLEAN, features, jnp.asarray([10, 5]), jax.random.key(0))
+    assert result.dtype == dtype
+    assert jnp.isnan(result).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"speed_factors": ()},
+        {"speed_factors": (1.0, 0.0)},
+        {"noise_probability": 1.5},
+        {"noise_snr_db": (30.0, 5.0)},
+        {"gain_db": (1.0, -1.0)},
+        {"time_mask_share": 1.5},
+        {"freq_mask_width": -1},
+        {"num_time_masks": -1},
+    ],
+)
+def test_an_impossible_setting_is_refused(change):
+    config = dataclasses.replace(AugmentConfig(), **change)
+    (key,) = change
+    with pytest.raises(AugmentError, match=f"augment.{key}="):
+        augment(config)
+        spec_augment(config, jnp.ones((1, 10, 8)), jnp.asarray([10]), jax.random.key(0))

@@ -1,0 +1,137 @@
+"""Manifests, packs, LibriSpeech folders, and how an utterance gives its samples."""
+
+import json
+import runpy
+
+import numpy as np
+import pytest
+import soundfile
+
+from conformer.audio import AudioError
+from conformer.data.manifest import AudioFile, DataError, Pcm, Recipe, Utterance, load_manifest, normalise_text
+
+ROW = {"audio": "a.wav", "duration": 1.5, "text": "go"}
+
+
+def write_manifest(folder, *rows, name="manifest.jsonl"):
+    path = folder / name
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def test_defaults_and_nemo_names(tmp_path):
+    path = write_manifest(
+        tmp_path, {"audio_filepath": "clips/a.wav", "duration": 1, "text": " Hello\t THERE "}, "", ROW | {"id": "b"}
+    )
+    first, second = load_manifest(path)
+    assert (first.id, first.text, first.speaker, first.split, first.duration) == ("a", "hello there", "", "train", 1.0)
+    assert isinstance(first.audio, AudioFile) and first.audio.path == tmp_path / "clips/a.wav"
+    assert second.id == "b"
+
+
+def test_fields_are_read(tmp_path):
+    rows = [ROW | {"speaker": "ann", "split": "dev", "text": "", "note": 1}]
+    (utterance,) = load_manifest(write_manifest(tmp_path, *rows))
+    assert (utterance.speaker, utterance.split, utterance.text) == ("ann", "dev", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('{"audio": "a.wav", ', "not valid JSON"),
+        ("[1]", "not a JSON object"),
+        ({"audio": "b.wav", "duration": 1.0}, "'text' is missing"),
+        ({"duration": 1.0, "text": "go"}, "'audio' is missing"),
+        ({"audio": "b.wav", "text": "go"}, "'duration' is missing"),
+        ({"audio": "b.wav", "text": "go", "duration": "1"}, "'duration' is '1', not a number"),
+        ({"audio": "b.wav", "text": "go", "duration": float("nan")}, "'duration' is nan, not a number"),
+        ({"audio": "b.wav", "text": "go", "duration": -1}, "'duration' is -1.0, not a positive"),
+        ({"audio": "b.wav", "text": 7, "duration": 1}, "'text' is 7, not a string"),
+        ({"audio": "b.wav", "text": "go", "duration": 1, "offset": 2.5}, "'offset'"),
+        ({"id": "r", "text": "go", "duration": 1, "segments": [["a.wav"]]}, "'segments'"),
+    ],
+)
+def test_broken_line_is_named(tmp_path, line, complaint):
+    path = write_manifest(tmp_path, ROW, line)
+    with pytest.raises(DataError) as error:
+        load_manifest(path)
+    assert f"{path}:2: " in str(error.value) and complaint in str(error.value)
+
+
+def test_what_cannot_be_a_corpus(tmp_path):
+    with pytest.raises(DataError, match=r"nothing does not exist: point data\.source"):
+        load_manifest(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"neither manifest\.jsonl nor LibriSpeech"):
+        load_manifest(tmp_path)
+    with pytest.raises(DataError, match="no utterances"):
+        load_manifest(write_manifest(tmp_path, ""))
+    with pytest.raises(DataError, match="'a' occurs more than once"):
+        load_manifest(write_manifest(tmp_path, ROW, ROW))
+    binary = tmp_path / "speech.wav"
+    soundfile.write(binary, np.full(800, 0.7), 8000)
+    with pytest.raises(DataError, match=r"speech\.wav:1: not valid JSON"):
+        load_manifest(binary)
+
+
+def test_librispeech_folder(tmp_path):
+    chapter = tmp_path / "train-clean-100" / "19" / "198"
+    chapter.mkdir(parents=True)
+    (chapter / "19-198.trans.txt").write_text("19-198-0000 NORTHANGER ABBEY\n19-198-0001 THIS LITTLE WORK\n")
+    soundfile.write(chapter / "19-198-0000.flac", np.zeros(24000), 16000)
+    for folder in (tmp_path, tmp_path / "train-clean-100"):
+        first, second = load_manifest(folder)
+        assert (first.id, first.text, first.speaker) == ("19-198-0000", "northanger abbey", "19")
+        assert (first.split, first.duration) == ("train-clean-100", 1.5)
+        assert len(first.samples(16000)) == 24000
+        assert second.text == "this little work" and np.isnan(second.duration)  # its audio is missing
+        with pytest.raises(AudioError, match=r"19-198-0001\.flac"):
+            second.samples(16000)
+
+
+def test_pcm_is_scaled_and_resampled():
+    data = (8000 * np.sin(np.arange(8000) / 5)).astype(np.int16)
+    utterance = Utterance("a", "", "", "train", 1.0, Pcm(data, 8000))
+    assert np.array_equal(utterance.samples(8000), data.astype(np.float32) / 32768)
+    assert utterance.samples(8000).dtype == np.float32
+    assert len(utterance.samples(16000)) == 16000
+
+
+def test_text_is_normalised():
+    assert normalise_text("  It's\nA  TEST ") == "it's a test"
+
+
+def recipe(folder, segments, num_samples=4000):
+    return Recipe(folder, tuple(segments), 100, num_samples, 1, -60.0, 8000)
+
+
+def test_recipe_names_the_clip_at_fault(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(1000), 8000)
+    soundfile.write(tmp_path / "other.wav", np.zeros(1000), 16000)
+    assert len(recipe(tmp_path, [("a.wav", 0), ("a.wav", 50)]).render()) == 4000
+    with pytest.raises(AudioError, match=r"a\.wav: 1000 samples do not fit"):
+        recipe(tmp_path, [("a.wav", 0), ("a.wav", 50)], num_samples=2000).render()
+    with pytest.raises(AudioError, match=r"gone\.wav cannot be read"):
+        recipe(tmp_path, [("gone.wav", 0)]).render()
+    with pytest.raises(AudioError, match=r"other\.wav must be mono at 8000 Hz"):
+        recipe(tmp_path, [("other.wav", 0)]).render()
+
+
+@pytest.mark.parametrize("pack", ["connected_digits_8k", "connected_words_16k"])
+def test_recipes_are_bit_exact(speech_data, pack):
+    reference = runpy.run_path(str(speech_data / "render_strings.py"))["render"]
+    folder = speech_data / pack
+    rows = [json.loads(line) for line in (folder / "recipe_train.jsonl").read_text().splitlines()]
+    utterances = {utterance.id: utterance for utterance in load_manifest(folder)}
+    assert {"train", "dev", "test"} == {utterance.split for utterance in utterances.values()}
+    for row in rows[:: len(rows) // 5]:
+        expected = reference(row, lambda path: soundfile.read(folder / path, dtype="int16")[0])
+        utterance = utterances[row["id"]]
+        assert isinstance(utterance.audio, Recipe) and np.array_equal(utterance.audio.render(), expected)
+        assert np.array_equal(utterance.samples(row["sample_rate"]) * 32768, expected)
+        assert (utterance.text, utterance.split) == (row["text"], "train")
+
+
+def test_real_files_have_their_declared_length(speech_data):
+    for pack in ("libri_mini", "so762_adult"):
+        for utterance in load_manifest(speech_data / pack)[::500]:
+            assert abs(len(utterance.samples(16000)) / 16000 - utterance.duration) < 0.01

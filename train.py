@@ -1,0 +1,176 @@
+"""Trains a recogniser.
+
+  python train.py --config=configs/demo.py --workdir=runs/demo
+  python train.py --config=configs/words.py --workdir=runs/words --config.model.encoder_dim=176
+
+The work directory gets config.json, the tokenizer, checkpoints, metrics.jsonl and TensorBoard events. The same command
+again resumes from the newest checkpoint.
+"""
+
+import dataclasses
+import pathlib
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from conformer import runtime
+from conformer.audio import AudioError
+from conformer.config import Config, ConfigError, define_config_flag, parse_flags
+from conformer.data import DataError, TrainLoader, load_utterances
+from conformer.evaluation.offline import make_forward, transcribe
+from conformer.evaluation.scorer import ScoreError
+from conformer.features import log_mel, num_frames
+from conformer.model.subsampling import output_lengths
+from conformer.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
+from conformer.training.checkpoint import CheckpointError, Checkpoints
+from conformer.training.metrics import MetricsLog, Progress
+from conformer.training.state import count_parameters, initial_state
+from conformer.training.step import draw_chunk, make_train_step
+
+CONFIG = define_config_flag()
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; created if it does not exist.", required=True)
+
+
+def main(_) -> None:
+    try:
+        train(CONFIG.value, pathlib.Path(WORKDIR.value))
+    except (ConfigError, DataError, AudioError, TokenizerError, CheckpointError, ScoreError, TrainingError) as error:
+        sys.exit(f"train.py: {error}")
+
+
+class TrainingError(ValueError):
+    """A run that cannot go on."""
+
+
+def train(config: Config, workdir: pathlib.Path) -> None:
+    runtime.set_up()
+    config.validate()
+
+    # ------------------------------------------------------------------ data
+    utterances = load_utterances(config)
+    train_split = [u for u in utterances if u.split == config.data.train_split]
+    eval_split = [u for u in utterances if u.split == config.data.eval_split]
+    workdir.mkdir(parents=True, exist_ok=True)
+    if (workdir / "config.json").exists():
+        tokenizer = load_tokenizer(workdir)
+    else:
+        tokenizer = train_tokenizer(config.tokenizer, [u.text for u in train_split])
+        tokenizer.save(workdir)
+    config.model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
+    write_config(config, workdir / "config.json")
+
+    def output_frames(seconds: float) -> int:
+        frames = num_frames(config.features, int(seconds * config.features.sample_rate))
+        return output_lengths(frames, config.model.subsampling_factor)
+
+    loader = TrainLoader(config, train_split, tokenizer, output_frames)
+    print(
+        f"{loader.num_utterances} utterances, {loader.seconds / 3600:.2f} h, {tokenizer.vocab_size} units, "
+        f"{loader.steps_per_epoch} steps an epoch, {len(eval_split)} utterances to evaluate on"
+    )
+    for reason, ids in loader.dropped.items():
+        print(f"dropped {len(ids)} utterances: {reason}; first: {', '.join(ids[:3])}")
+
+    # ----------------------------------------------------------------- state
+    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+    start = checkpoints.latest_step()
+    mean, std = feature_statistics(config, loader) if start is None else (np.zeros(config.features.num_mel_bins),) * 2
+    graphdef, state = initial_state(config, mean, std)
+    if start is not None:
+        state = checkpoints.restore(state)
+    start = int(state.step)
+    print(f"{count_parameters(state.params):,} parameters on {jax.devices()[0].device_kind}; starting at step {start}")
+
+    # ------------------------------------------------------------------ loop
+    step_fn = make_train_step(config, graphdef)
+    forward = make_forward(config, graphdef)
+    log, progress = MetricsLog(workdir, start), Progress(start, config.train.num_steps)
+    window_start, window_seconds, window_losses, pending = time.perf_counter(), 0.0, [], None
+    for step, batch in loader.batches(start, config.train.num_steps - start):
+        state, metrics = step_fn(state, batch, *draw_chunk(config.train, config.seed, step))
+        # The device works on this step while the one before it is looked at.
+        if pending is not None:
+            window_losses.append(check(*pending, config, loader, progress))
+        pending = (step, metrics)
+        window_seconds += float(batch.audio_lengths @ batch.weights) / config.features.sample_rate
+        progress.update()
+        done = step + 1
+
+        if done % config.train.log_every == 0 or done == config.train.num_steps:
+            window_losses.append(check(*pending, config, loader, progress))
+            pending = None
+            rate = window_seconds / (time.perf_counter() - window_start)
+            loss = float(np.nanmean(window_losses)) if np.isfinite(window_losses).any() else float("nan")
+            log.write(done, loss=loss, audio_seconds_per_second=rate, **{k: float(metrics[k]) for k in LOGGED})
+            progress.show(done, loss=f"{loss:.3f}", rate=f"{rate:.0f}x real time")
+            window_start, window_seconds, window_losses = time.perf_counter(), 0.0, []
+
+        if eval_split and (done % config.train.eval_every == 0 or done == config.train.num_steps):
+            pause = time.perf_counter()
+            transcripts = transcribe(config, forward, state.average, state.statistics, tokenizer, eval_split)
+            score = transcripts.score()
+            log.write(done, eval_wer=score.wer, eval_cer=score.cer)
+            progress.say(f"step {done}: {config.data.eval_split} {score}")
+            for message in transcripts.broken.values():
+                progress.say(f"not evaluated: {message}")
+            window_start += time.perf_counter() - pause
+
+        if done % config.train.checkpoint_every == 0 or done == config.train.num_steps:
+            checkpoints.save(done, state)
+
+    # ------------------------------------------------------------------- end
+    checkpoints.wait()
+    log.close()
+    progress.close()
+    for message in loader.broken.values():
+        print(f"skipped: {message}")
+    print(f"trained to step {int(state.step)}; next: python eval.py --workdir={workdir}")
+
+
+LOGGED = ("gradient_norm", "learning_rate", "skipped")
+
+
+def check(step: int, metrics: dict, config: Config, loader: TrainLoader, progress: Progress) -> float:
+    """The loss of a step; names a skipped update, and stops a run that makes no other."""
+    in_a_row = int(metrics["skipped_in_a_row"])
+    if in_a_row:
+        ids = ", ".join(loader.utterance_ids(step))
+        progress.say(f"step {step}: loss or gradient is not finite, update skipped; utterances: {ids}")
+    if in_a_row > config.train.max_skipped_steps:
+        raise TrainingError(
+            f"{in_a_row} updates in a row were not finite: lower train.learning_rate or train.clip_norm, or set "
+            "train.compute=float32"
+        )
+    return float(metrics["loss"])
+
+
+def feature_statistics(config: Config, loader: TrainLoader, num_batches: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each mel bin, over batches of the fully grown curriculum."""
+    extract = jax.jit(lambda audio, lengths: log_mel(config.features, audio, lengths, jax.random.key(0)))
+    total = np.zeros((2, config.features.num_mel_bins))
+    frames = 0
+    for _, batch in loader.batches(config.data.curriculum_steps, num_batches):
+        features, lengths = jax.device_get(extract(batch.audio, batch.audio_lengths))
+        inside = (np.arange(features.shape[1]) < lengths[:, None]) & (batch.weights[:, None] > 0)
+        valid = features[inside].astype(np.float64)
+        total += valid.sum(0), np.square(valid).sum(0)
+        frames += len(valid)
+    mean, square = total / max(frames, 1)
+    return mean, np.sqrt(np.maximum(square - mean**2, 0))
+
+
+def write_config(config: Config, path: pathlib.Path) -> None:
+    """Stores the resolved configuration; a work directory belongs to one."""
+    if path.exists() and (stored := Config.from_json(path)) != config:
+        keys = ", ".join(config.differences(stored))
+        raise ConfigError(f"{path.parent} belongs to a run with other values of {keys}: choose another --workdir")
+    path.write_text(config.to_json())
+
+
+if __name__ == "__main__":
+    jnp.zeros(())  # fails here, and clearly, where JAX finds no device
+    app.run(main, flags_parser=parse_flags)
