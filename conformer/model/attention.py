@@ -12,8 +12,8 @@ from kernels.typing import Array, Float, Int
 class Attention(nnx.Module):
     """y = concat_h(attention_h(LayerNorm(x))) W_o (Gulati et al., 2020, section 2.1), a learned bias for each i - j.
 
-    The bias replaces Transformer-XL's content-dependent term: it costs one addition a score, is the same for every chunk,
-    and can be laid out once for a fixed chunk and left context.
+    The bias replaces Transformer-XL's content-dependent term: it costs one addition a score and is the same for every
+    chunk, so that it can be laid out once for a fixed chunk and left context.
     """
 
     def __init__(self, config: ModelConfig, *, compute: str, rngs: nnx.Rngs):

@@ -1,4 +1,4 @@
-"""The encoder: front end and blocks, over whole utterances or a chunk of each stream, with the same weights and code."""
+"""The encoder: front end and blocks, over whole utterances or chunks of streams, with the same weights and code."""
 
 from typing import NamedTuple
 
