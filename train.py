@@ -19,11 +19,12 @@ from absl import app, flags
 
 from conformer import runtime
 from conformer.audio import AudioError
+from conformer.augment import AugmentError
 from conformer.config import Config, ConfigError, define_config_flag, parse_flags
 from conformer.data import DataError, TrainLoader, load_utterances
 from conformer.evaluation.offline import make_forward, transcribe
 from conformer.evaluation.scorer import ScoreError
-from conformer.features import log_mel, num_frames
+from conformer.features import FeatureError, log_mel, num_frames
 from conformer.model.subsampling import output_lengths
 from conformer.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints
@@ -38,12 +39,27 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; created if i
 def main(_) -> None:
     try:
         train(CONFIG.value, pathlib.Path(WORKDIR.value))
-    except (ConfigError, DataError, AudioError, TokenizerError, CheckpointError, ScoreError, TrainingError) as error:
+    except EXPECTED as error:
         sys.exit(f"train.py: {error}")
+    except OSError as error:
+        sys.exit(f"train.py: {error}: check the free space and the permissions of {WORKDIR.value}")
 
 
 class TrainingError(ValueError):
     """A run that cannot go on."""
+
+
+EXPECTED = (
+    AudioError,
+    AugmentError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    FeatureError,
+    ScoreError,
+    TokenizerError,
+    TrainingError,
+)
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:

@@ -8,17 +8,17 @@ from conformer.config import AugmentConfig, Config, DataConfig, ModelConfig, Tra
 
 def get_config() -> Config:
     return Config(
-        augment=AugmentConfig(num_freq_masks=2, freq_mask_width=15, num_time_masks=2, time_mask_width=15),
-        data=DataConfig(source="synthetic", batch_seconds=48.0, bucket_seconds=(2.5, 4.5, 6.0), curriculum_steps=60),
+        augment=AugmentConfig(freq_mask_width=12, time_mask_width=12, time_mask_share=0.1, mask_ramp_steps=600),
+        data=DataConfig(source="synthetic", batch_seconds=24.0, bucket_seconds=(1.7, 2.5, 4.5), curriculum_steps=200),
         model=ModelConfig(encoder_dim=128, num_layers=4, feed_forward_dim=512, subsampling_channels=32, dropout=0.05),
         train=TrainConfig(
-            num_steps=700,
-            learning_rate=3e-3,
-            warmup_steps=100,
+            num_steps=1_300,
+            learning_rate=2e-3,
+            warmup_steps=150,
             ema_decay=0.99,
             chunk_sizes=(0, 8, 16, 32),
             num_left_chunks=(2, 4, -1),
-            eval_every=350,
-            checkpoint_every=350,
+            eval_every=650,
+            checkpoint_every=650,
         ),
     )

@@ -14,6 +14,7 @@ _BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 _MAX_PEAK = 4.0  # decoders overshoot full scale a little; samples far beyond it were written on another scale
 _RIFF_SLACK = 8  # bytes; some writers count the 8-byte header in the size that excludes it
 _RIFF_UNKNOWN = 0x7FFF_0000  # a writer to a pipe cannot know the size and stores something above this
+_OGG_PAGE = 65_307  # bytes, the longest page
 
 
 class AudioError(ValueError):
@@ -40,7 +41,7 @@ def load_audio(path: str | os.PathLike, sample_rate: int) -> Float[np.ndarray, "
             f"{path}: cannot be decoded ({error.error_string.rstrip('.')}): "
             "it is truncated, or not audio that libsndfile reads; fetch it again, or convert it to FLAC"
         ) from None
-    if len(channels) < declared or _is_cut_wav(path):
+    if len(channels) < declared or _is_cut_wav(path) or _is_cut_ogg(path):
         raise AudioError(f"{path}: truncated, it ends before the length in its header: fetch or write it again")
     samples = channels.mean(axis=1)
     if not np.isfinite(samples).all():
@@ -84,3 +85,17 @@ def _is_cut_wav(path: pathlib.Path) -> bool:
         return False
     (size,) = struct.unpack("<I", header[4:])
     return size < _RIFF_UNKNOWN and size + 8 - path.stat().st_size > _RIFF_SLACK
+
+
+def _is_cut_ogg(path: pathlib.Path) -> bool:
+    """Whether an Ogg file lacks the last page of its stream, or a part of it (RFC 3533, section 6)."""
+    with path.open("rb") as file:
+        if file.read(4) != b"OggS":
+            return False
+        file.seek(max(0, path.stat().st_size - _OGG_PAGE))
+        tail = file.read()
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    if len(page) < 27 or not page[5] & 4:  # the flag that ends a stream
+        return True
+    segments = page[26]
+    return len(page) < 27 + segments + sum(page[27 : 27 + segments])

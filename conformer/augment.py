@@ -42,12 +42,14 @@ def spec_augment(
     features: Float[Array, "batch frames mel"],
     lengths: Int[Array, " batch"],
     key: Key[Array, ""],
+    strength: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, "batch frames mel"]:
     """SpecAugment without warping (Park et al., 2019): blocks of mel bins and of frames set to 0.
 
     Every mask's width is uniform in [0, its maximum], and its place uniform over where it fits; `lengths` counts
     frames. A time mask stays within its utterance and takes at most time_mask_share of it (Park et al., "SpecAugment
-    on Large Scale Datasets", 2020). 0 is the mean of features that have been mean-normalised.
+    on Large Scale Datasets", 2020). 0 is the mean of features that have been mean-normalised. `strength`, in [0, 1],
+    scales the largest widths.
 
     Raises AugmentError for an impossible setting.
     """
@@ -55,9 +57,10 @@ def spec_augment(
     batch, frames, mel = features.shape
     freq_key, time_key = jax.random.split(key)
     bins = jnp.full((batch,), mel, lengths.dtype)
-    longest = (lengths * config.time_mask_share).astype(lengths.dtype)
-    freq = _masks(freq_key, config.num_freq_masks, jnp.minimum(bins, config.freq_mask_width), bins, mel)
-    time = _masks(time_key, config.num_time_masks, jnp.minimum(longest, config.time_mask_width), lengths, frames)
+    widest = (jnp.minimum(bins, config.freq_mask_width) * strength).astype(lengths.dtype)
+    longest = jnp.minimum(lengths * config.time_mask_share, config.time_mask_width)
+    freq = _masks(freq_key, config.num_freq_masks, widest, bins, mel)
+    time = _masks(time_key, config.num_time_masks, (longest * strength).astype(lengths.dtype), lengths, frames)
     return jnp.where(freq[:, None, :] | time[:, :, None], jnp.zeros((), features.dtype), features)
 
 

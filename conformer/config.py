@@ -48,6 +48,7 @@ class AugmentConfig:
     num_time_masks: int = 2  # SpecAugment, masks along time
     time_mask_width: int = 25  # at most this many frames a mask
     time_mask_share: float = 0.2  # and at most this share of the utterance a mask
+    mask_ramp_steps: int = 0  # the widths grow to these values over this many steps
 
 
 @dataclasses.dataclass
@@ -145,6 +146,22 @@ class Config:
         _choice("model.subsampling", model.subsampling, ("vanilla", "depthwise_separable"))
         _choice("model.subsampling_factor", model.subsampling_factor, (4, 6, 8))
         _choice("train.compute", train.compute, ("float32", "bfloat16", "float16"))
+        at_least_one = {
+            "model": ("kernel_size", "num_layers", "num_heads", "encoder_dim", "subsampling_channels", "feed_forward_dim"),
+            "train": ("num_steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
+        }
+        for section, keys in at_least_one.items():
+            for key in keys:
+                if (value := getattr(getattr(self, section), key)) < 1:
+                    raise ConfigError(f"{section}.{key}={value} must be at least 1")
+        if not 0 <= model.dropout < 1:
+            raise ConfigError(f"model.dropout={model.dropout} must lie in [0, 1)")
+        if not train.chunk_sizes or min(train.chunk_sizes) < 0:
+            raise ConfigError(f"train.chunk_sizes={train.chunk_sizes} must be at least 0, and at least one")
+        if not train.num_left_chunks:
+            raise ConfigError("train.num_left_chunks=() must hold at least one")
+        if not self.augment.speed_factors or min(self.augment.speed_factors) <= 0:
+            raise ConfigError(f"augment.speed_factors={self.augment.speed_factors} must be positive, and at least one")
         if model.encoder_dim % model.num_heads:
             raise ConfigError(
                 f"model.num_heads={model.num_heads} does not divide model.encoder_dim={model.encoder_dim}"
@@ -156,9 +173,6 @@ class Config:
                 f"data.batch_seconds={data.batch_seconds} does not hold one utterance of the longest bucket "
                 f"({data.bucket_seconds[-1]} s): raise it, or shorten data.bucket_seconds"
             )
-        for key in ("kernel_size", "num_layers", "encoder_dim", "subsampling_channels", "feed_forward_dim"):
-            if getattr(model, key) < 1:
-                raise ConfigError(f"model.{key}={getattr(model, key)} must be at least 1")
         if not model.causal_conv and model.kernel_size % 2 == 0:
             raise ConfigError(f"model.kernel_size={model.kernel_size} must be odd when model.causal_conv=False")
 
@@ -186,18 +200,27 @@ class Config:
 
 def define_config_flag() -> flags.FlagHolder:
     """Defines `--config=FILE` with overrides `--config.a.b=value`."""
-    return config_flags.DEFINE_config_file("config", None, "Experiment, e.g. configs/demo.py.", lock_config=False)
+    flag = config_flags.DEFINE_config_file("config", None, "Experiment, e.g. configs/demo.py.", lock_config=False)
+    flags.mark_flag_as_required(flag)
+    return flag
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """A flags parser for `absl.app.run` that names an unknown config key, and the nearest known one, in one line."""
+    """A flags parser for `absl.app.run` that reports an error in one line: for an unknown config key, the nearest one."""
     try:
         for argument in argv[1:]:
             if argument.lstrip("-").startswith("config."):
                 check_key(argument.lstrip("-").split("=", 1)[0].removeprefix("config."))
-        return flags.FLAGS(argv)
+        arguments = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+            if not pathlib.Path(path).is_file():  # reported late, and at length, otherwise
+                raise ConfigError(f"--config={path} does not exist: name a file such as configs/demo.py")
+        return arguments
     except (ConfigError, flags.Error) as error:
-        sys.exit(f"{pathlib.Path(argv[0]).name}: {error}")
+        # ml_collections wraps an error of a config file in the text of its traceback, the message last.
+        message = str(error).strip().splitlines()[-1].removeprefix("conformer.config.ConfigError: ")
+        sys.exit(f"{pathlib.Path(argv[0]).name}: {message}")
 
 
 def check_key(key: str) -> None:
@@ -215,7 +238,9 @@ def _values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + field.name, value
 
 
-def _from_dict(cls: Any, values: dict[str, Any], origin: str):
+def _from_dict(cls: Any, values: Any, origin: str):
+    if not isinstance(values, dict):
+        raise ConfigError(f"{origin}: {values!r} stands where {cls.__name__} needs an object of keys: restore the file")
     fields = {field.name: field for field in dataclasses.fields(cls)}
     arguments = {}
     for name, value in values.items():

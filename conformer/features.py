@@ -56,7 +56,6 @@ def log_mel(
 
     `config` is not a traced argument: close over it under `jax.jit`. Raises FeatureError for an impossible config.
     """
-    plan = _plan(config)
     batch, samples = audio.shape
     frames, frame_lengths = num_frames(config, samples), num_frames(config, lengths)
     if frames == 0:
@@ -65,25 +64,13 @@ def log_mel(
     if key is not None and config.dither > 0:
         audio += config.dither * jax.random.normal(key, audio.shape)
 
-    # Whole windows and sums come from slices of hops: far cheaper than a gather of overlapping frames.
-    hops_per_frame = -(-plan.window_length // plan.shift)
-    signal = _reflect_ends(plan, audio, lengths, (frames + hops_per_frame - 1) * plan.shift)
-    emphasised = signal - config.preemphasis * jnp.pad(signal, ((0, 0), (1, 0)))[:, :-1]
-    hops, emphasised = (x.reshape(batch, -1, plan.shift) for x in (signal, emphasised))
-    bounds = [(i, min(plan.shift, plan.window_length - i * plan.shift)) for i in range(hops_per_frame)]
-    totals = {width: _row_sums(hops[..., :width]) for width in {width for _, width in bounds}}
-    total = sum((totals[width][:, i : i + frames] for i, width in bounds), jnp.zeros((batch, frames)))
-    windows = jnp.concatenate([emphasised[:, i : i + frames, :width] for i, width in bounds], axis=-1)
-    # Pre-emphasis scales a constant by 1 - preemphasis, so the mean can be taken off after it.
-    mean = (total / plan.window_length)[..., None]
-    windows = (windows - (1 - config.preemphasis) * mean) * plan.window
+    def one(row: Array, length: Array) -> Array:
+        return _log_mel_of_one(config, row, length, frames)
 
-    # rfft takes two thirds of the time of the same DFT as two folded matrix products (measured on 2 CPU cores).
-    spectrum = jnp.fft.rfft(windows, n=plan.fft_size)
-    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    # HIGHEST: a GPU's default of TF32 products would be off by 1e-3.
-    energies = jnp.matmul(power, plan.filters, precision=jax.lax.Precision.HIGHEST)
-    features = jnp.log(jnp.maximum(energies, LOG_FLOOR))
+    # A CPU takes half the time when the windows of one utterance at a time pass through its caches.
+    features = jax.lax.platform_dependent(
+        audio, lengths, cpu=lambda *batch: jax.lax.map(lambda row: one(*row), batch), default=jax.vmap(one)
+    )
     inside = jnp.arange(frames) < frame_lengths[:, None]
     return jnp.where(inside[..., None], features, 0.0), frame_lengths
 
@@ -215,9 +202,41 @@ def _mel_filters(sample_rate, fft_size, num_mel_bins, low_freq, high_freq) -> np
     if not filters.shape[1] or not filters.any(axis=0).all():
         raise FeatureError(
             f"features.num_mel_bins={num_mel_bins} leaves filters without a frequency, or none at all, between "
-            f"{low_freq} and {high_freq} Hz: choose from 1 to fewer filters, or a longer features.frame_length_ms"
+            f"{low_freq} and {high_freq} Hz: choose fewer (at least 1), or a longer features.frame_length_ms"
         )
     return filters
+
+
+def _log_mel_of_one(config: FeatureConfig, audio: Array, length: Array, frames: int) -> Array:
+    """[frames, mel] of one utterance on the int16 scale; frames past its own hold anything."""
+    plan = _plan(config)
+    # Windows and their sums come from slices of hops: far cheaper than a gather of overlapping windows.
+    hops_per_frame = -(-plan.window_length // plan.shift)
+    signal = _reflect_ends(plan, audio, length, (frames + hops_per_frame - 1) * plan.shift)
+    emphasised = signal - config.preemphasis * jnp.pad(signal, (1, 0))[:-1]
+    hops, emphasised = signal.reshape(-1, plan.shift), emphasised.reshape(-1, plan.shift)
+    slices = [(i, min(plan.shift, plan.window_length - i * plan.shift)) for i in range(hops_per_frame)]
+    totals = {width: _row_sums(hops[:, :width]) for _, width in slices}
+    total = functools.reduce(jnp.add, [totals[width][i : i + frames] for i, width in slices])
+    windows = jnp.concatenate([emphasised[i : i + frames, :width] for i, width in slices], axis=-1)
+    # Pre-emphasis scales a constant by 1 - preemphasis, so the mean can be taken off after it. The barrier keeps XLA
+    # from summing anew for every sample of a window.
+    mean = jax.lax.optimization_barrier(total / plan.window_length)[:, None]
+    windows = (windows - (1 - config.preemphasis) * mean) * plan.window
+
+    # rfft takes two thirds of the time of the same DFT as two folded matrix products (measured on 2 CPU cores).
+    spectrum = jnp.fft.rfft(windows, n=plan.fft_size)
+    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    # HIGHEST: a GPU's default of TF32 products would be off by 1e-3.
+    energies = jnp.matmul(power, plan.filters, precision=jax.lax.Precision.HIGHEST)
+    return jnp.log(jnp.maximum(energies, LOG_FLOOR))
+
+
+def _row_sums(x: Array) -> Array:
+    """x.sum(-1), pairwise: XLA's own sum rounds differently with the length of the batch, and so would features."""
+    while (width := x.shape[-1]) % 2 == 0:
+        x = x[:, : width // 2] + x[:, width // 2 :]
+    return functools.reduce(jnp.add, [x[:, i] for i in range(width)])
 
 
 def _reflect(positions, length):
@@ -226,20 +245,11 @@ def _reflect(positions, length):
     return positions + (positions >= length) * (2 * length - 1 - 2 * positions)
 
 
-def _row_sums(x: Array) -> Array:
-    """x.sum(-1) pairwise. XLA's own sum rounds differently with the shape of the batch, and so would features."""
-    while (width := x.shape[-1]) > 1:
-        half = width // 2
-        x = jnp.concatenate([x[..., :half] + x[..., half : 2 * half], x[..., 2 * half :]], axis=-1)
-    return x[..., 0]
-
-
-def _reflect_ends(plan: _Plan, audio: Array, lengths: Array, total: int) -> Array:
-    """[batch, total]: `audio` from position -plan.left on, with each utterance reflected about its own two ends."""
-    samples, lengths = audio.shape[1], jnp.maximum(lengths, 1)[:, None]
-    before = jnp.take_along_axis(audio, _reflect(jnp.arange(-plan.left, 0), lengths), axis=1)
-    after = jnp.take_along_axis(audio, _reflect(lengths + jnp.arange(plan.right), lengths), axis=1)
-    room = max(plan.right, total - plan.left - samples)
-    signal = jnp.concatenate([before, jnp.pad(audio, ((0, 0), (0, room)))], axis=1)
-    place = jax.vmap(lambda row, tail, start: jax.lax.dynamic_update_slice(row, tail, (start,)))
-    return place(signal, after, plan.left + lengths[:, 0])[:, :total]
+def _reflect_ends(plan: _Plan, audio: Array, length: Array, total: int) -> Array:
+    """[total]: `audio` from position -plan.left on, reflected about 0 and `length`."""
+    length = jnp.maximum(length, 1)
+    before = audio[_reflect(jnp.arange(-plan.left, 0), length)]
+    after = audio[_reflect(length + jnp.arange(plan.right), length)]
+    room = max(plan.right, total - plan.left - len(audio))
+    signal = jnp.concatenate([before, audio, jnp.zeros(room, audio.dtype)])
+    return jax.lax.dynamic_update_slice(signal, after, (plan.left + length,))[:total]

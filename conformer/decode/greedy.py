@@ -1,7 +1,8 @@
-"""Greedy CTC decoding (best path: Graves et al., 2006, section 3.2): the best symbol of each frame, runs of it merged,
-blanks dropped.
+"""The interface of a streaming decoder, and greedy CTC decoding (best path: Graves et al., 2006, section 3.2): the best
+symbol of each frame, runs of it merged, blanks dropped.
 """
 
+import abc
 from typing import NamedTuple
 
 import numpy as np
@@ -18,15 +19,40 @@ class Token(NamedTuple):
     log_prob: float  # natural logarithm of its probability at that frame
 
 
-class GreedyDecoder:
+class Decoder(abc.ABC):
     """Decodes one utterance as its frames arrive: however it is cut into pieces, the tokens are the same."""
+
+    @abc.abstractmethod
+    def step(self, log_probs: Float[np.ndarray, "frames vocab"]) -> list[Token]:
+        """Takes the next frames (natural logarithms) and returns the tokens that can no longer change because of them.
+
+        Until `finish`, what steps have returned, one after the other, is the first `num_stable` of `tokens`.
+        """
+
+    @property
+    @abc.abstractmethod
+    def tokens(self) -> list[Token]:
+        """The best hypothesis so far."""
+
+    @property
+    @abc.abstractmethod
+    def num_stable(self) -> int:
+        """How many of the first `tokens` can no longer change, whatever follows."""
+
+    @abc.abstractmethod
+    def finish(self) -> list[Token]:
+        """Ends the utterance and returns its tokens, all of them. May be called again; no `step` may follow."""
+
+
+class GreedyDecoder(Decoder):
+    """Takes the best symbol of each frame. A token is final at the first frame of its run."""
 
     def __init__(self):
         self._last = BLANK
         self._num_frames = 0
+        self._tokens: list[Token] = []
 
     def step(self, log_probs: Float[np.ndarray, "frames vocab"]) -> list[Token]:
-        """The tokens that these frames, the next ones, add. A token is final at the first frame of its run."""
         ids = log_probs.argmax(axis=1)
         before = np.concatenate([[self._last], ids])
         frames = np.flatnonzero((ids != before[:-1]) & (ids != BLANK))
@@ -36,7 +62,19 @@ class GreedyDecoder:
         ]
         self._last = int(before[-1])
         self._num_frames += len(ids)
+        self._tokens += tokens
         return tokens
+
+    @property
+    def tokens(self) -> list[Token]:
+        return list(self._tokens)
+
+    @property
+    def num_stable(self) -> int:
+        return len(self._tokens)
+
+    def finish(self) -> list[Token]:
+        return self.tokens
 
 
 def greedy(log_probs: Float[np.ndarray, "frames vocab"]) -> list[Token]:

@@ -31,8 +31,8 @@ class Subsampling(nnx.Module):
     """Strided convolutions over (time, frequency), then a linear map to the encoder's width.
 
     "vanilla" convolves densely at every stage. "depthwise_separable" does so at the first (one channel in); at the
-    others it filters each channel by itself and mixes the channels at a point (Xu et al., 2024), which takes the front end's
-    share of the compute from about a third to a few per cent.
+    others it filters each channel by itself and mixes the channels at a point (Xu et al., 2024), which takes the front
+    end's share of the compute from about a third to a few per cent.
 
     No stage pads the time axis. Encoder frame n therefore depends on the feature frames
     [n * subsampling_factor, n * subsampling_factor + right_context] alone, and a stream needs no state here: it feeds

@@ -1,4 +1,7 @@
 """Recognition of audio as it arrives."""
 
-from conformer.streaming.recognizer import Recognizer as Recognizer
-from conformer.streaming.recognizer import StreamError as StreamError
+from conformer.streaming.pool import StreamPool
+from conformer.streaming.recognizer import Recognizer
+from conformer.streaming.stream import EndpointConfig, Segment, Stream, StreamError, Word
+
+__all__ = ["EndpointConfig", "Recognizer", "Segment", "Stream", "StreamError", "StreamPool", "Word"]

@@ -56,7 +56,7 @@ class Checkpoints:
         abstract = {name: _abstract(leaf) for name, leaf in target.items()}
         try:
             stored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        except (ValueError, KeyError, FileNotFoundError, OSError) as error:
+        except Exception as error:  # a damaged file is reported as a bare Exception
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
                 f"{self.folder / str(step)} is not a checkpoint of the model that config.json describes, or is damaged "
@@ -77,6 +77,11 @@ def load_model(workdir: str | pathlib.Path) -> tuple[Config, ConformerCTC, Token
     workdir = pathlib.Path(workdir)
     config = Config.from_json(workdir / "config.json")
     tokenizer = load_tokenizer(workdir)
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise CheckpointError(
+            f"{workdir}: the tokenizer has {tokenizer.vocab_size} units, the model {config.model.vocab_size}: "
+            "restore the tokenizer that it was trained with"
+        )
     bins = config.features.num_mel_bins
     _, state = initial_state(config, np.zeros(bins), np.ones(bins))
     state = Checkpoints(workdir).restore(state)

@@ -26,11 +26,11 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef) -> Callable:
     optimiser = make_optimiser(config.train)
     schedule = learning_rate(config.train)
 
-    def loss_fn(params, statistics, batch, chunk_size, num_left_chunks, key):
+    def loss_fn(params, statistics, batch, chunk_size, num_left_chunks, key, mask_strength):
         model = nnx.merge(graphdef, params, statistics)
         dither_key, mask_key, dropout_key = jax.random.split(key, 3)
         features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths, dither_key)
-        features = spec_augment(config.augment, model.normalise(features), lengths, mask_key)
+        features = spec_augment(config.augment, model.normalise(features), lengths, mask_key, mask_strength)
         x, lengths = model.encoder(
             features, lengths, chunk_size=chunk_size, num_left_chunks=num_left_chunks, dropout_key=dropout_key
         )
@@ -42,7 +42,9 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef) -> Callable:
     @jax.jit(donate_argnums=0)
     def step(state: TrainState, batch: Batch, chunk_size: Int[Array, ""], num_left_chunks: Int[Array, ""]):
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        arguments = (state.params, state.statistics, batch, chunk_size, num_left_chunks, key)
+        # Masks keep a model that has learned nothing yet on CTC's plateau of blanks.
+        mask_strength = jnp.minimum(1.0, state.step / max(config.augment.mask_ramp_steps, 1))
+        arguments = (state.params, state.statistics, batch, chunk_size, num_left_chunks, key, mask_strength)
         loss_scale = state.loss_scale
         if loss_scale is None:
             loss, gradient = jax.value_and_grad(loss_fn)(*arguments)
@@ -62,7 +64,7 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef) -> Callable:
         metrics = {
             "loss": loss,
             "gradient_norm": norm,
-            "learning_rate": schedule(state.step),
+            "learning_rate": schedule(state.step - state.skipped),  # the optimiser counts updates made
             "skipped": state.skipped + skipped,
             "skipped_in_a_row": (state.skipped_in_a_row + 1) * skipped,
         }

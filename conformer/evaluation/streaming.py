@@ -1,0 +1,80 @@
+"""Recognition of utterances as streams: errors, and how long a user waits."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from conformer.audio import AudioError
+from conformer.config import Config
+from conformer.data import Utterance
+from conformer.decode.greedy import Decoder, GreedyDecoder
+from conformer.evaluation.offline import Transcripts
+from conformer.model import ConformerCTC
+from conformer.streaming import Recognizer
+from conformer.tokenizer import Tokenizer
+
+BLOCK_SECONDS = 0.1  # audio handed over at a time, as a sound card would
+
+
+class Timing(NamedTuple):
+    """Where the time of a stream goes, in seconds."""
+
+    audio: float  # recognised
+    compute: float  # spent on it, features and decoding included
+    per_chunk: tuple[float, float, float]  # 50th, 95th and 99th percentile of what a chunk takes
+    wait_for_audio: float  # from a word's end to the last sample that its chunk needs, at most: chunk + look-ahead
+
+    @property
+    def real_time_factor(self) -> float:
+        """Computation per second of audio."""
+        return self.compute / self.audio
+
+    @property
+    def latency(self) -> float:
+        """What a user perceives at worst: the audio waited for, then (95 % of the time) the computation."""
+        return self.wait_for_audio + self.per_chunk[1]
+
+
+def transcribe_streaming(
+    config: Config,
+    model: ConformerCTC,
+    tokenizer: Tokenizer,
+    utterances: Sequence[Utterance],
+    *,
+    chunk_size: int,
+    num_left_chunks: int,
+    decoder: Callable[[], Decoder] = GreedyDecoder,
+) -> tuple[Transcripts, Timing]:
+    """Recognises each utterance as a stream of its own, one after the other."""
+    rate = config.features.sample_rate
+    recognizer = Recognizer(
+        config, model, tokenizer, chunk_size=chunk_size, num_left_chunks=num_left_chunks, decoder=decoder
+    )
+    recognizer.warm_up()
+    done, texts, broken = [], [], {}
+    audio, compute, chunks = 0.0, 0.0, []
+    for utterance in utterances:
+        try:
+            samples = utterance.samples(rate)
+        except (AudioError, OSError) as error:
+            broken[utterance.id] = f"{utterance.id}: {error}"
+            continue
+        recognizer.reset()
+        blocks = np.split(samples, range(int(BLOCK_SECONDS * rate), len(samples), int(BLOCK_SECONDS * rate)))
+        for block in [*blocks, None]:
+            steps, start = recognizer.num_steps, time.perf_counter()
+            text = recognizer.finish() if block is None else recognizer.accept(block)
+            elapsed = time.perf_counter() - start
+            compute += elapsed
+            if recognizer.num_steps > steps:
+                chunks.append(elapsed / (recognizer.num_steps - steps))
+        audio += len(samples) / rate
+        done.append(utterance)
+        texts.append(text)
+    frame = config.features.frame_shift_ms / 1000
+    wait = recognizer.window * frame + (config.features.frame_length_ms / 1000 - frame)
+    return Transcripts(done, texts, broken), Timing(
+        audio, compute, tuple(np.percentile(chunks, [50, 95, 99]).tolist()), wait
+    )

@@ -1,0 +1,93 @@
+"""The part of a stream that runs on the device: the encoder's step for a fixed number of streams, compiled once."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from conformer.config import Config
+from conformer.model import Cache, ConformerCTC
+from kernels.typing import Array, Bool, Float, Int
+
+
+class Engine:
+    """Steps `batch_size` streams at once; each row of the batch is a slot that a stream can hold.
+
+    Warns where the model was not trained for the chunk size.
+    """
+
+    def __init__(
+        self, config: Config, model: ConformerCTC, *, chunk_size: int, num_left_chunks: int, batch_size: int = 1
+    ):
+        trained = config.train.chunk_sizes
+        if chunk_size not in trained:
+            warnings.warn(
+                f"chunk_size={chunk_size} is not one of train.chunk_sizes={trained} that the model was trained for: "
+                "expect more errors",
+                stacklevel=3,
+            )
+        self.chunk_size = chunk_size
+        self.batch_size = batch_size
+        self.window = model.encoder.subsampling.window(chunk_size)
+        self.num_mel_bins = config.features.num_mel_bins
+        self._initial = model.encoder.initial_cache(batch_size, chunk_size, num_left_chunks)
+        self.reset()
+        graphdef, weights = nnx.split(model)
+        self._weights = jax.device_put(weights, jax.devices()[0])
+
+        def step(
+            weights: Any,
+            cache: Cache,
+            windows: Float[Array, "batch window mel"],
+            num_frames: Int[Array, " batch"],
+            fresh: Bool[Array, " batch"],
+        ) -> tuple[Float[Array, "batch frames vocab"], Cache]:
+            model = nnx.merge(graphdef, weights)
+            cache = _choose(fresh, self._initial, cache) if batch_size > 1 else cache
+            x, new_cache = model.encoder.step(cache, model.normalise(windows), num_frames)
+            # A slot with no frames this time keeps its state.
+            new_cache = _choose(num_frames > 0, new_cache, cache) if batch_size > 1 else new_cache
+            return jax.nn.log_softmax(model.head(x)), new_cache
+
+        self._step = jax.jit(step, donate_argnums=1)
+
+    def __call__(
+        self,
+        windows: Float[np.ndarray, "batch window mel"],
+        num_frames: Int[np.ndarray, " batch"],
+        fresh: Bool[np.ndarray, " batch"] | None = None,
+    ) -> Float[np.ndarray, "batch frames vocab"]:
+        """Log-probabilities of each slot's next chunk.
+
+        Args:
+            windows: features; rows of slots with nothing to do are ignored.
+            num_frames: valid encoder frames of each slot's chunk; 0 = nothing to do.
+            fresh: slots that begin a new stream with this chunk.
+        """
+        if fresh is None:
+            fresh = np.zeros(self.batch_size, bool)
+        log_probs, self._cache = self._step(self._weights, self._cache, windows, num_frames, fresh)
+        return np.asarray(log_probs)
+
+    def reset(self) -> None:
+        """Begins new streams in all slots."""
+        # Committed to a device, as what a step returns: JAX compiles anew for what is not.
+        self._cache = jax.device_put(jax.tree.map(jnp.copy, self._initial), jax.devices()[0])
+
+    def warm_up(self) -> None:
+        """Compiles the step ahead of the first audio."""
+        shape = (self.batch_size, self.window, self.num_mel_bins)
+        self(np.zeros(shape, np.float32), np.zeros(self.batch_size, np.int32))
+        self.reset()
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of state of one stream."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self._initial)) // self.batch_size
+
+
+def _choose(rows: Bool[Array, " batch"], chosen: Cache, other: Cache) -> Cache:
+    return jax.tree.map(lambda a, b: jnp.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b), chosen, other)

@@ -1,0 +1,204 @@
+"""The operations: each against its definition written out in NumPy, and against numerical gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.chunked_attention import chunk_rows, chunked_attention
+from kernels.chunked_attention.reference import toeplitz
+from kernels.depthwise_conv import depthwise_conv
+from kernels.depthwise_conv import reference as depthwise_reference
+from kernels.layer_norm import layer_norm
+from kernels.lut_softmax import softmax
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def assert_gradient_is_numerical(function, *inputs):
+    """Going along the gradient, a random projection of the output rises by the gradient's norm."""
+    weights = normal(9, *function(*inputs).shape)
+    loss = jax.jit(lambda inputs: jnp.sum(weights * function(*inputs)))
+    gradient = jax.jit(jax.grad(loss))(inputs)
+    norm = np.sqrt(sum(float(jnp.sum(jnp.square(g))) for g in gradient))
+    above, below = (tuple(x + step / norm * g for x, g in zip(inputs, gradient, strict=True)) for step in (0.02, -0.02))
+    np.testing.assert_allclose((loss(above) - loss(below)) / 0.04, norm, rtol=1e-2)
+
+
+# ----------------------------------------------------------------- layer norm
+
+
+def test_layer_norm_is_its_formula():
+    x, scale, bias = normal(0, 2, 3, 8) * 4 + 1, normal(1, 8), normal(2, 8)
+    exact = np.asarray(x, np.float64)
+    deviation = np.sqrt(exact.var(-1, keepdims=True) + 1e-5)
+    expected = (exact - exact.mean(-1, keepdims=True)) / deviation * scale + bias
+    np.testing.assert_allclose(layer_norm(x, scale, bias), expected, atol=2e-6)
+
+
+def test_layer_norm_survives_a_large_mean():
+    x, ones, zeros = normal(0, 4, 64), jnp.ones(64), jnp.zeros(64)
+    shifted = x + 3000.0  # rounds x to 2e-4; E[x^2] - mean^2 would lose all of its variance
+    np.testing.assert_allclose(layer_norm(shifted, ones, zeros), layer_norm(x, ones, zeros), atol=2e-3)
+
+
+def test_layer_norm_of_a_constant_row_is_the_bias():
+    bias = normal(0, 8)
+    np.testing.assert_array_equal(layer_norm(jnp.full((2, 8), 5.0), normal(1, 8), bias), [bias, bias])
+
+
+# -------------------------------------------------------------------- softmax
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**31), st.floats(0.1, 60.0))
+def test_softmax_is_its_formula_under_any_mask(seed, size):
+    scores = normal(seed, 4, 6) * size
+    mask = np.random.default_rng(seed).random((4, 6)) < 0.6
+    mask[0] = False
+    result = np.asarray(softmax(scores, jnp.asarray(mask)))
+    for row in range(4):
+        seen = np.asarray(scores, np.float64)[row, mask[row]]
+        if seen.size:
+            weights = np.exp(seen - seen.max())
+            np.testing.assert_allclose(result[row, mask[row]], weights / weights.sum(), atol=1e-5)
+        assert (result[row][~mask[row]] == 0).all()
+    assert (result[0] == 0).all() and np.isfinite(result).all()
+
+
+def test_softmax_gradient_is_zero_and_never_nan_where_masked():
+    scores = normal(0, 3, 5)
+    mask = jnp.array([[True] * 5, [False] * 5, [True, False, True, False, False]])
+    gradient = np.asarray(jax.grad(lambda s: jnp.sum(softmax(s, mask) * normal(1, 3, 5)))(scores))
+    assert np.isfinite(gradient).all() and (gradient[~mask] == 0).all() and (gradient[0] != 0).all()
+    assert_gradient_is_numerical(lambda s: softmax(s, mask), scores)
+
+
+def test_softmax_of_large_scores_is_finite():
+    result = softmax(jnp.array([[1e30, 1e30, -1e30]]), jnp.array([[True, True, True]]))
+    np.testing.assert_array_equal(result, [[0.5, 0.5, 0.0]])
+
+
+# ------------------------------------------------------- depthwise convolution
+
+
+def naive_depthwise(x, kernel, stride):
+    """y[b, n, c] = sum_k x[b, stride n + k, c] kernel[k, c], output by output."""
+    x, kernel = np.asarray(x), np.asarray(kernel)
+    taps = kernel.shape[:-1]
+    out = [(size - width) // stride + 1 for size, width in zip(x.shape[1:-1], taps, strict=True)]
+    y = np.zeros((len(x), *out, x.shape[-1]))
+    for place in np.ndindex(*out):
+        window = tuple(slice(stride * n, stride * n + width) for n, width in zip(place, taps, strict=True))
+        y[(slice(None), *place)] = (x[(slice(None), *window)] * kernel).sum(axis=tuple(range(1, x.ndim - 1)))
+    return y
+
+
+@pytest.mark.parametrize(
+    "shape, taps, stride",
+    [((2, 9, 3), (4,), 1), ((2, 9, 3), (4,), 2), ((2, 9, 8, 3), (3, 3), 2), ((1, 11, 7, 2), (5, 5), 3)],
+)
+def test_depthwise_conv_and_its_own_gradient(shape, taps, stride):
+    x, kernel = normal(0, *shape), normal(1, *taps, shape[-1])
+    y = jax.jit(lambda x, kernel: depthwise_conv(x, kernel, stride=stride))(x, kernel)
+    np.testing.assert_allclose(y, naive_depthwise(x, kernel, stride), atol=1e-5)
+    cotangent = normal(2, *y.shape)
+
+    def gradients(function):
+        return jax.jit(lambda *inputs: jax.vjp(lambda x, k: function(x, k, stride=stride), *inputs)[1](cotangent))
+
+    got, expected = gradients(depthwise_conv)(x, kernel), gradients(depthwise_reference.depthwise_conv)(x, kernel)
+    for mine, automatic in zip(got, expected, strict=True):
+        np.testing.assert_allclose(mine, automatic, atol=1e-5)
+
+
+def test_depthwise_conv_names_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"\(1, 9, 3\) needs a kernel of rank 2"):
+        depthwise_conv(normal(0, 1, 9, 3), normal(1, 3, 3, 3))
+    with pytest.raises(ValueError, match="smaller than the kernel's"):
+        depthwise_conv(normal(0, 1, 3, 3), normal(1, 4, 3))
+
+
+# ------------------------------------------------------------------ attention
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(1, 6), st.integers(0, 6), st.integers(0, 4))
+def test_toeplitz_is_the_bias_of_each_distance(num_queries, more_keys, largest):
+    num_keys, bias = num_queries + more_keys, normal(num_queries, 2, 2 * largest + 1)
+    result = np.asarray(toeplitz(bias, num_queries, num_keys))
+    bias = np.asarray(bias)
+    for i in range(num_queries):
+        for j in range(num_keys):
+            distance = np.clip(more_keys + i - j, -largest, largest)  # the queries are the last of the keys
+            np.testing.assert_array_equal(result[:, i, j], bias[:, distance + largest])
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    st.integers(1, 20),
+    st.lists(st.integers(0, 20), min_size=1, max_size=3),
+    st.integers(0, 25),
+    st.integers(-1, 3),
+)
+def test_chunk_rows_are_the_chunks(num_frames, lengths, chunk_size, num_left_chunks):
+    lengths = np.minimum(lengths, num_frames)
+    rows = chunk_rows(num_frames, jnp.asarray(lengths), chunk_size, num_left_chunks)
+    start, end = map(np.asarray, rows)
+    size = chunk_size or num_frames
+    for row, length in enumerate(lengths):
+        for i in range(num_frames):
+            seen = {
+                j
+                for j in range(length)
+                if j // size <= i // size and (num_left_chunks < 0 or j // size >= i // size - num_left_chunks)
+            }
+            assert set(range(start[row, i], end[row, i])) == (seen if i < length else set())
+
+
+def test_chunk_rows_take_traced_chunks():
+    lengths = jnp.array([9, 4])
+    traced = jax.jit(lambda size, left: chunk_rows(9, lengths, size, left))
+    for size, left in [(0, -1), (4, 1), (3, 0)]:
+        for mine, constant in zip(traced(size, left), chunk_rows(9, lengths, size, left), strict=True):
+            np.testing.assert_array_equal(mine, constant)
+
+
+def test_attention_is_its_formula_and_an_empty_range_gives_zeros():
+    queries, keys, heads, dim = 4, 7, 2, 3
+    query, key, value = (
+        normal(0, 1, queries, heads, dim),
+        normal(1, 1, keys, heads, dim),
+        normal(2, 1, keys, heads, dim),
+    )
+    bias = normal(3, heads, 5)
+    start, end = np.array([[0, 2, 3, 1]]), np.array([[5, 7, 3, 2]])  # the third sees nothing
+    result = np.asarray(chunked_attention(query, key, value, bias, jnp.asarray(start), jnp.asarray(end)))
+    query, key, value, bias = map(np.asarray, (query, key, value, bias))
+    for i, h in np.ndindex(queries, heads):
+        seen = np.arange(start[0, i], end[0, i])
+        distance = np.clip(keys - queries + i - seen, -2, 2)
+        scores = key[0, seen, h] @ query[0, i, h] + bias[h, distance + 2]
+        weights = np.exp(scores) / np.exp(scores).sum()
+        np.testing.assert_allclose(result[0, i, h], weights @ value[0, seen, h], atol=1e-6)
+    assert (result[0, 2] == 0).all()
+
+
+def test_attention_gradients_are_right_and_finite_with_rows_that_see_nothing():
+    shape = (1, 5, 1, 2)
+    start, end = chunk_rows(5, jnp.array([3]), 2, 1)
+    arguments = normal(0, *shape), normal(1, *shape), normal(2, *shape), normal(3, 1, 3)
+    assert_gradient_is_numerical(lambda *a: chunked_attention(*a, start, end), *arguments)
+
+
+def test_attention_names_shapes_that_do_not_fit():
+    rows = jnp.zeros((1, 4), jnp.int32)
+    long, short = normal(0, 1, 4, 1, 2), normal(0, 1, 3, 1, 2)
+    with pytest.raises(ValueError, match="2R \\+ 1"):
+        chunked_attention(long, long, long, normal(1, 1, 4), rows, rows)
+    with pytest.raises(ValueError, match="4 queries but 3 keys"):
+        chunked_attention(long, short, short, normal(1, 1, 5), rows, rows)

@@ -1,0 +1,285 @@
+"""The network from audio to log-probabilities: lengths, independence of padding and batch, streams."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
+from conformer.decode.greedy import GreedyDecoder, greedy
+from conformer.evaluation.offline import make_forward
+from conformer.features import num_frames
+from conformer.model import ConformerCTC, Subsampling
+from conformer.model.layers import dropout, linear
+from conformer.model.subsampling import output_lengths, right_context
+from conformer.streaming import Recognizer
+from conformer.tokenizer import CharTokenizer
+
+RATE = 8_000
+PADDED = 14_000  # samples of a batch
+FRONT_ENDS = [(kind, factor) for kind in ("vanilla", "depthwise_separable") for factor in (4, 6, 8)]
+TOKENIZER = CharTokenizer(["<blk>", "▁", *"abcdef"])
+front_ends = pytest.mark.parametrize("subsampling, factor", FRONT_ENDS)
+
+
+def make_config(subsampling="depthwise_separable", factor=4, **model) -> Config:
+    sizes = dict(
+        subsampling=subsampling,
+        subsampling_factor=factor,
+        subsampling_channels=4,
+        encoder_dim=16,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_dim=24,
+        kernel_size=5,
+        max_relative_distance=6,
+        vocab_size=TOKENIZER.vocab_size,
+    )
+    return Config(
+        features=FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0),
+        model=ModelConfig(**sizes | model),
+        train=TrainConfig(chunk_sizes=(0, 3, 4, 7)),
+    )
+
+
+@functools.cache
+def make_model(subsampling="depthwise_separable", factor=4, causal_conv=False) -> tuple[Config, ConformerCTC]:
+    """A model none of whose parameters is zero, so that nothing is hidden by its initial value."""
+    config = make_config(subsampling, factor, causal_conv=causal_conv)
+    model = ConformerCTC(config, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(1)
+    nnx.update(model, jax.tree.map(lambda a: a + 0.3 * rng.standard_normal(a.shape, np.float32), nnx.state(model)))
+    model.feature_mean[...] = jnp.full(24, 12.0)  # about what `sound` has
+    return config, model
+
+
+def forward(config, model):
+    run = make_forward(config, nnx.split(model, nnx.Param, ...)[0])
+
+    def call(audio, lengths, chunk_size=0, num_left_chunks=-1):
+        _, params, statistics = nnx.split(model, nnx.Param, ...)
+        inputs = jnp.asarray(audio), jnp.asarray(lengths), chunk_size, num_left_chunks
+        return jax.device_get(run(params, statistics, *inputs))
+
+    return call
+
+
+def sound(samples, seed=0):
+    """Tones of 60 ms in noise: frames differ, and so does what a model makes of them.
+
+    Without so much noise, bins that hold next to nothing would show the rounding of the two front ends' FFTs.
+    """
+    rng = np.random.default_rng(seed)
+    frequencies = np.repeat(rng.uniform(100, 3_500, samples // 480 + 1), 480)[:samples]
+    tone = 0.3 * np.sin(2 * np.pi * np.cumsum(frequencies) / RATE)
+    return (tone + 0.05 * rng.standard_normal(samples)).astype(np.float32)
+
+
+# -------------------------------------------------------------------- lengths
+
+
+@front_ends
+def test_one_more_frame_is_enough_for_one_more_output(subsampling, factor):
+    """Shapes follow output_lengths exactly around each step of it."""
+    model = make_config(subsampling, factor).model
+    front_end = nnx.eval_shape(lambda: Subsampling(model, 24, compute="float32", rngs=nnx.Rngs(0)))
+    first = right_context(factor) + 1
+    assert front_end.window(1) == first and front_end.window(5) == first + 4 * factor
+    for length in [first, first + 1, first + factor - 1, first + factor, first + 3 * factor - 1, first + 9 * factor]:
+        features = jax.ShapeDtypeStruct((2, length, 24), jnp.float32)
+        frames = jax.eval_shape(lambda front_end, x: front_end(x), front_end, features).shape[1]
+        assert frames == output_lengths(length, factor) == front_end.output_lengths(np.array([length]))[0]
+    with pytest.raises(ValueError, match=f"needs {first}"):
+        jax.eval_shape(lambda front_end: front_end(jnp.zeros((1, first - 1, 24))), front_end)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from([4, 6, 8]), st.integers(0, 5_000))
+def test_output_lengths_count_the_whole_receptive_fields(factor, length):
+    frames = output_lengths(length, factor)
+    starts = range(0, length, factor)
+    assert frames == sum(start + right_context(factor) < length for start in starts)
+    assert frames == output_lengths(np.array([length]), factor)[0] == output_lengths(jnp.array([length]), factor)[0]
+
+
+@front_ends
+@settings(deadline=None, max_examples=8)
+@given(samples=st.lists(st.integers(1, PADDED), min_size=3, max_size=3))
+def test_valid_frames_are_those_of_the_utterance_alone(subsampling, factor, samples):
+    """The lengths that the model returns for a padded batch; any values are finite, however short an utterance is."""
+    config, model = make_model(subsampling, factor)
+    audio = np.stack([np.pad(sound(n), (0, PADDED - n)) for n in samples])
+    log_probs, lengths = cached_forward(subsampling, factor)(audio, samples)
+    for n, length in zip(samples, lengths, strict=True):
+        assert length == model.encoder.subsampling.output_lengths(num_frames(config.features, n))
+    assert np.isfinite(log_probs).all() and log_probs.shape[1] >= max(lengths)
+
+
+@functools.cache
+def cached_forward(subsampling="depthwise_separable", factor=4, causal_conv=False):
+    return forward(*make_model(subsampling, factor, causal_conv))
+
+
+def test_too_few_mel_bins_are_named():
+    with pytest.raises(ValueError, match="6 mel bins are too few"):
+        nnx.eval_shape(lambda: Subsampling(make_config(factor=8).model, 6, compute="float32", rngs=nnx.Rngs(0)))
+
+
+def test_a_model_without_a_vocabulary_is_refused():
+    with pytest.raises(ValueError, match="fill it in from the tokenizer"):
+        ConformerCTC(make_config(vocab_size=0), rngs=nnx.Rngs(0))
+
+
+# ---------------------------------------------------- padding and batch mates
+
+
+@pytest.mark.parametrize(
+    "subsampling, factor, causal_conv", [(*both, False) for both in FRONT_ENDS] + [("depthwise_separable", 4, True)]
+)
+def test_neither_padding_nor_batch_mates_matter(subsampling, factor, causal_conv):
+    run = cached_forward(subsampling, factor, causal_conv)
+    utterance = sound(9_137)
+    rows = np.full((3, PADDED), 0.5, np.float32)  # padding is not silence
+    for row, audio in enumerate((sound(PADDED, 1), utterance, sound(4_800, 2))):
+        rows[row, : len(audio)] = audio
+    results = []
+    for chunks in [(0, -1), (4, 1)]:
+        (alone,), (length,) = run(utterance[None], [9_137], *chunks)
+        together, lengths = run(rows, [PADDED, 9_137, 4_800], *chunks)
+        assert lengths[1] == length > 10
+        np.testing.assert_allclose(together[1, :length], alone[:length], rtol=1e-5, atol=1e-5)
+        results.append(alone[:length])
+    assert np.abs(results[0] - results[1]).max() > 1e-2  # the chunk mask does something
+
+
+# -------------------------------------------------------------------- streams
+
+
+@pytest.mark.parametrize(
+    "subsampling, factor, chunks",
+    [
+        ("vanilla", 4, [(4, 2)]),
+        ("vanilla", 6, [(3, 1)]),
+        ("vanilla", 8, [(2, 4)]),
+        ("depthwise_separable", 4, [(4, 2), (7, 0), (1, 9)]),
+        ("depthwise_separable", 6, [(5, 3)]),
+        ("depthwise_separable", 8, [(16, 1)]),
+    ],
+)
+def test_chunks_equal_the_masked_full_pass(subsampling, factor, chunks):
+    """Two streams at once, of different lengths; the shorter one's last chunk is not full."""
+    encoder = make_model(subsampling, factor, causal_conv=True)[1].encoder
+    features = jnp.asarray(np.random.default_rng(0).standard_normal((2, 260, 24)), jnp.float32)
+    lengths = jnp.array([250, 173])
+    full = nnx.jit(lambda encoder, size, left: encoder(features, lengths, chunk_size=size, num_left_chunks=left))
+    step = nnx.jit(lambda encoder, cache, window, valid: encoder.step(cache, window, valid))
+    for chunk_size, num_left_chunks in chunks:
+        expected, frames = full(encoder, jnp.int32(chunk_size), jnp.int32(num_left_chunks))
+        cache = encoder.initial_cache(2, chunk_size, num_left_chunks)
+        frames, padded = np.asarray(frames), np.pad(features, ((0, 0), (0, 300), (0, 0)), constant_values=3.0)
+        shift, outputs = chunk_size * factor, []
+        for index in range(-(-int(frames.max()) // chunk_size)):
+            window = jnp.asarray(padded[:, index * shift :][:, : encoder.subsampling.window(chunk_size)])
+            valid = jnp.asarray(np.clip(frames - index * chunk_size, 0, chunk_size))
+            shapes = jax.tree.map(jnp.shape, cache)
+            out, cache = step(encoder, cache, window, valid)
+            assert jax.tree.map(jnp.shape, cache) == shapes
+            outputs.append(out)
+        np.testing.assert_array_equal(cache.frames, frames)
+        stream = np.concatenate(outputs, axis=1)
+        for row, length in enumerate(frames):
+            np.testing.assert_allclose(stream[row, :length], expected[row, :length], rtol=1e-5, atol=1e-5)
+
+
+def test_what_cannot_stream_is_refused():
+    _, symmetric = make_model()
+    with pytest.raises(ValueError, match="causal_conv=False"):
+        symmetric.encoder.initial_cache(1, 4, 1)
+    _, causal = make_model(causal_conv=True)
+    for chunk_size, num_left_chunks in [(0, 1), (4, -1)]:
+        with pytest.raises(ValueError, match="at least 1 and at least 0"):
+            causal.encoder.initial_cache(1, chunk_size, num_left_chunks)
+
+
+class RecordingDecoder(GreedyDecoder):
+    """Remembers the log-probabilities that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def step(self, log_probs):
+        self.seen.append(np.array(log_probs))
+        return super().step(log_probs)
+
+
+@pytest.mark.parametrize("factor", [4, 6])
+def test_a_stream_gives_the_offline_result_however_it_is_cut(factor):
+    config, model = make_model(factor=factor, causal_conv=True)
+    model = nnx.clone(model)
+    run = forward(config, model)
+    audio, (chunk_size, num_left_chunks) = sound(16_240, 3), (4, 2)
+    log_probs, (length,) = run(audio[None], [len(audio)])
+    model.head.bias[...] -= log_probs[0, :length].mean(0)  # no symbol is likelier than others: each wins somewhere
+    log_probs, _ = run(audio[None], [len(audio)], chunk_size, num_left_chunks)
+    expected = TOKENIZER.decode([token.id for token in greedy(log_probs[0, :length])])
+    assert len(expected) > 5
+
+    decoders = []
+
+    def decoder():
+        decoders.append(RecordingDecoder())
+        return decoders[-1]
+
+    recognizer = Recognizer(
+        config, model, TOKENIZER, chunk_size=chunk_size, num_left_chunks=num_left_chunks, decoder=decoder
+    )
+    rng = np.random.default_rng(0)
+    cuts = [[], range(1, len(audio), 800), sorted(rng.integers(0, len(audio), 30)), [1, 2, 3, len(audio) - 1]]
+    for cut in cuts:
+        recognizer.reset()
+        decoders[:] = decoders[-1:]
+        texts = [recognizer.accept(piece) for piece in np.split(audio, list(cut))]
+        for before, after in itertools.pairwise(texts):
+            assert after.startswith(before)
+        assert recognizer.finish() == expected == recognizer.finish()
+        seen = np.concatenate([frames for decoder in decoders for frames in decoder.seen])
+        np.testing.assert_allclose(seen, log_probs[0, :length], rtol=1e-5, atol=1e-5)
+
+
+# --------------------------------------------------------------------- layers
+
+
+@pytest.mark.parametrize("compute, tolerance", [("bfloat16", 2e-2), ("float16", 3e-3)])
+def test_narrow_products_and_their_gradients_are_near_float32(compute, tolerance):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 32)), jnp.float32)
+    narrow = linear(32, 16, compute=compute, rngs=nnx.Rngs(0))
+    exact = linear(32, 16, compute="float32", rngs=nnx.Rngs(0))
+
+    def loss(layer, x):
+        return jnp.sum(jnp.sin(layer(x)))
+
+    assert narrow(x).dtype == jnp.float32
+    error = np.abs(narrow(x) - exact(x)).max()
+    assert 0 < error < tolerance * 4
+    for mine, reference in zip(
+        jax.tree.leaves(nnx.grad(loss, argnums=(0, 1))(narrow, x)),
+        jax.tree.leaves(nnx.grad(loss, argnums=(0, 1))(exact, x)),
+        strict=True,
+    ):
+        assert mine.dtype == jnp.float32
+        np.testing.assert_allclose(mine, reference, atol=tolerance * 8)
+
+
+def test_dropout_keeps_the_mean_and_is_off_without_a_key():
+    x = jnp.ones((200, 200))
+    assert dropout(x, 0.3, None) is x and dropout(x, 0.0, jax.random.key(0)) is x
+    dropped = np.asarray(dropout(x, 0.3, jax.random.key(0)))
+    assert abs((dropped == 0).mean() - 0.3) < 0.01 and abs(dropped.mean() - 1) < 0.02
+    assert len(np.unique(dropped)) == 2
