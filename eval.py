@@ -1,77 +1,132 @@
 """Scores a trained recogniser.
 
   python eval.py --workdir=runs/demo
-  python eval.py --workdir=runs/words --split=test --json=results.json
-  python eval.py --workdir=runs/words --manifest=my_recordings.jsonl
+  python eval.py --workdir=runs/words --streaming --chunk-size=8,16,32 --plot=latency.svg
+  python eval.py --workdir=runs/words --manifest=my_recordings.jsonl --split=all --json=results.json
 
 Prints word and character error rates with their parts and a 95 % interval, and writes the errors of each utterance to
-errors-SPLIT.jsonl in the work directory.
+errors-SPLIT.jsonl in the work directory. With --streaming, the same utterances are also recognised as streams on one
+core, once for each chunk size, beside the whole utterance in one table.
 """
 
 import datetime
 import json
+import os
 import pathlib
 import sys
-import time
 
 import jax
 from absl import app, flags
 from flax import nnx
 
 from conformer import runtime
-from conformer.config import ConfigError, parse_flags
-from conformer.data import DataError, load_manifest, load_utterances
-from conformer.evaluation.offline import make_forward, transcribe
-from conformer.evaluation.scorer import ScoreError, write_errors
-from conformer.tokenizer import TokenizerError
-from conformer.training.checkpoint import CheckpointError, load_model
+from conformer.config import Config, parse_flags
+from conformer.data import DataError, Utterance, load_manifest, load_utterances
+from conformer.evaluation.latency import plot_latency
+from conformer.evaluation.offline import Transcripts, make_forward, transcribe
+from conformer.evaluation.scorer import write_errors
+from conformer.evaluation.streaming import Timing, transcribe_streaming
+from conformer.model.weights import FORMATS, convert_weights
+from conformer.training.checkpoint import load_model
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
-MANIFEST = flags.DEFINE_string(
-    "manifest", None, "JSONL manifest, pack or LibriSpeech folder; default: the run's own data."
-)
-SPLIT = flags.DEFINE_string("split", "test", "Which split of it; 'all' = every row.")
+MANIFEST = flags.DEFINE_string("manifest", None, "JSONL manifest, pack or LibriSpeech folder; default: the run's data.")
+SPLIT = flags.DEFINE_string("split", "test", "Which split of it; all = every row.")
+WEIGHTS = flags.DEFINE_enum("weights", "float32", FORMATS, "Format of the weights.")
+STREAMING = flags.DEFINE_bool("streaming", False, "Also recognise the utterances as streams.")
+CHUNK_SIZE = flags.DEFINE_list("chunk-size", ["16"], "Encoder frames of a chunk; several, comma separated.")
+NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
+PLOT = flags.DEFINE_string("plot", None, "Draw error rate against latency into this file (needs the extra 'plots').")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 
 def main(_) -> None:
+    if STREAMING.value and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # before JAX starts its threads
     runtime.set_up()
-    workdir = pathlib.Path(WORKDIR.value)
     try:
-        config, model, tokenizer, step = load_model(workdir)
-        utterances = load_utterances(config) if MANIFEST.value is None else load_manifest(MANIFEST.value)
-        splits = sorted({u.split for u in utterances})
-        utterances = [u for u in utterances if SPLIT.value in ("all", u.split)]
-        if not utterances:
-            raise DataError(f"no utterance in split {SPLIT.value!r}: --split may be all, {', '.join(splits)}")
-
-        graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
-        start = time.perf_counter()
-        transcripts = transcribe(config, make_forward(config, graphdef), params, statistics, tokenizer, utterances)
-        seconds = time.perf_counter() - start
-        score = transcripts.score()
-    except (ConfigError, DataError, TokenizerError, CheckpointError, ScoreError) as error:
+        evaluate(pathlib.Path(WORKDIR.value))
+    except ValueError as error:  # what every error of bad input is
         sys.exit(f"eval.py: {error}")
 
+
+def evaluate(workdir: pathlib.Path) -> None:
+    config, model, tokenizer, step = load_model(workdir)
+    convert_weights(model, WEIGHTS.value)
+    utterances = read_split(config)
+
+    # --------------------------------------------------------------- whole utterances
+    graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
+    transcripts = transcribe(config, make_forward(config, graphdef), params, statistics, tokenizer, utterances)
     errors = workdir / f"errors-{SPLIT.value}.jsonl"
-    references = [u.text for u in transcripts.utterances]
-    write_errors(errors, [u.id for u in transcripts.utterances], references, transcripts.texts)
-    print(f"{SPLIT.value}: {score}")
+    read = transcripts.utterances
+    write_errors(errors, [u.id for u in read], [u.text for u in read], transcripts.texts)
+    print(f"{SPLIT.value}: {transcripts.score()}")
     for message in transcripts.broken.values():
         print(f"not scored: {message}")
     print(f"errors of each utterance: {errors}")
+
+    # ------------------------------------------------------------------------ streams
+    rows = [row("offline", transcripts)]
+    for chunk_size in (int(size) for size in CHUNK_SIZE.value if STREAMING.value):
+        streamed, timing = transcribe_streaming(
+            config, model, tokenizer, read, chunk_size=chunk_size, num_left_chunks=NUM_LEFT_CHUNKS.value
+        )
+        milliseconds = round(chunk_size * config.model.subsampling_factor * config.features.frame_shift_ms)
+        rows.append(row(f"{milliseconds} ms", streamed, timing, chunk_size))
+    if STREAMING.value:
+        print("\n" + table(rows))
+    if PLOT.value:
+        plot_latency(rows, PLOT.value)
+
     if JSON.value:
         record = {
-            "command": " ".join(sys.argv),
+            "command": " ".join(["python", *sys.argv]),
             "date": datetime.date.today().isoformat(),
             "device": jax.devices()[0].device_kind,
+            "jax": jax.__version__,
             "step": step,
             "split": SPLIT.value,
-            "seconds": seconds,
-            "audio_seconds": sum(u.duration for u in transcripts.utterances),
+            "weights": WEIGHTS.value,
             "not_scored": len(transcripts.broken),
         }
-        pathlib.Path(JSON.value).write_text(json.dumps(record | score.as_dict(), indent=2) + "\n")
+        streams = {"streaming": rows[1:]} if STREAMING.value else {}
+        pathlib.Path(JSON.value).write_text(json.dumps(record | rows[0] | streams, indent=2) + "\n")
+
+
+def read_split(config: Config) -> list[Utterance]:
+    """The utterances that the flags name."""
+    utterances = load_utterances(config) if MANIFEST.value is None else load_manifest(MANIFEST.value)
+    chosen = [u for u in utterances if SPLIT.value in ("all", u.split)]
+    if not chosen:
+        splits = ", ".join(sorted({u.split for u in utterances}))
+        raise DataError(f"no utterance in split {SPLIT.value!r}: --split may be all, {splits}")
+    return chosen
+
+
+def row(mode: str, transcripts: Transcripts, timing: Timing | None = None, chunk_size: int = 0) -> dict:
+    """The figures of one way of recognising."""
+    figures = {"mode": mode, "chunk_size": chunk_size} | transcripts.score().as_dict()
+    if timing is not None:
+        figures |= {
+            "num_left_chunks": NUM_LEFT_CHUNKS.value,
+            "real_time_factor": timing.real_time_factor,
+            "chunk_ms": [1000 * seconds for seconds in timing.per_chunk],
+            "latency_seconds": timing.latency,
+        }
+    return figures
+
+
+def table(rows: list[dict]) -> str:
+    """One line a way of recognising."""
+    lines = [f"{'':<10}{'WER':>8}  {'95 % interval':<18}{'RTF':>7}  {'ms a chunk: 50, 95, 99 %':<26}{'latency':>8}"]
+    for figures in rows:
+        line = f"{figures['mode']:<10}{figures['wer']:>8.2%}  {figures['wer_low']:.2%} to {figures['wer_high']:<9.2%}"
+        if "chunk_ms" in figures:
+            percentiles = ", ".join(f"{value:.1f}" for value in figures["chunk_ms"])
+            line += f"{figures['real_time_factor']:>7.3f}  {percentiles:<26}{figures['latency_seconds']:>6.2f} s"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ WARM_UP = 2  # steps not counted, after compilation
 # The settings of `conformer.runtime.set_up`, by the names glibc reads when a process starts.
 HEAP_KEPT = {
     "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TRIM_THRESHOLD_": str(2**64 - 1),  # never
     "MALLOC_TOP_PAD_": str(256 * 2**20),
     "MALLOC_ARENA_MAX": "1",
 }

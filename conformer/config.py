@@ -147,7 +147,14 @@ class Config:
         _choice("model.subsampling_factor", model.subsampling_factor, (4, 6, 8))
         _choice("train.compute", train.compute, ("float32", "bfloat16", "float16"))
         at_least_one = {
-            "model": ("kernel_size", "num_layers", "num_heads", "encoder_dim", "subsampling_channels", "feed_forward_dim"),
+            "model": (
+                "kernel_size",
+                "num_layers",
+                "num_heads",
+                "encoder_dim",
+                "subsampling_channels",
+                "feed_forward_dim",
+            ),
             "train": ("num_steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
         }
         for section, keys in at_least_one.items():
@@ -206,7 +213,7 @@ def define_config_flag() -> flags.FlagHolder:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """A flags parser for `absl.app.run` that reports an error in one line: for an unknown config key, the nearest one."""
+    """A flags parser for `absl.app.run` that reports an error in one line, and the nearest to an unknown key."""
     try:
         for argument in argv[1:]:
             if argument.lstrip("-").startswith("config."):

@@ -31,6 +31,6 @@ def _keep_heap() -> None:
         return
     trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8
     mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(trim_threshold, -1)  # never
     mallopt(top_pad, 256 * 2**20)
     mallopt(arena_max, 1)

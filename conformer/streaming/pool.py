@@ -14,11 +14,11 @@ from conformer.tokenizer import Tokenizer
 class StreamPool:
     """A fixed number of slots that streams hold from `open` until they have finished.
 
-        pool = StreamPool(config, model, tokenizer, batch_size=32)
-        stream = pool.open()
-        stream.accept(samples)  # of any stream, in any order
-        pool.step()             # encodes one chunk of every stream that has one
-        stream.end()
+    pool = StreamPool(config, model, tokenizer, batch_size=32)
+    stream = pool.open()
+    stream.accept(samples)  # of any stream, in any order
+    pool.step()             # encodes one chunk of every stream that has one
+    stream.end()
     """
 
     def __init__(

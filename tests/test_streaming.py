@@ -1,0 +1,214 @@
+"""Streams: words and their times, endpoints, many at once, and uses that cannot be served."""
+
+import itertools
+
+import numpy as np
+import pytest
+from small_model import RATE, TOKENIZER, make_config, make_model, sound
+
+from conformer.decode.greedy import Decoder, Token
+from conformer.streaming import EndpointConfig, Recognizer, Segment, Stream, StreamError, StreamPool, Word
+from conformer.streaming.subtitles import to_srt, to_vtt
+
+CHUNK, LEFT = 4, 2
+FRAME = 0.04  # seconds of an encoder frame
+
+
+def recognizer(**options) -> Recognizer:
+    config, model = make_model(causal_conv=True)
+    return Recognizer(config, model, TOKENIZER, chunk_size=CHUNK, num_left_chunks=LEFT, **options)
+
+
+def transcript(samples) -> list:
+    stream = recognizer()
+    stream.accept(samples)
+    stream.finish()
+    return stream.segments
+
+
+# ----------------------------------------------------------- text, words, times
+
+
+class Scripted(Decoder):
+    """Says what a test wants, whatever it hears."""
+
+    def __init__(self, script: dict[int, str]):
+        self._script, self._frames, self._tokens = script, 0, []
+
+    def step(self, log_probs):
+        frames = range(self._frames, self._frames + len(log_probs))
+        new = [Token(TOKENIZER.symbols.index(self._script[f]), f, 0.0) for f in frames if f in self._script]
+        self._frames += len(log_probs)
+        self._tokens += new
+        return new
+
+    tokens = property(lambda self: list(self._tokens))
+    num_stable = property(lambda self: len(self._tokens))
+
+    def finish(self):
+        return self.tokens
+
+
+def scripted(script, *, seconds, endpoint=None) -> Stream:
+    """A stream of silence whose decoder follows `script` in its first segment, and says "f" at the start of others."""
+    scripts = itertools.chain([script], itertools.repeat({0: "f"}))
+    stream = Stream(
+        make_config(), TOKENIZER, chunk_size=CHUNK, decoder=lambda: Scripted(next(scripts)), endpoint=endpoint
+    )
+    stream.accept(np.zeros(int(seconds * RATE), np.float32))
+    stream.end()
+    while (window := stream.next_window()) is not None:
+        stream.decode(np.zeros((window.num_frames, TOKENIZER.vocab_size), np.float32))
+    return stream
+
+
+def test_words_have_the_times_of_their_tokens():
+    stream = scripted({2: "a", 3: "b", 10: "▁", 12: "c", 20: "▁"}, seconds=2.0)
+    assert stream.text == "ab c"
+    assert stream.words == [Word("ab", 2 * FRAME, 4 * FRAME), Word("c", 12 * FRAME, 13 * FRAME)]
+
+
+def test_silence_after_speech_ends_a_segment_and_times_go_on():
+    stream = scripted({2: "a"}, seconds=2.0, endpoint=EndpointConfig(silence_after_speech=0.4))
+    first, second = stream.segments[:2]
+    assert first.text == "a" and second.text == "f"
+    assert first.start == 0.0 and first.end == second.start
+    # Frame 2 speaks; 10 silent frames end the segment, at the end of a chunk.
+    assert first.end == pytest.approx(16 * FRAME)
+    assert second.words[0].start == second.start
+    assert stream.text.startswith("a f")
+
+
+def test_a_segment_lasts_no_longer_than_allowed():
+    script = {frame: "ab"[frame % 2] for frame in range(0, 200)}
+    stream = scripted(script, seconds=2.0, endpoint=EndpointConfig(longest=0.8, silence_after_speech=9.0))
+    assert stream.segments[0].end == pytest.approx(0.8)
+
+
+def test_silence_alone_gives_no_segment():
+    stream = scripted({}, seconds=0.9, endpoint=EndpointConfig(silence_at_start=1.0))
+    assert stream.text == "" and stream.words == [] and stream.segments == []
+
+
+def test_subtitles():
+    segments = [Segment("a b", (Word("a", 1.5, 1.9), Word("b", 2.0, 2.04)), 0.0, 3.0)]
+    assert to_srt(segments) == "1\n00:00:01,500 --> 00:00:02,040\na b\n"
+    assert to_vtt(segments) == "WEBVTT\n\n00:00:01.500 --> 00:00:02.040\na b\n"
+    long = [Segment("c", (Word("c", 3_725.5, 3_726.0),), 3_720.0, 3_727.0)]
+    assert "01:02:05,500 --> 01:02:06,000" in to_srt(long)
+
+
+# ------------------------------------------------------------------ many streams
+
+
+def test_streams_that_join_and_leave_a_pool_are_recognised_as_alone():
+    config, model = make_model(causal_conv=True)
+    pool = StreamPool(config, model, TOKENIZER, batch_size=3, chunk_size=CHUNK, num_left_chunks=LEFT)
+    sounds = [sound(samples, seed) for seed, samples in enumerate((9_000, 4_100, 13_333, 7_000, 2_000))]
+    waiting, running, done = list(enumerate(sounds)), {}, {}
+    rng = np.random.default_rng(0)
+    while waiting or running:
+        if waiting and pool.num_streams < 3:
+            number, samples = waiting.pop(0)
+            running[number] = (pool.open(), samples)
+        for number, (stream, samples) in list(running.items()):
+            if len(samples) == 0:
+                stream.end()
+            else:
+                size = int(rng.integers(1, 2_500))  # streams advance at different speeds
+                stream.accept(samples[:size])
+                running[number] = (stream, samples[size:])
+        while pool.step():
+            pass
+        for number, (stream, _) in list(running.items()):
+            if stream.finished:
+                done[number] = stream.segments
+                del running[number]
+    assert pool.num_streams == 0
+    for number, samples in enumerate(sounds):
+        assert done[number] == transcript(samples), number
+
+
+def test_a_full_pool_says_so():
+    config, model = make_model(causal_conv=True)
+    pool = StreamPool(config, model, TOKENIZER, batch_size=1, chunk_size=CHUNK, num_left_chunks=LEFT)
+    pool.open()
+    with pytest.raises(StreamError, match="all 1 slots"):
+        pool.open()
+
+
+def test_a_reset_recognizer_begins_anew():
+    stream = recognizer()
+    stream.accept(sound(9_000, 3))
+    stream.finish()
+    stream.reset()
+    stream.accept(sound(5_000, 4))
+    stream.finish()
+    assert stream.segments == transcript(sound(5_000, 4))
+
+
+def test_state_does_not_grow():
+    config, _ = make_model(causal_conv=True)
+    dim, taps, layers = config.model.encoder_dim, config.model.kernel_size, config.model.num_layers
+    expected = layers * 4 * (CHUNK * LEFT * 2 * dim + (taps - 1) * dim) + 4
+    stream = recognizer()
+    assert stream.state_bytes == expected
+    for _ in range(20):
+        stream.accept(sound(8_000))
+    assert stream.state_bytes == expected
+    assert len(stream.stream._pending) < stream.window  # what waits is less than a window, however long the stream
+
+
+# -------------------------------------------------------------------- bad input
+
+
+def test_audio_after_the_end_is_refused_and_nothing_is_lost():
+    stream = recognizer()
+    stream.accept(sound(6_000))
+    text = stream.finish()
+    with pytest.raises(StreamError, match="after the end"):
+        stream.accept(sound(10))
+    assert stream.finish() == text == stream.text
+
+
+def test_a_change_of_rate_is_refused():
+    stream = recognizer()
+    stream.accept(sound(100), RATE)
+    with pytest.raises(StreamError, match=f"{RATE} Hz and now sends 44100 Hz"):
+        stream.accept(sound(100), 44_100)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(value):
+    stream = recognizer()
+    stream.accept(sound(3_000))
+    with pytest.raises(StreamError, match="not finite"):
+        stream.accept(np.full(4, value, np.float32))
+    stream.finish()  # what came before is still recognised
+
+
+@pytest.mark.parametrize("samples", [0, 1, 100])
+def test_next_to_no_audio_gives_no_text(samples):
+    stream = recognizer()
+    stream.accept(sound(samples))
+    assert stream.finish() == "" and stream.segments == []
+
+
+def test_clipped_audio_is_recognised_like_any_other():
+    stream = recognizer()
+    stream.accept(np.clip(sound(6_000) * 50, -1, 1).astype(np.float32))
+    assert isinstance(stream.finish(), str)
+
+
+def test_another_rate_is_resampled_as_it_comes():
+    stream = recognizer(sample_rate=2 * RATE)
+    stream.accept(np.repeat(sound(8_000), 2))
+    stream.finish()
+    assert stream.stream.audio_seconds == pytest.approx(1.0)
+    assert stream.num_steps == pytest.approx(1.0 / FRAME / CHUNK, abs=1)
+
+
+def test_a_chunk_size_not_trained_for_is_warned_about():
+    config, model = make_model(causal_conv=True)
+    with pytest.warns(UserWarning, match=r"chunk_size=5 is not one of train.chunk_sizes=\(0, 3, 4, 7\)"):
+        Recognizer(config, model, TOKENIZER, chunk_size=5, num_left_chunks=1)

@@ -1,0 +1,379 @@
+"""Training: that it learns, that a killed run ends as an undisturbed one, what happens to bad steps and checkpoints."""
+
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import train
+from conformer.config import (
+    AugmentConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    FeatureConfig,
+    ModelConfig,
+    SyntheticConfig,
+    TrainConfig,
+)
+from conformer.data import Batch, load_utterances
+from conformer.evaluation.offline import make_forward, transcribe
+from conformer.tokenizer import CharTokenizer
+from conformer.training.checkpoint import CheckpointError, Checkpoints, load_model
+from conformer.training.metrics import MetricsLog, Progress
+from conformer.training.state import TrainState, initial_state, learning_rate
+from conformer.training.step import draw_chunk, make_train_step
+
+ROOT = pathlib.Path(__file__).parents[1]
+RATE = 8_000
+FEATURES = FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0)
+
+
+def tiny(compute="float32", **model) -> Config:
+    sizes = dict(
+        subsampling_channels=4,
+        encoder_dim=16,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_dim=24,
+        kernel_size=5,
+        max_relative_distance=6,
+        vocab_size=9,
+    )
+    return Config(
+        features=dataclasses.replace(FEATURES),
+        model=ModelConfig(**sizes | model),
+        train=TrainConfig(compute=compute, num_steps=100, warmup_steps=1),
+    )
+
+
+def start(config: Config) -> tuple[nnx.GraphDef, TrainState]:
+    return initial_state(config, np.full(24, 8.0), np.full(24, 3.0))
+
+
+def arrays(state) -> dict[str, np.ndarray]:
+    """A copy by name, so that nothing changes it afterwards."""
+    return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
+
+
+def assert_same(left: dict, right: dict):
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        np.testing.assert_array_equal(value, right[name], err_msg=name)
+
+
+# ------------------------------------------------------------------ it learns
+
+
+@pytest.fixture(scope="session")
+def overfitted(tmp_path_factory) -> tuple[Config, pathlib.Path]:
+    """A work directory of train.py: ten utterances, evaluated on themselves."""
+    pytest.importorskip("espeakng_loader", reason="the embedded corpus needs pip install -e '.[demo]'")
+    config = Config(
+        features=FeatureConfig(sample_rate=RATE, num_mel_bins=40, high_freq=3_800.0),
+        augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
+        data=DataConfig(
+            synthetic=SyntheticConfig(num_voices=3, train_utterances=10, eval_utterances=1),
+            eval_split="train",
+            batch_seconds=36.0,
+            bucket_seconds=(3.6,),
+        ),
+        model=ModelConfig(
+            encoder_dim=64, num_layers=1, feed_forward_dim=128, subsampling_channels=12, kernel_size=7, dropout=0.0
+        ),
+        train=TrainConfig(
+            num_steps=220,
+            learning_rate=8e-3,
+            warmup_steps=20,
+            ema_decay=0.9,
+            eval_every=1_000,
+            checkpoint_every=1_000,
+        ),
+    )
+    workdir = tmp_path_factory.mktemp("overfitted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.runtime, "set_up", lambda: None)  # settings of a whole process
+        train.train(config, workdir)
+    return config, workdir
+
+
+def test_ten_utterances_are_learned_by_heart(overfitted):
+    config, model, tokenizer, step = load_model(overfitted[1])
+    assert step == 220
+    graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
+    utterances = [u for u in load_utterances(config) if u.split == "train"]
+    transcripts = transcribe(config, make_forward(config, graphdef), params, statistics, tokenizer, utterances)
+    score = transcripts.score()
+    assert (score.utterances, score.errors) == (10, 0)
+    last = json.loads((overfitted[1] / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last == {"step": 220, "eval_wer": 0.0, "eval_cer": 0.0}
+
+
+def test_a_finished_run_is_left_alone(overfitted, monkeypatch, capsys):
+    monkeypatch.setattr(train.runtime, "set_up", lambda: None)
+    config, workdir = overfitted
+    before = (workdir / "metrics.jsonl").read_text()
+    train.train(config, workdir)
+    assert "starting at step 220" in capsys.readouterr().out
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_a_work_directory_belongs_to_one_configuration(overfitted, monkeypatch):
+    monkeypatch.setattr(train.runtime, "set_up", lambda: None)
+    config, workdir = overfitted
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, clip_norm=2.0))
+    with pytest.raises(ConfigError, match=r"other values of train\.clip_norm: choose another --workdir"):
+        train.train(other, workdir)
+
+
+# -------------------------------------------------------------- it can be killed
+
+
+def run_tiny(workdir: pathlib.Path) -> subprocess.Popen:
+    command = [sys.executable, "train.py", "--config=configs/tiny.py", f"--workdir={workdir}"]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    )
+
+
+def losses(workdir: pathlib.Path) -> list[dict]:
+    """The complete lines of metrics.jsonl that training wrote."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [row for row in map(json.loads, lines) if "loss" in row]
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
+    """Parameters, averages and optimiser bit for bit; each step is logged once, with the same loss."""
+    pytest.importorskip("espeakng_loader", reason="the embedded corpus needs pip install -e '.[demo]'")
+    processes = [run_tiny(tmp_path / name) for name in ("undisturbed", "killed")]
+    try:
+        checkpoint = tmp_path / "killed" / "checkpoints" / "4"
+        # Any step will do; at this one, newer checkpoints may be complete, half written or not begun.
+        while not (checkpoint.exists() and len(losses(tmp_path / "killed")) >= 7):
+            assert processes[1].poll() is None, "the run ended before it could be killed"
+            time.sleep(0.002)
+        processes[1].send_signal(signal.SIGKILL)
+        assert processes[1].wait() == -signal.SIGKILL
+        assert 7 <= len(losses(tmp_path / "killed")) < 20
+        processes.append(run_tiny(tmp_path / "killed"))
+        outputs = [processes[i].communicate()[0] for i in (0, 2)]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert [process.returncode for process in processes] == [0, -signal.SIGKILL, 0]
+    assert "starting at step 0" in outputs[0]
+    assert any(f"starting at step {step}" in outputs[1] for step in (4, 8, 12, 16))
+
+    config = Config.from_json(tmp_path / "killed" / "config.json")
+    _, state = initial_state(config, np.zeros(80), np.ones(80))
+    final = [arrays(Checkpoints(tmp_path / name).restore(state, 20)) for name in ("undisturbed", "killed")]
+    assert_same(*final)
+    undisturbed, killed = (losses(tmp_path / name) for name in ("undisturbed", "killed"))
+    assert [row["step"] for row in killed] == list(range(1, 21))
+    # A line is the mean since the line before, one step here.
+    assert [row["loss"] for row in killed] == [row["loss"] for row in undisturbed]
+    evaluations = collections.Counter(
+        json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
+    )
+    assert evaluations == dict.fromkeys(range(1, 21), 1) | {10: 2, 20: 2}
+
+
+# ------------------------------------------------------------------- the step
+
+
+def batch_of_noise(amplitude=0.1) -> Batch:
+    rng = np.random.default_rng(0)
+    audio = (amplitude * rng.standard_normal((3, 6_000))).astype(np.float32)
+    return Batch(
+        audio=audio,
+        audio_lengths=np.array([6_000, 4_500, 6_000], np.int32),
+        labels=np.array([[1, 2, 3, 3], [4, 5, 0, 0], [0, 0, 0, 0]], np.int32),
+        label_lengths=np.array([4, 2, 0], np.int32),
+        weights=np.array([1, 1, 0], np.float32),
+    )
+
+
+FULL = (np.int32(0), np.int32(-1))
+
+
+def test_every_format_takes_finite_steps_and_bad_ones_are_skipped():
+    """A step with NaN is skipped, counted and leaves all but the counters (and the loss scale) as it was."""
+    first_losses = {}
+    for compute in ("float32", "bfloat16", "float16"):
+        config = tiny(compute)
+        graphdef, state = start(config)
+        lowered = make_train_step(config, graphdef).lower(state, batch_of_noise(), *FULL)
+        step = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
+        before = arrays(state.params)
+        taken = []
+        for _ in range(12):  # float16 first finds a scale that does not overflow
+            state, metrics = step(state, batch_of_noise(), *FULL)
+            assert np.isfinite(metrics["loss"]) or compute == "float16"
+            taken.append(int(metrics["skipped_in_a_row"]) == 0)
+            first_losses.setdefault(compute, float(metrics["loss"])) if taken[-1] else None
+        assert sum(taken) >= 6 and int(state.skipped) == 12 - sum(taken) and int(state.step) == 12
+        after = arrays(state.params)
+        assert all(np.isfinite(value).all() for value in after.values())
+        assert any((after[name] != before[name]).any() for name in after)
+
+        good = arrays(state._replace(step=None, skipped=None, skipped_in_a_row=None, loss_scale=None))
+        scale, skipped = (state.loss_scale and float(state.loss_scale.scale)), int(state.skipped)
+        poisoned = batch_of_noise()
+        poisoned.audio[1, 700] = np.nan
+        for count in (1, 2):
+            state, metrics = step(state, poisoned, *FULL)
+            assert int(metrics["skipped"]) == int(state.skipped) == skipped + count
+            assert int(metrics["skipped_in_a_row"]) == int(state.skipped_in_a_row) == count
+            assert not np.isfinite(metrics["loss"]) and int(state.step) == 12 + count
+        assert_same(good, arrays(state._replace(step=None, skipped=None, skipped_in_a_row=None, loss_scale=None)))
+        if compute == "float16":
+            assert float(state.loss_scale.scale) == scale / 4
+        state, metrics = step(state, batch_of_noise(), *FULL)
+        assert int(metrics["skipped_in_a_row"]) == 0 and np.isfinite(metrics["loss"])
+    np.testing.assert_allclose(first_losses["bfloat16"], first_losses["float32"], rtol=2e-2)
+    np.testing.assert_allclose(first_losses["float16"], first_losses["float32"], rtol=5e-3)
+    assert len(set(first_losses.values())) == 3
+
+
+class Loader:
+    def utterance_ids(self, step):
+        return [f"utterance-{step}-a", f"utterance-{step}-b"]
+
+
+def test_a_skipped_step_is_named_and_too_many_stop_the_run(capsys):
+    config, progress = tiny(), Progress(0, 10)
+    skipped = {"loss": np.float32("nan"), "skipped_in_a_row": np.int32(1)}
+    assert np.isnan(train.check(7, skipped, config, Loader(), progress))
+    message = "step 7: loss or gradient is not finite, update skipped; utterances: utterance-7-a, utterance-7-b\n"
+    assert capsys.readouterr().err == message
+    assert train.check(8, {"loss": np.float32(2), "skipped_in_a_row": np.int32(0)}, config, Loader(), progress) == 2.0
+    assert capsys.readouterr().err == ""
+    with pytest.raises(train.TrainingError, match=r"51 updates in a row were not finite: lower train\.learning_rate"):
+        train.check(60, skipped | {"skipped_in_a_row": np.int32(51)}, config, Loader(), progress)
+    progress.close()
+
+
+def test_the_schedule_rises_to_its_peak_and_falls_to_zero():
+    schedule = learning_rate(TrainConfig(num_steps=50, warmup_steps=10, learning_rate=1e-2))
+    values = np.array([schedule(step) for step in range(51)])
+    assert values.argmax() == 10 and values[0] == 0
+    np.testing.assert_allclose([values[10], values[50]], [1e-2, 0], atol=1e-9)
+    assert (np.diff(values[:11]) > 0).all() and (np.diff(values[10:]) < 0).all()
+
+
+def test_chunks_are_drawn_from_the_configured_and_repeat():
+    config = TrainConfig(chunk_sizes=(0, 8, 16), num_left_chunks=(2, -1))
+    drawn = [draw_chunk(config, 5, step) for step in range(200)]
+    assert drawn == [draw_chunk(config, 5, step) for step in range(200)]
+    assert set(drawn) == {(0, -1), (8, 2), (8, -1), (16, 2), (16, -1)}
+    assert drawn != [draw_chunk(config, 6, step) for step in range(200)]
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_restores_every_bit_though_training_goes_on(tmp_path):
+    """The state is donated to the next step while it is still being written."""
+    _, state = start(tiny("float16", encoder_dim=128, feed_forward_dim=512))
+    spoil = jax.jit(lambda state: jax.tree.map(lambda x: x * 0 + 7, state), donate_argnums=0)
+    checkpoints, stored = Checkpoints(tmp_path, keep=2), {}
+    for step in (1, 2, 3):
+        state = jax.tree.map(lambda x, step=step: x + jnp.asarray(step, x.dtype), state)
+        stored[step] = arrays(state)
+        checkpoints.save(step, state)
+        state = spoil(state)
+    checkpoints.wait()
+    again = Checkpoints(tmp_path)
+    assert again.latest_step() == 3 and sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
+    assert_same(arrays(again.restore(state)), stored[3])
+    assert_same(arrays(again.restore(state, 2)), stored[2])
+
+
+@pytest.fixture
+def workdir(tmp_path) -> pathlib.Path:
+    """A model that was not trained."""
+    config = tiny()
+    CharTokenizer(["<blk>", *"abcdefgh"]).save(tmp_path)
+    (tmp_path / "config.json").write_text(config.to_json())
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(5, start(config)[1])
+    checkpoints.wait()
+    return tmp_path
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(workdir):
+    config, model, tokenizer, step = load_model(workdir)
+    assert step == 0 and tokenizer.vocab_size == config.model.vocab_size == model.head.bias.shape[0]
+
+    for sizes in ({"encoder_dim": 32}, {"num_layers": 2}, {"subsampling": "vanilla"}, {"max_relative_distance": 7}):
+        (workdir / "config.json").write_text(tiny(**sizes).to_json())
+        with pytest.raises(CheckpointError, match=r"checkpoints/5 is not a checkpoint of the model that config\.json"):
+            load_model(workdir)
+    two_layers = Checkpoints(workdir / "other")
+    two_layers.save(1, start(tiny(num_layers=2))[1])
+    two_layers.wait()
+    with pytest.raises(CheckpointError, match="is not a checkpoint of the model"):
+        two_layers.restore(start(tiny())[1])
+
+    (workdir / "config.json").write_text(tiny(vocab_size=12).to_json())
+    with pytest.raises(CheckpointError, match="the tokenizer has 9 units, the model 12"):
+        load_model(workdir)
+
+
+def test_a_damaged_or_absent_checkpoint_is_named(workdir):
+    files = [path for path in (workdir / "checkpoints" / "5").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="or is damaged") as error:
+        load_model(workdir)
+    assert "\n" not in str(error.value)
+    (workdir / "checkpoints" / "5").rename(workdir / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint: train first \(train\.py"):
+        load_model(workdir)
+
+
+@pytest.mark.filterwarnings("ignore")  # what the library says while its write fails
+def test_a_write_that_fails_is_reported_and_leaves_the_last_checkpoint(workdir):
+    """Files may not grow beyond 4 KiB for a while: the same path as a full disk."""
+    _, state = start(tiny())
+    checkpoints = Checkpoints(workdir)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"could not write .* free disk space .* resumes from step 5"):
+            checkpoints.save(6, state)
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_model(workdir)[3] == 0 and Checkpoints(workdir).latest_step() == 5
+
+
+# -------------------------------------------------------------------- metrics
+
+
+def test_a_resumed_log_drops_the_steps_to_be_repeated_and_a_cut_line(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    for step in range(1, 7):
+        log.write(step, loss=1.0 / step)
+    log.close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 3, "lo')
+    log = MetricsLog(tmp_path, 4)
+    log.write(5, loss=9.0)
+    log.close()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5] and rows[-1]["loss"] == 9.0
