@@ -1,6 +1,7 @@
 """What every module is made of: linear maps in a chosen format, layer normalisation, dropout."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,8 @@ def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) 
     """Zeroes a share `rate` of the values (to the nearest 1/256) and scales the rest up; no key, no dropout."""
     if key is None or rate == 0.0:
         return x
-    # A byte a value: the generator is a visible part of a training step on the CPU.
+    # A byte a value, four from each word: the generator is a visible part of a training step on the CPU.
     threshold = round(rate * 256)
-    kept = jax.random.bits(key, x.shape, jnp.uint8) >= threshold
-    return jnp.where(kept, x * (256 / (256 - threshold)), 0.0)
+    words = jax.random.bits(key, (math.ceil(x.size / 4),), jnp.uint32)
+    bytes_ = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size].reshape(x.shape)
+    return jnp.where(bytes_ >= threshold, x * (256 / (256 - threshold)), 0.0)

@@ -66,7 +66,8 @@ def initial_state(
         statistics=statistics,
         average=jax.tree.map(jnp.copy, params),
         optimiser=make_optimiser(config.train).init(params),
-        loss_scale=DynamicScale() if config.train.compute == "float16" else None,
+        # As arrays: its counter starts as a Python int, which no checkpoint takes and which compiles the step twice.
+        loss_scale=jax.tree.map(jnp.asarray, DynamicScale()) if config.train.compute == "float16" else None,
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
     )
