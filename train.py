@@ -41,6 +41,8 @@ def main(_) -> None:
         train(CONFIG.value, pathlib.Path(WORKDIR.value))
     except EXPECTED as error:
         sys.exit(f"train.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("train.py: interrupted; the same command resumes from the newest checkpoint")
     except OSError as error:
         sys.exit(f"train.py: {error}: check the free space and the permissions of {WORKDIR.value}")
 
@@ -68,13 +70,13 @@ def train(config: Config, workdir: pathlib.Path) -> None:
 
     # ------------------------------------------------------------------ data
     utterances = load_utterances(config)
-    train_split = [u for u in utterances if u.split == config.data.train_split]
-    eval_split = [u for u in utterances if u.split == config.data.eval_split]
+    training = [u for u in utterances if u.split in config.data.train_splits]
+    evaluation = [u for u in utterances if u.split in config.data.eval_splits]
     workdir.mkdir(parents=True, exist_ok=True)
     if (workdir / "config.json").exists():
         tokenizer = load_tokenizer(workdir)
     else:
-        tokenizer = train_tokenizer(config.tokenizer, [u.text for u in train_split])
+        tokenizer = train_tokenizer(config.tokenizer, [u.text for u in training])
         tokenizer.save(workdir)
     config.model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
     write_config(config, workdir / "config.json")
@@ -83,10 +85,10 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         frames = num_frames(config.features, int(seconds * config.features.sample_rate))
         return output_lengths(frames, config.model.subsampling_factor)
 
-    loader = TrainLoader(config, train_split, tokenizer, output_frames)
+    loader = TrainLoader(config, training, tokenizer, output_frames)
     print(
         f"{loader.num_utterances} utterances, {loader.seconds / 3600:.2f} h, {tokenizer.vocab_size} units, "
-        f"{loader.steps_per_epoch} steps an epoch, {len(eval_split)} utterances to evaluate on"
+        f"{loader.steps_per_epoch} steps an epoch, {len(evaluation)} utterances to evaluate on"
     )
     for reason, ids in loader.dropped.items():
         print(f"dropped {len(ids)} utterances: {reason}; first: {', '.join(ids[:3])}")
@@ -105,46 +107,51 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     step_fn = make_train_step(config, graphdef)
     forward = make_forward(config, graphdef)
     log, progress = MetricsLog(workdir, start), Progress(start, config.train.num_steps)
-    window_start, window_seconds, window_losses, pending = time.perf_counter(), 0.0, [], None
-    for step, batch in loader.batches(start, config.train.num_steps - start):
-        state, metrics = step_fn(state, batch, *draw_chunk(config.train, config.seed, step))
-        # The device works on this step while the one before it is looked at.
-        if pending is not None:
-            window_losses.append(check(*pending, config, loader, progress))
-        pending = (step, metrics)
-        window_seconds += float(batch.audio_lengths @ batch.weights) / config.features.sample_rate
-        progress.update()
-        done = step + 1
+    began = window_start = time.perf_counter()
+    window_seconds, window_losses, pending = 0.0, [], None
+    try:
+        for step, batch in loader.batches(start, config.train.num_steps - start):
+            state, metrics = step_fn(state, batch, *draw_chunk(config.train, config.seed, step))
+            # The device works on this step while the one before it is looked at.
+            if pending is not None:
+                window_losses.append(check(*pending, config, loader, progress))
+            pending = (step, metrics)
+            window_seconds += float(batch.audio_lengths @ batch.weights) / config.features.sample_rate
+            progress.update()
+            done = step + 1
 
-        if done % config.train.log_every == 0 or done == config.train.num_steps:
-            window_losses.append(check(*pending, config, loader, progress))
-            pending = None
-            rate = window_seconds / (time.perf_counter() - window_start)
-            loss = float(np.nanmean(window_losses)) if np.isfinite(window_losses).any() else float("nan")
-            log.write(done, loss=loss, audio_seconds_per_second=rate, **{k: float(metrics[k]) for k in LOGGED})
-            progress.show(done, loss=f"{loss:.3f}", rate=f"{rate:.0f}x real time")
-            window_start, window_seconds, window_losses = time.perf_counter(), 0.0, []
+            if done % config.train.log_every == 0 or done == config.train.num_steps:
+                window_losses.append(check(*pending, config, loader, progress))
+                pending = None
+                rate = window_seconds / (time.perf_counter() - window_start)
+                loss = float(np.nanmean(window_losses)) if np.isfinite(window_losses).any() else float("nan")
+                timing = {"audio_seconds_per_second": rate, "elapsed_seconds": time.perf_counter() - began}
+                log.write(done, loss=loss, **timing, **{k: float(metrics[k]) for k in LOGGED})
+                progress.show(done, loss=f"{loss:.3f}", rate=f"{rate:.0f}x real time")
+                window_start, window_seconds, window_losses = time.perf_counter(), 0.0, []
 
-        if eval_split and (done % config.train.eval_every == 0 or done == config.train.num_steps):
-            pause = time.perf_counter()
-            transcripts = transcribe(config, forward, state.average, state.statistics, tokenizer, eval_split)
-            score = transcripts.score()
-            log.write(done, eval_wer=score.wer, eval_cer=score.cer)
-            progress.say(f"step {done}: {config.data.eval_split} {score}")
-            for message in transcripts.broken.values():
-                progress.say(f"not evaluated: {message}")
-            window_start += time.perf_counter() - pause
+            if evaluation and (done % config.train.eval_every == 0 or done == config.train.num_steps):
+                pause = time.perf_counter()
+                transcripts = transcribe(config, forward, state.average, state.statistics, tokenizer, evaluation)
+                score = transcripts.score()
+                log.write(done, eval_wer=score.wer, eval_cer=score.cer)
+                progress.say(f"step {done}: {score}")
+                for message in transcripts.broken.values():
+                    progress.say(f"not evaluated: {message}")
+                window_start += time.perf_counter() - pause
 
-        if done % config.train.checkpoint_every == 0 or done == config.train.num_steps:
-            checkpoints.save(done, state)
+            if done % config.train.checkpoint_every == 0 or done == config.train.num_steps:
+                checkpoints.save(done, state)
+    finally:
+        checkpoints.wait()  # whatever stops the run: one that is still being written would be lost
 
     # ------------------------------------------------------------------- end
-    checkpoints.wait()
     log.close()
     progress.close()
     for message in loader.broken.values():
         print(f"skipped: {message}")
-    print(f"trained to step {int(state.step)}; next: python eval.py --workdir={workdir}")
+    minutes = (time.perf_counter() - began) / 60
+    print(f"trained from step {start} to {int(state.step)} in {minutes:.1f} minutes; next: eval.py --workdir={workdir}")
 
 
 LOGGED = ("gradient_norm", "learning_rate", "skipped")

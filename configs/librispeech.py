@@ -2,8 +2,8 @@
 
   python train.py --config=configs/librispeech.py:small --workdir=runs/librispeech --config.data.source=LibriSpeech
 
-`small`, `medium` or `large` after the colon. The source is the folder that holds train-clean-100, dev-clean, ...; for
-another part add --config.data.train_split=train-clean-360, and for a test set run eval.py with --split=test-clean.
+`small`, `medium` or `large` after the colon. The source is the folder that holds train-clean-100, dev-clean, ...; to
+train on 100 hours add --config.data.train_splits=train-clean-100, ; for a test set run eval.py with --split=test-clean.
 Meant for one large accelerator: where memory is short, lower data.batch_seconds.
 
 Time: to be measured. Expected: to be measured.
@@ -59,8 +59,8 @@ def get_config(size: str = "small") -> Config:
         ),
         data=DataConfig(
             source="LibriSpeech",
-            train_split="train-clean-100",
-            eval_split="dev-clean",
+            train_splits=("train-clean-100", "train-clean-360", "train-other-500"),
+            eval_splits=("dev-clean", "dev-other"),
             batch_seconds=960.0,
             bucket_seconds=(5.0, 9.0, 13.0, 15.0, 16.5, 18.0, 19.5),
             num_workers=8,

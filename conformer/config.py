@@ -67,8 +67,8 @@ class DataConfig:
 
     source: str = "synthetic"  # "synthetic", a JSONL manifest, a pack folder, or a LibriSpeech folder
     synthetic: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
-    train_split: str = "train"  # `split` of the rows trained on
-    eval_split: str = "dev"  # `split` of the rows evaluated during training
+    train_splits: tuple[str, ...] = ("train",)  # the `split`s of the rows trained on
+    eval_splits: tuple[str, ...] = ("dev",)  # and of those evaluated during training
     batch_seconds: float = 64.0  # audio seconds in a batch; a bucket holds batch_seconds // its length utterances
     bucket_seconds: tuple[float, ...] = (2.0, 3.0, 4.5, 6.0)  # upper length of each bucket; longer ones are dropped
     max_label_rate: float = 25.0  # labels a second that a bucket has room for
@@ -118,7 +118,7 @@ class TrainConfig:
     chunk_sizes: tuple[int, ...] = (0,)  # encoder frames; one is drawn per batch; 0 = full context
     num_left_chunks: tuple[int, ...] = (-1,)  # one is drawn per batch when the chunk is limited; -1 = all
     log_every: int = 20  # steps between lines of metrics.jsonl
-    eval_every: int = 500  # steps between evaluations on eval_split
+    eval_every: int = 500  # steps between evaluations on data.eval_splits
     checkpoint_every: int = 500  # steps between checkpoints
     keep_checkpoints: int = 2  # newest checkpoints kept
     max_skipped_steps: int = 50  # non-finite updates in a row that stop the run

@@ -88,7 +88,7 @@ def overfitted(tmp_path_factory) -> tuple[Config, pathlib.Path]:
         augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
         data=DataConfig(
             synthetic=SyntheticConfig(num_voices=3, train_utterances=10, eval_utterances=1),
-            eval_split="train",
+            eval_splits=("train",),
             batch_seconds=36.0,
             bucket_seconds=(3.6,),
         ),

@@ -80,8 +80,8 @@ class TrainLoader:
         if not selection.utterances:
             counts = "; ".join(f"{len(ids)} {reason}" for reason, ids in self.dropped.items())
             raise DataError(
-                f"no utterance of {config.data.source!r} in split {config.data.train_split!r} can be trained on "
-                f"({counts or 'the split is empty'}): check data.source, data.train_split and data.bucket_seconds"
+                f"no utterance of {config.data.source!r} in {config.data.train_splits} can be trained on "
+                f"({counts or 'the split is empty'}): check data.source, data.train_splits and data.bucket_seconds"
             )
         plan = Plan(
             seed=config.seed,

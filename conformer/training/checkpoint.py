@@ -1,5 +1,6 @@
 """Checkpoints of a run: written in the background, complete or absent, newest first."""
 
+import contextlib
 import pathlib
 
 import jax
@@ -27,7 +28,9 @@ class Checkpoints:
     def __init__(self, workdir: pathlib.Path, keep: int = 2):
         self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(
+            self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint."""
@@ -38,6 +41,8 @@ class Checkpoints:
         try:
             self._manager.save(step, args=ocp.args.StandardSave(_by_name(state)))
         except Exception as error:
+            with contextlib.suppress(Exception):  # the one before may still be on its way
+                self._manager.wait_until_finished()
             raise self._write_error(step, error) from error
 
     def wait(self) -> None:
@@ -52,17 +57,24 @@ class Checkpoints:
         step = self.latest_step() if step is None else step
         if step is None:
             raise CheckpointError(f"{self.folder} holds no checkpoint: train first (train.py --workdir=...)")
-        target = _by_name(state)
-        abstract = {name: _abstract(leaf) for name, leaf in target.items()}
+        target = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in _by_name(state).items()}
+        path = self.folder / str(step)
         try:
-            stored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            # Compared first: the library would leave half of its reads behind, and name the tree in full.
+            metadata = self._manager.item_metadata(step)
+            found = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in metadata.tree.items()}
+            stored = self._manager.restore(step, args=ocp.args.StandardRestore(target)) if found == target else None
         except Exception as error:  # a damaged file is reported as a bare Exception
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
-                f"{self.folder / str(step)} is not a checkpoint of the model that config.json describes, or is damaged "
-                f"({reason}): restore the config.json it was trained with, or remove the folder to fall back to an "
-                f"older checkpoint"
+                f"{path} is damaged ({reason}): remove it to fall back to an older checkpoint, or train again"
             ) from error
+        if stored is None:
+            name = next(name for name in sorted(found | target) if found.get(name) != target.get(name))
+            raise CheckpointError(
+                f"{path} is not a checkpoint of the model that config.json describes ({name} is {_shape(found, name)} "
+                f"there and {_shape(target, name)} here): restore the config.json that it was trained with"
+            )
         return jax.tree.unflatten(jax.tree.structure(state), [stored[name] for name in target])
 
     def _write_error(self, step: int | None, error: Exception) -> CheckpointError:
@@ -83,9 +95,10 @@ def load_model(workdir: str | pathlib.Path) -> tuple[Config, ConformerCTC, Token
             "restore the tokenizer that it was trained with"
         )
     bins = config.features.num_mel_bins
-    _, state = initial_state(config, np.zeros(bins), np.ones(bins))
+    # Shapes alone: initialising a model only to replace it would take most of a script's start.
+    state = jax.eval_shape(lambda: initial_state(config, np.zeros(bins), np.ones(bins))[1])
     state = Checkpoints(workdir).restore(state)
-    model = ConformerCTC(config, rngs=nnx.Rngs(0))
+    model = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
     nnx.update(model, state.average, state.statistics)
     return config, model, tokenizer, int(state.step)
 
@@ -97,5 +110,5 @@ def _by_name(state: TrainState) -> dict[str, jax.Array]:
     }
 
 
-def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+def _shape(leaves: dict[str, jax.ShapeDtypeStruct], name: str) -> str:
+    return f"{leaves[name].dtype}{list(leaves[name].shape)}" if name in leaves else "absent"

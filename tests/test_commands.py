@@ -1,0 +1,196 @@
+"""The commands as a user runs them, above all with input that they cannot use: one clear line, and status 1."""
+
+import errno
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
+from conformer.tokenizer import CharTokenizer
+from conformer.training.checkpoint import Checkpoints
+from conformer.training.state import initial_state
+
+ROOT = pathlib.Path(__file__).parents[1]
+RATE = 8_000
+
+
+def start(*command, **options) -> subprocess.Popen:
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=environment, **pipes | options)
+
+
+def outcome(process: subprocess.Popen, data: bytes = b"") -> tuple[int, str, list[str]]:
+    """Exit status, standard output, and the lines on standard error."""
+    out, err = process.communicate(data)
+    return process.returncode, out.decode(), err.decode().splitlines()
+
+
+def run(*command, data: bytes = b"") -> tuple[int, str, list[str]]:
+    return outcome(start(*command), data)
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory) -> pathlib.Path:
+    """A model that was not trained: it hears nonsense, but takes the path of any other."""
+    folder = tmp_path_factory.mktemp("model")
+    config = Config(
+        features=FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0),
+        model=ModelConfig(
+            subsampling_channels=4, encoder_dim=16, num_layers=1, num_heads=2, feed_forward_dim=24, vocab_size=9
+        ),
+        train=TrainConfig(chunk_sizes=(0, 16)),
+    )
+    CharTokenizer(["<blk>", *"abcdefgh"]).save(folder)
+    (folder / "config.json").write_text(config.to_json())
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, initial_state(config, np.full(24, 8.0), np.full(24, 3.0))[1])
+    checkpoints.wait()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def audio(tmp_path_factory) -> dict[str, pathlib.Path]:
+    """Files, by what is the matter with them."""
+    folder = tmp_path_factory.mktemp("audio")
+    names = ("mono", "stereo", "truncated", "empty", "headed", "text", "nan", "missing")
+    paths = {name: folder / f"{name}.wav" for name in names}
+    samples = (0.2 * np.random.default_rng(0).standard_normal(2 * RATE)).astype(np.float32)
+    soundfile.write(paths["mono"], samples, RATE, subtype="PCM_16")
+    soundfile.write(paths["stereo"], np.stack([samples, samples], 1), RATE, subtype="PCM_16")
+    paths["truncated"].write_bytes(paths["mono"].read_bytes()[:9_000])
+    paths["empty"].write_bytes(b"")
+    soundfile.write(paths["headed"], samples[:0], RATE, subtype="PCM_16")
+    paths["text"].write_text("this is not audio\n" * 50)
+    samples[700] = np.nan
+    soundfile.write(paths["nan"], samples, RATE, subtype="FLOAT")
+    return paths
+
+
+# -------------------------------------------------------------- transcribe.py
+
+
+def test_files_that_cannot_be_read_cost_one_line_each_and_the_others_are_transcribed(workdir, audio, tmp_path):
+    samples, _ = soundfile.read(audio["mono"], dtype="int16")
+    names = [audio[name] for name in audio] + ["-"]
+    results = tmp_path / "results.json"
+    status, out, err = run(
+        "transcribe.py", f"--workdir={workdir}", f"--json={results}", *names, data=samples.astype("<i2").tobytes()
+    )
+    assert status == 1
+    reasons = {
+        "missing": "no such audio file",
+        "truncated": "truncated",
+        "empty": "cannot be decoded",
+        "headed": "holds no samples",
+        "text": "cannot be decoded",
+        "nan": "holds NaN or infinite samples",
+    }
+    assert len(err) == len(reasons), err
+    for name, reason in reasons.items():
+        (line,) = [line for line in err if str(audio[name]) in line]
+        assert line.startswith("transcribe.py: ") and reason in line
+    records = json.loads(results.read_text())
+    assert [record["source"] for record in records] == [str(audio["mono"]), str(audio["stereo"]), "-"]
+    # The same samples in one channel, in two, and through a pipe.
+    assert len({record["text"] for record in records}) == 1 and records[0]["audio_seconds"] == 2.0
+    assert out.count("final") == 3
+
+
+def test_a_folder_without_a_model_is_named_by_every_command_that_needs_one(workdir, audio, tmp_path):
+    """Started together: the wait is for imports."""
+    untrained, other = tmp_path / "untrained", tmp_path / "other"
+    shutil.copytree(workdir, untrained, ignore=shutil.ignore_patterns("checkpoints"))
+    shutil.copytree(workdir, other)
+    config = json.loads((other / "config.json").read_text())
+    config["model"]["encoder_dim"] = 32
+    (other / "config.json").write_text(json.dumps(config))
+    symmetric = tmp_path / "symmetric"
+    shutil.copytree(workdir, symmetric)
+    config["model"] |= {"encoder_dim": 16, "causal_conv": False}
+    (symmetric / "config.json").write_text(json.dumps(config))
+
+    expected = {
+        ("transcribe.py", untrained): "holds no checkpoint: train first",
+        ("eval.py", other): "is not a checkpoint of the model that config.json describes",
+        ("eval.py", tmp_path / "nowhere"): "config.json does not exist: is",
+        ("transcribe.py", symmetric): "causal_conv=False looks ahead and cannot stream: train a causal one",
+    }
+    for (script, folder), message in expected.items():
+        names = [audio["mono"]] if script == "transcribe.py" else []
+        status, _, err = run(script, f"--workdir={folder}", *names)
+        assert status == 1 and len(err) == 1, err
+        assert err[0].startswith(f"{script}: ") and message in err[0]
+
+
+# -------------------------------------------------------------------- eval.py
+
+
+def test_eval_scores_what_can_be_read_and_names_the_rest(workdir, audio, tmp_path):
+    manifest, results = tmp_path / "manifest.jsonl", tmp_path / "results.json"
+    rows = [
+        {"id": name, "audio": str(audio[name]), "duration": 2.0, "text": "a bad cab", "split": "test"}
+        for name in ("mono", "missing")
+    ]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = tmp_path / "model"
+    shutil.copytree(workdir, folder)
+    status, out, err = run("eval.py", f"--workdir={folder}", f"--manifest={manifest}", f"--json={results}")
+    assert (status, err) == (0, [])
+    assert "test: WER" in out and "not scored: missing:" in out
+    record = json.loads(results.read_text())
+    assert (record["utterances"], record["not_scored"], record["words"], record["step"]) == (1, 1, 3, 0)
+    (error,) = map(json.loads, (folder / "errors-test.jsonl").read_text().splitlines())
+    assert error["id"] == "mono" and error["ref"] == "a bad cab"
+
+
+# ------------------------------------------------------------------- train.py
+
+
+def test_train_names_what_it_cannot_use(tmp_path):
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text('{"audio": "a.wav", "duration": 1.0, "text": "a"}\n{"audio": "b.wav", "duration": \n')
+    tiny = ("--config=configs/tiny.py", f"--workdir={tmp_path / 'run'}")
+    expected = {
+        (*tiny, "--config.model.encodr_dim=3"): "'model.encodr_dim'; did you mean 'model.encoder_dim'?",
+        (*tiny, f"--config.data.source={manifest}"): f"{manifest}:2: not valid JSON",
+        (*tiny, "--config.model.num_heads=5"): "model.num_heads=5 does not divide model.encoder_dim=32",
+        ("--config=configs/nothing.py", tiny[1]): "--config=configs/nothing.py does not exist",
+        ("--config=configs/librispeech.py:huge", tiny[1]): "unknown size 'huge'; choose small, medium or large",
+        (tiny[0],): "--workdir must have a value",
+    }
+    for arguments, message in expected.items():
+        status, _, err = run("train.py", *arguments)
+        assert status == 1 and len(err) == 1, err
+        assert err[0].startswith("train.py: ") and message in err[0]
+
+
+def test_a_full_disk_stops_training_with_the_remedy(tmp_path):
+    """The first checkpoint after the second meets it; the command then resumes from the first."""
+    pytest.importorskip("espeakng_loader", reason="the embedded corpus needs pip install -e '.[demo]'")
+    script = f"""
+import runpy, sys
+import orbax.checkpoint as ocp
+
+save = ocp.CheckpointManager.save
+
+def full(self, step, *args, **kwargs):
+    if step == 8:
+        raise OSError({errno.ENOSPC}, "No space left on device")
+    return save(self, step, *args, **kwargs)
+
+ocp.CheckpointManager.save = full
+sys.argv[0] = "train.py"
+runpy.run_path("train.py", run_name="__main__")
+"""
+    status, _, err = run("-c", script, "--config=configs/tiny.py", f"--workdir={tmp_path}")
+    assert status == 1 and not any("Traceback" in line for line in err), err
+    assert err[-1].startswith("train.py: could not write checkpoint 8 to ")
+    assert "No space left on device" in err[-1] and "it resumes from step 4" in err[-1]
