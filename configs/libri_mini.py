@@ -19,13 +19,14 @@ def get_config() -> Config:
             gain_db=(-10.0, 6.0),
             num_freq_masks=2,
             freq_mask_width=27,
-            num_time_masks=8,
+            num_time_masks=6,
             time_mask_width=40,
             time_mask_share=0.05,
+            mask_ramp_steps=1_500,
         ),
         data=DataConfig(
             source="../shared/data/libri_mini",
-            batch_seconds=112.0,  # 6 of the longest utterances
+            batch_seconds=74.0,  # 4 of the longest utterances
             bucket_seconds=(8.0, 12.0, 14.5, 16.5, 18.5),  # room for 16.6 s at the lowest speed; 1.4 % is longer
             curriculum_steps=500,
         ),
@@ -34,8 +35,8 @@ def get_config() -> Config:
         model=ModelConfig(encoder_dim=144, num_layers=8, feed_forward_dim=576, subsampling_channels=48, dropout=0.15),
         train=TrainConfig(
             num_steps=6_000,
-            learning_rate=2e-3,
-            warmup_steps=600,
+            learning_rate=1e-3,
+            warmup_steps=400,
             ema_decay=0.999,
             chunk_sizes=(0, 8, 16, 32),
             num_left_chunks=(2, 4, -1),

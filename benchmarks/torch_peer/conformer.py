@@ -8,6 +8,7 @@ scaled_dot_product_attention with a bias that needs a gradient falls back to the
 # pyright: reportMissingImports=false
 
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,20 @@ from torch import Tensor, nn
 
 STAGES = {4: ((3, 2), (3, 2)), 6: ((3, 2), (5, 3)), 8: ((3, 2), (3, 2), (3, 2))}  # (taps, stride) of each convolution
 MASKED = -1e30  # finite: a row without any key must not become NaN
+
+
+class Past(NamedTuple):
+    """What a block remembers of a stream."""
+
+    attention: Tensor  # keys and values of the left context, (batch, past, 2 * encoder_dim)
+    convolution: Tensor  # newest inputs of the depthwise convolution, (batch, kernel_size - 1, encoder_dim)
+
+
+class Cache(NamedTuple):
+    """The state of a batch of streams at the same position: constant shapes, zeros at the start."""
+
+    blocks: tuple[Past, ...]
+    frames: Tensor  # encoder frames seen, an integer
 
 
 class ConformerCTC(nn.Module):
@@ -41,15 +56,20 @@ class ConformerCTC(nn.Module):
         x, lengths = self.encoder(features, lengths, chunk_size, num_left_chunks)
         return self.head(x), lengths
 
+    def step(self, cache: Cache, window: Tensor) -> tuple[Tensor, Cache]:
+        """Log-probabilities of the next chunk of each stream, and the next cache."""
+        x, cache = self.encoder.step(cache, (window - self.feature_mean) * self.feature_scale)
+        return self.head(x).log_softmax(dim=-1), cache
+
 
 class Encoder(nn.Module):
     """Subsampling and `num_layers` Conformer blocks."""
 
     def __init__(self, config: SimpleNamespace, num_mel_bins: int):
         super().__init__()
+        self.config = config
         self.subsampling = Subsampling(config, num_mel_bins)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.max_relative_distance = config.max_relative_distance
 
     def forward(
         self, features: Tensor, lengths: Tensor, chunk_size: int, num_left_chunks: int
@@ -66,11 +86,35 @@ class Encoder(nn.Module):
                 masked = masked | (chunk < chunk[:, None] - num_left_chunks)
         # Both are the same for all blocks: made once.
         mask = torch.zeros(masked.shape).masked_fill_(masked, MASKED)[:, None]
-        limit = self.max_relative_distance
-        distance = (frames[:, None] - frames).clamp(-limit, limit) + limit
+        distance = self._distance(frames, frames)
         for block in self.blocks:
-            x = block(x, mask, distance, outside[..., None])
+            x, _ = block(x, mask, distance, outside[..., None])
         return x, lengths
+
+    def initial_cache(self, batch_size: int, chunk_size: int, num_left_chunks: int) -> Cache:
+        """The state before the first chunk."""
+        past = Past(
+            torch.zeros(batch_size, chunk_size * num_left_chunks, 2 * self.config.encoder_dim),
+            torch.zeros(batch_size, self.config.kernel_size - 1, self.config.encoder_dim),
+        )
+        return Cache((past,) * len(self.blocks), torch.zeros((), dtype=torch.int64))
+
+    def step(self, cache: Cache, window: Tensor) -> tuple[Tensor, Cache]:
+        """Encodes the next chunk, all of whose frames are valid, of streams at the same position."""
+        x = self.subsampling(window)
+        chunk_size, left = x.shape[1], cache.blocks[0].attention.shape[1]
+        keys = torch.arange(left + chunk_size)
+        mask = torch.zeros(left + chunk_size).masked_fill_(keys < left - cache.frames, MASKED)
+        distance = self._distance(keys[left:], keys)
+        pasts = []
+        for block, past in zip(self.blocks, cache.blocks, strict=True):
+            x, (key_value, inputs) = block(x, mask, distance, past=past)
+            pasts.append(Past(key_value[:, chunk_size:], inputs[:, chunk_size:]))
+        return x, Cache(tuple(pasts), cache.frames + chunk_size)
+
+    def _distance(self, queries: Tensor, keys: Tensor) -> Tensor:
+        limit = self.config.max_relative_distance
+        return (queries[:, None] - keys).clamp(-limit, limit) + limit
 
 
 class Subsampling(nn.Module):
@@ -126,12 +170,16 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(config.encoder_dim)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, distance: Tensor, outside: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor, distance: Tensor, outside: Tensor | None = None, past: Past | None = None
+    ) -> tuple[Tensor, Past]:
         x = x + 0.5 * self.dropout(self.first_feed_forward(x))
-        x = x + self.dropout(self.attention(x, mask, distance))
-        x = x + self.dropout(self.convolution(x, outside))
+        attended, key_value = self.attention(x, mask, distance, past.attention if past else None)
+        x = x + self.dropout(attended)
+        convolved, inputs = self.convolution(x, outside, past.convolution if past else None)
+        x = x + self.dropout(convolved)
         x = x + 0.5 * self.dropout(self.second_feed_forward(x))
-        return self.norm(x)
+        return self.norm(x), Past(key_value, inputs)
 
 
 class FeedForward(nn.Module):
@@ -158,15 +206,21 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.encoder_dim, config.encoder_dim)
         self.relative_bias = nn.Parameter(torch.zeros(config.num_heads, 2 * config.max_relative_distance + 1))
 
-    def forward(self, x: Tensor, mask: Tensor, distance: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor, distance: Tensor, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The output, and keys and values of `past` and x together."""
+        dim = x.shape[-1]
+        query, key_value = self.query_key_value(self.norm(x)).split([dim, 2 * dim], dim=-1)
+        if past is not None:
+            key_value = torch.cat([past, key_value], dim=1)
         query, key, value = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for part in self.query_key_value(self.norm(x)).chunk(3, dim=-1)
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, *key_value.chunk(2, dim=-1))
         )
         # index_select: its gradient is many times faster than that of plain indexing.
         bias = self.relative_bias.index_select(1, distance.flatten()).unflatten(1, distance.shape)
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2) + (mask + bias)
-        return self.output((scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2))
+        return self.output((scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)), key_value
 
 
 class Convolution(nn.Module):
@@ -182,10 +236,18 @@ class Convolution(nn.Module):
         self.middle_norm = nn.LayerNorm(dim)
         self.output = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, outside: Tensor) -> Tensor:
-        inputs = F.glu(self.gate(self.norm(x))).masked_fill(outside, 0.0)
-        y = self.depthwise(F.pad(inputs.transpose(1, 2), self.padding)).transpose(1, 2)
-        return self.output(F.silu(self.middle_norm(y)))
+    def forward(
+        self, x: Tensor, outside: Tensor | None = None, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The output, and the depthwise convolution's inputs: `past` and those of x."""
+        inputs = F.glu(self.gate(self.norm(x)))
+        if outside is not None:
+            inputs = inputs.masked_fill(outside, 0.0)
+        if past is not None:
+            inputs = torch.cat([past, inputs], dim=1)
+        padded = inputs.transpose(1, 2) if past is not None else F.pad(inputs.transpose(1, 2), self.padding)
+        y = self.depthwise(padded).transpose(1, 2)
+        return self.output(F.silu(self.middle_norm(y))), inputs
 
 
 def load_weights(model: ConformerCTC, arrays: dict[str, np.ndarray]) -> None:
