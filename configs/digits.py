@@ -20,6 +20,8 @@ def get_config() -> Config:
             freq_mask_width=27,
             num_time_masks=2,
             time_mask_width=15,
+            time_mask_share=0.1,
+            mask_ramp_steps=1_000,
         ),
         data=DataConfig(
             source="../shared/data/connected_digits_8k",
@@ -31,7 +33,7 @@ def get_config() -> Config:
         model=ModelConfig(encoder_dim=128, num_layers=4, feed_forward_dim=512, subsampling_channels=32, dropout=0.15),
         train=TrainConfig(
             num_steps=1_500,
-            learning_rate=2e-3,
+            learning_rate=1e-3,
             warmup_steps=150,
             ema_decay=0.995,
             chunk_sizes=(0, 4, 8, 16, 32),

@@ -20,6 +20,7 @@ def get_config() -> Config:
             num_time_masks=4,
             time_mask_width=20,
             time_mask_share=0.1,
+            mask_ramp_steps=1_000,
         ),
         data=DataConfig(
             source="../shared/data/so762_adult",
@@ -30,7 +31,7 @@ def get_config() -> Config:
         model=ModelConfig(encoder_dim=128, num_layers=6, feed_forward_dim=512, subsampling_channels=32, dropout=0.2),
         train=TrainConfig(
             num_steps=2_500,
-            learning_rate=2e-3,
+            learning_rate=1e-3,
             warmup_steps=250,
             ema_decay=0.998,
             chunk_sizes=(0, 8, 16, 32),
