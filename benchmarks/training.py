@@ -132,7 +132,7 @@ def make_step(config: Config, graphdef: nnx.GraphDef) -> Callable:
     @jax.jit(donate_argnums=0)
     def step(state, statistics, batch, index, chunk_size, num_left_chunks):
         params, optimiser_state = state
-        key = jax.random.fold_in(jax.random.key(config.seed), index)
+        key = jax.random.fold_in(jax.random.key(config.seed, impl="rbg"), index)
         loss, gradient = jax.value_and_grad(loss_fn)(params, statistics, batch, chunk_size, num_left_chunks, key)
         updates, optimiser_state = optimiser.update(gradient, optimiser_state, params)
         return (optax.apply_updates(params, updates), optimiser_state), loss
