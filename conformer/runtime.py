@@ -3,6 +3,7 @@
 import ctypes
 import pathlib
 import sys
+from typing import Any
 
 import jax
 from absl import logging
@@ -12,11 +13,18 @@ CACHE = pathlib.Path.home() / ".cache" / "edge-conformer"
 
 def set_up() -> None:
     """Keeps compiled functions on disk between runs, and freed memory in the process between steps."""
-    logging.set_verbosity(logging.WARNING)  # libraries that log through absl tell too much
+    logging.set_verbosity(logging.FATAL)  # libraries log through absl, tracebacks included, what they raise as well
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    sys.unraisablehook = _report_unless_orphaned
     if sys.platform == "linux":
         _keep_heap()
+
+
+def _report_unless_orphaned(unraisable: Any) -> None:
+    """Says nothing of file operations that outlive a failed checkpoint: the failure itself is raised, once."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _keep_heap() -> None:

@@ -67,7 +67,7 @@ def test_the_library_has_every_voice(tmp_path):
     assert not [variant for variant in synthetic.VARIANTS if not (variants / variant).is_file()]
     espeak = synthetic._Espeak(tmp_path)
     voices = [synthetic.Voice(f"{accent}+m1", 160, 50, 50) for accent in synthetic.ACCENTS]
-    assert len({espeak.speak("turn off the hall light", voice).tobytes() for voice in voices}) == len(voices)
+    assert len({espeak.speak("turn off the light", voice).tobytes() for voice in voices}) == len(voices)
 
 
 def test_unknown_voice_is_an_error(tmp_path):
@@ -79,7 +79,7 @@ def test_texts_are_plain_words(corpus):
     rng = np.random.default_rng(0)
     texts = [synthetic.draw_text(rng) for _ in range(3000)]
     assert all(re.fullmatch(r"[a-z]+( [a-z]+)*", text) for text in texts + [u.text for u in corpus])
-    assert 60 <= len(set(" ".join(texts).split())) <= 100
+    assert 40 <= len(set(" ".join(texts).split())) <= 60
     assert len(set(texts)) > 1000
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -52,8 +53,10 @@ class Checkpoints:
         except Exception as error:
             raise self._write_error(self.latest_step(), error) from error
 
-    def restore(self, state: TrainState, step: int | None = None) -> TrainState:
-        """The newest checkpoint (or that of `step`), in the structure and shapes of `state`."""
+    def restore(self, state: Any, step: int | None = None) -> TrainState:
+        """The newest checkpoint (or that of `step`), in the structure and shapes of `state`: a TrainState of arrays, or
+        of their jax.ShapeDtypeStruct.
+        """
         step = self.latest_step() if step is None else step
         if step is None:
             raise CheckpointError(f"{self.folder} holds no checkpoint: train first (train.py --workdir=...)")
@@ -65,9 +68,8 @@ class Checkpoints:
             found = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in metadata.tree.items()}
             stored = self._manager.restore(step, args=ocp.args.StandardRestore(target)) if found == target else None
         except Exception as error:  # a damaged file is reported as a bare Exception
-            reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
-                f"{path} is damaged ({reason}): remove it to fall back to an older checkpoint, or train again"
+                f"{path} is damaged ({_reason(error)}): remove it to fall back to an older checkpoint, or train again"
             ) from error
         if stored is None:
             name = next(name for name in sorted(found | target) if found.get(name) != target.get(name))
@@ -78,9 +80,11 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(state), [stored[name] for name in target])
 
     def _write_error(self, step: int | None, error: Exception) -> CheckpointError:
+        latest = self.latest_step()
+        again = "starts from the beginning" if latest is None else f"resumes from step {latest}"
         return CheckpointError(
-            f"could not write checkpoint {step} to {self.folder} ({error}): free disk space and run the same command "
-            f"again; it resumes from step {self.latest_step()}"
+            f"could not write checkpoint {step} to {self.folder} ({_reason(error)}): free disk space and run the same "
+            f"command again; it {again}"
         )
 
 
@@ -103,11 +107,15 @@ def load_model(workdir: str | pathlib.Path) -> tuple[Config, ConformerCTC, Token
     return config, model, tokenizer, int(state.step)
 
 
-def _by_name(state: TrainState) -> dict[str, jax.Array]:
+def _by_name(state: Any) -> dict[str, Any]:
     """Every array by the path that leads to it: a layout that no library's containers can change under us."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(state)
     }
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _shape(leaves: dict[str, jax.ShapeDtypeStruct], name: str) -> str:
