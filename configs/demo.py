@@ -12,15 +12,15 @@ def get_config() -> Config:
         data=DataConfig(source="synthetic", batch_seconds=48.0, bucket_seconds=(1.2, 2.2, 4.2), curriculum_steps=300),
         # Nearly every word of this small vocabulary becomes a unit: learned soonest.
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=160),
-        model=ModelConfig(encoder_dim=128, num_layers=4, feed_forward_dim=512, subsampling_channels=32, dropout=0.0),
+        model=ModelConfig(encoder_dim=128, num_layers=4, feed_forward_dim=512, subsampling_channels=32, dropout=0.05),
         train=TrainConfig(
-            num_steps=1_000,
+            num_steps=1_350,
             learning_rate=1.5e-3,
             warmup_steps=150,
             ema_decay=0.995,
             chunk_sizes=(0, 16, 32),
             num_left_chunks=(4, -1),
-            eval_every=500,
-            checkpoint_every=500,
+            eval_every=675,
+            checkpoint_every=675,
         ),
     )

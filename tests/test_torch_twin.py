@@ -8,11 +8,13 @@ import itertools
 import statistics
 
 import jax
+import jax.extend
 import numpy as np
 import pytest
 from flax import nnx
 
-from benchmarks import peers
+from benchmarks import peers, streaming
+from benchmarks.operations import chunk_operations
 from benchmarks.training import TWIN, FeatureBatch, measure, save_arrays, table
 from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
 from conformer.model import ConformerCTC
@@ -143,3 +145,86 @@ def test_no_python_names_the_version(monkeypatch, tmp_path):
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
     with pytest.raises(peers.PeerError, match=r"no python3\.11 .*install Python 3\.11"):
         peers.find_python()
+
+
+@pytest.mark.parametrize(("subsampling_factor", "num_left_chunks"), [(4, 2), (6, 0), (8, 1)])
+@pytest.mark.usefixtures("twin")
+def test_streaming_step_agrees(tmp_path, subsampling_factor, num_left_chunks):
+    config, chunk_size = small_config(subsampling_factor=subsampling_factor), 4
+    graphdef, state = random_model(config)
+    model = nnx.merge(graphdef, jax.device_put(state))
+    shape = (6, 1, model.encoder.subsampling.window(chunk_size), config.features.num_mel_bins)
+    windows = np.random.default_rng(0).standard_normal(shape, np.float32)
+    streaming.save_inputs(tmp_path, config, peers.flat_weights(state), windows)
+    chunking = {"chunk_size": chunk_size, "num_left_chunks": num_left_chunks}
+    with peers.Peer(streaming.TWIN) as peer:
+        peer.ask("load", folder=str(tmp_path), compiled=False, **chunking)
+        peer.ask("follow", output=str(tmp_path / "output.npy"))
+
+    @jax.jit
+    def step(cache, window):
+        x, cache = model.encoder.step(cache, model.normalise(window))
+        return jax.nn.log_softmax(model.head(x)), cache
+
+    cache = model.encoder.initial_cache(1, **chunking)
+    for window, found in zip(windows, np.load(tmp_path / "output.npy"), strict=True):
+        expected, cache = step(cache, window)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_streams_are_measured(twin, monkeypatch):
+    contestants = {name: streaming.CONTESTANTS[name] for name in (streaming.REFERENCE, "PyTorch eager")}
+    monkeypatch.setattr(streaming, "CONTESTANTS", contestants)
+    monkeypatch.setattr(streaming, "ROUNDS", 2)
+    config = small_config()
+    config.train.chunk_sizes = (4,)
+    result = streaming.measure(config, chunk_size=4, num_left_chunks=2, chunks=3)
+    ours, theirs = result["rows"].values()
+    assert len(ours["seconds"]) == len(theirs["seconds"]) == 6
+    assert ours["difference"] == 0 < theirs["difference"] < 1e-4
+    assert theirs["speed"] == statistics.median(ours["seconds"]) / statistics.median(theirs["seconds"])
+    assert theirs["weight_bytes"] == ours["weight_bytes"] > 4 * result["num_parameters"]  # statistics come on top
+    # Of a block, 2 * 4 * 32 + 4 * 16 values; of the frames seen, one.
+    assert result["state_bytes"] == 4 * (2 * (8 * 32 + 4 * 16) + 1)
+    assert "PyTorch eager" in streaming.table(result)
+
+
+def test_wrong_contestant_is_named(tmp_path):
+    class Process(peers.Peer):
+        def __init__(self, value):
+            self.value = value
+
+        def ask(self, command, **arguments):
+            np.save(arguments["output"], np.full(3, self.value))
+            return {}
+
+    processes: dict[str, peers.Peer] = {streaming.REFERENCE: Process(0.0), "ONNX Runtime float32": Process(0.5)}
+    with pytest.raises(streaming.DisagreementError, match=r"ONNX Runtime float32: .* by 0\.5"):
+        streaming._compare({name: {} for name in processes}, processes, tmp_path)
+
+
+@pytest.mark.parametrize("subsampling", ["vanilla", "depthwise_separable"])
+@pytest.mark.parametrize("subsampling_factor", [4, 6, 8])
+def test_operations_are_those_of_the_step(subsampling, subsampling_factor):
+    """Against the products of matrices and convolutions in the traced step."""
+    config = small_config(subsampling=subsampling, subsampling_factor=subsampling_factor)
+    graphdef, state = random_model(config)
+    model = nnx.merge(graphdef, jax.device_put(state))
+    cache = model.encoder.initial_cache(1, 5, 3)
+    window = np.zeros((1, model.encoder.subsampling.window(5), config.features.num_mel_bins), np.float32)
+    traced = jax.make_jaxpr(lambda cache, window: model.head(model.encoder.step(cache, window)[0]))(cache, window)
+    assert chunk_operations(config, 5, 3).total == 2 * count_products(traced.jaxpr)
+
+
+def count_products(jaxpr) -> int:
+    """Multiplications in the products of matrices and convolutions of a jaxpr."""
+    products = 0
+    for equation in jaxpr.eqns:
+        size = equation.outvars[0].aval.size
+        if equation.primitive.name == "dot_general":
+            ((contracted, _), _), left = equation.params["dimension_numbers"], equation.invars[0].aval
+            products += size * int(np.prod([left.shape[axis] for axis in contracted]))
+        elif equation.primitive.name == "conv_general_dilated":
+            products += size * int(np.prod(equation.invars[1].aval.shape[:-1]))  # taps and inputs of each output
+        products += sum(map(count_products, jax.extend.core.jaxprs_in_params(equation.params)))
+    return products

@@ -206,9 +206,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.encoder_dim, config.encoder_dim)
         self.relative_bias = nn.Parameter(torch.zeros(config.num_heads, 2 * config.max_relative_distance + 1))
 
-    def forward(
-        self, x: Tensor, mask: Tensor, distance: Tensor, past: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, mask: Tensor, distance: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The output, and keys and values of `past` and x together."""
         dim = x.shape[-1]
         query, key_value = self.query_key_value(self.norm(x)).split([dim, 2 * dim], dim=-1)
@@ -236,9 +234,7 @@ class Convolution(nn.Module):
         self.middle_norm = nn.LayerNorm(dim)
         self.output = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Tensor, outside: Tensor | None = None, past: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, outside: Tensor | None = None, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The output, and the depthwise convolution's inputs: `past` and those of x."""
         inputs = F.glu(self.gate(self.norm(x)))
         if outside is not None:

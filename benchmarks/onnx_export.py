@@ -1,0 +1,107 @@
+"""Writes the streaming step for ONNX Runtime, with jax2onnx: `python -m benchmarks.onnx_export FOLDER CHUNK LEFT`.
+
+The exporter translates what it is given, operation by operation, and XLA's best form is not ONNX Runtime's: a depthwise
+convolution written as shifted products becomes hundreds of slices. While the step is exported, the kernels are
+therefore replaced by forms that become one ONNX operator each (`bench.py` shows that they compute the same).
+"""
+
+import contextlib
+import logging
+import pathlib
+import sys
+import unittest.mock
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx  # pyright: ignore[reportMissingImports]
+from flax import nnx
+from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
+from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
+
+import kernels.chunked_attention.reference
+import kernels.depthwise_conv.xla
+import kernels.layer_norm.reference
+from benchmarks.jax_peer import load_model
+
+OPSET = 18  # below it, ReduceMean as jax2onnx 0.17.1 writes it does not pass ONNX's checker
+
+
+def export(folder: str, chunk_size: int, num_left_chunks: int) -> None:
+    """Adds `float32.onnx` and `int8.onnx` to a folder (see `benchmarks.streaming.save_inputs`).
+
+    The second has its matrices, and at run time what they are multiplied with, in int8: ONNX Runtime's dynamic
+    quantisation, a scale for each output.
+    """
+    config, model = load_model(folder)
+    window = model.encoder.subsampling.window(chunk_size)
+    cache, structure = jax.tree.flatten(model.encoder.initial_cache(1, chunk_size, num_left_chunks))
+
+    def step(features: jax.Array, *cache: jax.Array) -> Any:
+        x, new_cache = model.encoder.step(jax.tree.unflatten(structure, cache), model.normalise(features))
+        return jax.nn.log_softmax(model.head(x)), *jax.tree.leaves(new_cache)
+
+    features = jax.ShapeDtypeStruct((1, window, config.features.num_mel_bins), np.float32)
+    inputs = [features, *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in cache)]
+    with _onnx_forms():
+        exported = to_onnx(step, inputs, opset=OPSET, normalization_mode="prefer_native")
+    onnx.checker.check_model(exported, full_check=True)
+    exact, quantised = pathlib.Path(folder, "float32.onnx"), pathlib.Path(folder, "int8.onnx")
+    onnx.save(exported, str(exact))
+    quantize_dynamic(
+        str(exact),
+        str(quantised),
+        op_types_to_quantize=["MatMul", "Gemm"],
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+    )
+
+
+@contextlib.contextmanager
+def _onnx_forms() -> Iterator[None]:
+    """Replaces the implementations of the kernels by ones that the exporter knows as operators."""
+    with (
+        unittest.mock.patch.object(kernels.chunked_attention.reference, "chunked_attention", _attention),
+        unittest.mock.patch.object(kernels.depthwise_conv.xla, "depthwise_conv", _depthwise_conv),
+        unittest.mock.patch.object(kernels.layer_norm.reference, "layer_norm", _layer_norm),
+    ):
+        yield
+
+
+def _layer_norm(x, scale, bias, eps):
+    norm = nnx.LayerNorm(x.shape[-1], epsilon=eps, use_fast_variance=False, rngs=nnx.Rngs(0))
+    norm.scale, norm.bias = nnx.Param(scale), nnx.Param(bias)
+    return norm(x)
+
+
+def _depthwise_conv(x, kernel, stride):
+    space = kernel.ndim - 1
+    layout = ("NWC", "WIO", "NWC") if space == 1 else ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[..., None, :],
+        (stride,) * space,
+        "VALID",
+        dimension_numbers=layout,
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _attention(query, key, value, relative_bias, key_start, key_end):
+    # The weights are constants here, and so is the bias, laid out now. In NumPy, whose operations are not exported.
+    table, largest = np.asarray(relative_bias), relative_bias.shape[1] // 2
+    position = np.arange(key.shape[1])
+    distance = position[-query.shape[1] :, None] - position
+    bias = table[:, np.clip(distance, -largest, largest) + largest]
+    keys = jnp.arange(key.shape[1])
+    mask = (key_start[..., None] <= keys) & (keys < key_end[..., None])
+    scores = jnp.matmul(query.transpose(0, 2, 1, 3), key.transpose(0, 2, 3, 1)) + bias
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e30))
+    return jnp.matmul(weights, value.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)  # advice to optimise the graph before it is quantised; ONNX Runtime does, later
+    export(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
