@@ -119,7 +119,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """
     texts = [collapsed for text in texts if (collapsed := _collapse(text))]
     if not texts:
-        raise TokenizerError("no training text to derive units from: check data.source and data.train_splits")
+        raise TokenizerError("there are no training texts: check data.source and data.train_splits")
     characters = set().union(*texts)
     if SPACE_SYMBOL in characters:
         text = next(text for text in texts if SPACE_SYMBOL in text)
