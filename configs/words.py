@@ -2,7 +2,7 @@
 
 python train.py --config=configs/words.py --workdir=runs/words
 
-Expected: 30 minutes on 2 cores that were shared with other work for half of it; WER 4.35 % on the test split (results/words.json).
+Expected: 30 minutes on 2 cores shared with other work for half of it, WER 4.35 % on test (results/words.json).
 """
 
 from conformer.config import AugmentConfig, Config, DataConfig, ModelConfig, TokenizerConfig, TrainConfig
