@@ -283,7 +283,7 @@ def table(result: dict) -> str:
     lines += [
         f"real time: median / length of the chunk; speed: times that of {REFERENCE}; difference: largest from its",
         f"log-probabilities in {FOLLOWED} chunks in a row; memory: the most that the process has held.",
-        f"A chunk has {operations / 1e9:.3f} G operations in products of matrices. The core multiplies at "
+        f"A chunk has {operations / 1e9:.3f} G operations in products of matrices. The core multiplies at",
         f"{rates['float32'] / 1e9:.0f} G operations/s in float32, {rates['bfloat16'] / 1e9:.0f} in bfloat16, "
         f"{rates['int8'] / 1e9:.0f} in int8, and copies {rates['copy'] / 1e9:.1f} GB/s (read and written). Hence:",
     ]
