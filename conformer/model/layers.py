@@ -13,11 +13,10 @@ from kernels.typing import Array, Float, Key
 
 def linear(in_features: int, out_features: int, *, compute: str, rngs: nnx.Rngs) -> nnx.Linear:
     """y = x W + b, multiplied in the format `compute` and accumulated in float32."""
-    dot_general = jax.lax.dot_general if compute == "float32" else functools.partial(_low_precision, compute)
-    return nnx.Linear(in_features, out_features, dot_general=dot_general, rngs=rngs)
+    return nnx.Linear(in_features, out_features, dot_general=functools.partial(_dot_general, compute), rngs=rngs)
 
 
-def _low_precision(compute: str, x: Array, weight: Array, dimensions, **_) -> Array:
+def _dot_general(compute: str, x: Array, weight: Array, dimensions, **_) -> Array:
     assert dimensions == (((x.ndim - 1,), (0,)), ((), ())), dimensions
     return _matmul(x, weight, compute)
 
@@ -33,7 +32,8 @@ def _matmul_forward(x: Array, weight: Array, compute: str):
 
 
 def _matmul_backward(compute: str, residuals, cotangent: Array):
-    x, weight = residuals
+    # Without the barrier XLA computes what led to x once more, in the transposed order that the product reads: slowly.
+    x, weight = jax.lax.optimization_barrier(residuals)
     return (
         _product("...o,io->...i", cotangent, weight, compute),
         _product("...i,...o->io", x, cotangent, compute),

@@ -96,6 +96,8 @@ class DenseConv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_channels))
 
     def __call__(self, x: Float[Array, "batch time mel in"]) -> Float[Array, "batch out_time out_mel out"]:
+        if x.shape[-1] == 1:  # an outer product at each tap: half the time of a convolution on the CPU
+            return depthwise_conv(x, self.kernel[:, :, 0], stride=self.stride) + self.bias[...]
         layout = ("NHWC", "HWIO", "NHWC")
         strides = (self.stride, self.stride)
         y = jax.lax.conv_general_dilated(x, self.kernel[...], strides, "VALID", dimension_numbers=layout)

@@ -5,14 +5,15 @@ from kernels.typing import Array, Float
 
 
 def depthwise_conv(
-    x: Float[Array, "batch *space channels"], kernel: Float[Array, "*taps channels"], *, stride: int = 1
+    x: Float[Array, "batch *space #channels"], kernel: Float[Array, "*taps channels"], *, stride: int = 1
 ) -> Float[Array, "batch *out channels"]:
     """Each channel convolved with its own kernel over one or two axes of space, no padding.
 
         y[b, n, c] = sum_k x[b, stride n + k, c] kernel[k, c]
 
     Args:
-        x: (batch, time, channels) or (batch, time, frequency, channels).
+        x: (batch, time, channels) or (batch, time, frequency, channels). A single channel is convolved with every
+            kernel.
         kernel: (taps, channels) or (taps, taps, channels).
         stride: the same along every axis of space.
 

@@ -12,7 +12,7 @@ from kernels.typing import Array, Float
 
 
 def depthwise_conv(
-    x: Float[Array, "batch *space channels"], kernel: Float[Array, "*taps channels"], stride: int
+    x: Float[Array, "batch *space #channels"], kernel: Float[Array, "*taps channels"], stride: int
 ) -> Float[Array, "batch *out channels"]:
     """See `api.depthwise_conv`."""
     result = jnp.zeros((), x.dtype)

@@ -1,6 +1,7 @@
 """The reference with a gradient of its own: automatic differentiation would keep a copy of the input for every tap."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -21,25 +22,52 @@ def _forward(x: Array, kernel: Array, stride: int):
 
 def _backward(stride: int, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    _, transpose = jax.vjp(lambda x: reference.depthwise_conv(x, kernel, stride), x)
-    (x_gradient,) = transpose(cotangent)
-    taps = kernel.shape[:-1]
+    if stride == 1 and x.shape[-1] == kernel.shape[-1]:
+        # The transpose of a convolution without stride is one: of the padded cotangent, with the kernel turned round.
+        margin = [(0, 0), *((width - 1, width - 1) for width in kernel.shape[:-1]), (0, 0)]
+        turned = jnp.flip(kernel, range(kernel.ndim - 1))
+        x_gradient = reference.depthwise_conv(jnp.pad(cotangent, margin), turned, stride)
+    else:
+        _, transpose = jax.vjp(lambda x: reference.depthwise_conv(x, kernel, stride), x)
+        (x_gradient,) = transpose(cotangent)
+    form = functools.partial(_by_product if x.shape[-1] < kernel.shape[-1] else _by_frame, kernel.shape, stride)
+    correlate = functools.partial(_correlate, kernel.shape, stride)
+    kernel_gradient = jax.lax.platform_dependent(x, cotangent, cpu=form, default=correlate)
+    return x_gradient, kernel_gradient
 
-    def correlate(x: Array, cotangent: Array) -> Array:
-        products = [
-            jnp.sum(x[(..., *window, slice(None))] * cotangent, axis=range(x.ndim - 1))
-            for _, window in reference.windows(x.shape[-1 - len(taps) : -1], taps, stride)
-        ]
-        return jnp.stack(products).reshape(kernel.shape)
 
-    def one_by_one(x: Array, cotangent: Array) -> Array:
-        # An utterance and its cotangent stay in the cache for all the taps.
-        def add(total, utterance):
-            return total + correlate(*utterance), None
+def _correlate(shape: tuple[int, ...], stride: int, x: Array, cotangent: Array) -> Array:
+    """The gradient of the kernel as it is defined: for each tap, the sum of its window times the cotangent."""
+    windows = reference.windows(x.shape[1:-1], shape[:-1], stride)
+    products = [jnp.sum(x[:, *window] * cotangent, axis=range(x.ndim - 1)) for _, window in windows]
+    return jnp.stack(products).reshape(shape)
 
-        return jax.lax.scan(add, jnp.zeros_like(kernel), (x, cotangent))[0]
 
-    return x_gradient, jax.lax.platform_dependent(x, cotangent, cpu=one_by_one, default=correlate)
+def _by_frame(shape: tuple[int, ...], stride: int, x: Array, cotangent: Array) -> Array:
+    """Frame by frame: a window of frames stays in the cache for all the taps, and the running sums are vectors."""
+    windows = [window for _, window in reference.windows((shape[0], *x.shape[2:-1]), shape[:-1], stride)]
+
+    def add(frame, totals):
+        frames = jax.lax.dynamic_slice_in_dim(x, frame * stride, shape[0], axis=1)
+        outputs = jax.lax.dynamic_slice_in_dim(cotangent, frame, 1, axis=1)
+        return tuple(total + frames[:, *window] * outputs for total, window in zip(totals, windows, strict=True))
+
+    zeros = jnp.zeros_like(cotangent[:, :1])
+    totals = jax.lax.fori_loop(0, cotangent.shape[1], add, (zeros,) * len(windows))
+    return jnp.sum(jnp.stack(totals), axis=range(1, x.ndim)).reshape(shape)
+
+
+def _by_product(shape: tuple[int, ...], stride: int, x: Array, cotangent: Array) -> Array:
+    """One channel in: its windows are few enough to be laid side by side for a matrix product."""
+
+    def add(total, utterance):
+        x, cotangent = utterance
+        windows = [x[(*window, 0)] for _, window in reference.windows(x.shape[:-1], shape[:-1], stride)]
+        rows = jnp.stack(windows).reshape(len(windows), -1)
+        return total + rows @ cotangent.reshape(-1, shape[-1]), None
+
+    total = jnp.zeros((math.prod(shape[:-1]), shape[-1]), x.dtype)
+    return jax.lax.scan(add, total, (x, cotangent))[0].reshape(shape)
 
 
 depthwise_conv.defvjp(_forward, _backward)
