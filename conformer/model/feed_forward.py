@@ -1,10 +1,9 @@
 """The position-wise feed-forward module; a block has two, each added at half weight (macaron)."""
 
-import jax
 from flax import nnx
 
 from conformer.config import ModelConfig
-from conformer.model.layers import LayerNorm, linear
+from conformer.model.layers import LayerNorm, linear, swish
 from kernels.typing import Array, Float
 
 
@@ -17,4 +16,4 @@ class FeedForward(nnx.Module):
         self.contract = linear(config.feed_forward_dim, config.encoder_dim, compute=compute, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch frames channels"]) -> Float[Array, "batch frames channels"]:
-        return self.contract(jax.nn.swish(self.expand(self.norm(x))))
+        return self.contract(swish(self.expand(self.norm(x))))
