@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from conformer.config import ModelConfig
-from conformer.model.layers import LayerNorm, linear, swish
+from conformer.model.layers import LayerNorm, linear
 from kernels.depthwise_conv import depthwise_conv
 from kernels.typing import Array, Bool, Float
 
@@ -50,4 +50,4 @@ class Convolution(nnx.Module):
         else:
             inputs = jnp.pad(inputs, ((0, 0), (context // 2, context // 2), (0, 0)))
         y = depthwise_conv(inputs, self.kernel[...])
-        return self.output(swish(self.middle_norm(y))), inputs
+        return self.output(jax.nn.swish(self.middle_norm(y))), inputs

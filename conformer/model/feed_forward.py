@@ -1,9 +1,10 @@
 """The position-wise feed-forward module; a block has two, each added at half weight (macaron)."""
 
+import jax
 from flax import nnx
 
 from conformer.config import ModelConfig
-from conformer.model.layers import LayerNorm, linear, swish
+from conformer.model.layers import LayerNorm, linear
 from kernels.typing import Array, Float
 
 
@@ -16,4 +17,4 @@ class FeedForward(nnx.Module):
         self.contract = linear(config.feed_forward_dim, config.encoder_dim, compute=compute, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch frames channels"]) -> Float[Array, "batch frames channels"]:
-        return self.contract(swish(self.expand(self.norm(x))))
+        return self.contract(jax.nn.swish(self.expand(self.norm(x))))

@@ -67,8 +67,3 @@ def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) 
     words = jax.random.bits(key, (math.ceil(x.size / 4),), jnp.uint32)
     bytes_ = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size].reshape(x.shape)
     return jnp.where(bytes_ >= threshold, x * (256 / (256 - threshold)), 0.0)
-
-
-def swish(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x sigmoid(x) (Ramachandran et al., 2017), by tanh: a vector instruction's worth cheaper on the CPU."""
-    return 0.5 * x * (1.0 + jnp.tanh(0.5 * x))
