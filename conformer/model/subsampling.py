@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from conformer.config import ModelConfig
+from conformer.config import ConfigError, ModelConfig
 from conformer.model.layers import linear
 from kernels.depthwise_conv import depthwise_conv
 from kernels.typing import Array, Float
@@ -50,7 +50,10 @@ class Subsampling(nnx.Module):
                 stages.append(DenseConv(channels if index else 1, channels, taps, stride, rngs=rngs))
             bins = (bins - taps) // stride + 1
         if bins < 1:
-            raise ValueError(f"{num_mel_bins} mel bins are too few to subsample {self.subsampling_factor} times")
+            raise ConfigError(
+                f"features.num_mel_bins={num_mel_bins} mel bins are too few for model.subsampling_factor="
+                f"{self.subsampling_factor}: raise the one or lower the other"
+            )
         self.stages = nnx.List(stages)
         self.projection = linear(bins * channels, config.encoder_dim, compute=compute, rngs=rngs)
 
