@@ -21,7 +21,7 @@ from conformer import runtime
 from conformer.audio import AudioError
 from conformer.augment import AugmentError
 from conformer.config import Config, ConfigError, define_config_flag, parse_flags
-from conformer.data import DataError, TrainLoader, load_utterances
+from conformer.data import DataError, TrainLoader, load_utterances, speak_runs
 from conformer.evaluation.offline import make_forward, transcribe
 from conformer.evaluation.scorer import ScoreError
 from conformer.features import FeatureError, log_mel, num_frames
@@ -72,6 +72,9 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     utterances = load_utterances(config)
     training = [u for u in utterances if u.split in config.data.train_splits]
     evaluation = [u for u in utterances if u.split in config.data.eval_splits]
+    if config.data.spoken_utterances:
+        texts = [u.text for u in training]
+        training += speak_runs(texts, config.data.spoken_utterances, config.data.synthetic, config.features.sample_rate)
     workdir.mkdir(parents=True, exist_ok=True)
     if (workdir / "config.json").exists():
         tokenizer = load_tokenizer(workdir)

@@ -22,13 +22,14 @@ def get_config() -> Config:
             num_time_masks=3,
             time_mask_width=30,
             time_mask_share=0.05,
-            mask_ramp_steps=2_000,
+            mask_ramp_steps=3_000,
         ),
         data=DataConfig(
             source="../shared/data/libri_mini",
             batch_seconds=72.0,  # 4 of the longest utterances
-            bucket_seconds=(6.0, 9.0, 12.0, 14.0, 16.0, 18.0),
-            curriculum_steps=600,
+            bucket_seconds=(2.5, 5.0, 9.0, 12.5, 15.5, 18.0),
+            spoken_utterances=4_000,  # the first alignments are learned from them, then real and longer speech joins
+            curriculum_steps=1_500,
         ),
         # A unit this short occurs often enough to be learned from 68,000 words, and still halves the labels.
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=128),
@@ -42,7 +43,7 @@ def get_config() -> Config:
             dropout=0.1,
         ),
         train=TrainConfig(
-            num_steps=9_000,
+            num_steps=4_000,
             learning_rate=1e-3,
             warmup_steps=300,
             ema_decay=0.998,

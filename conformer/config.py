@@ -72,6 +72,7 @@ class DataConfig:
     batch_seconds: float = 64.0  # audio seconds in a batch; a bucket holds batch_seconds // its length utterances
     bucket_seconds: tuple[float, ...] = (2.0, 3.0, 4.5, 6.0)  # upper length of each bucket; longer ones are dropped
     max_label_rate: float = 25.0  # labels a second that a bucket has room for
+    spoken_utterances: int = 0  # runs of words of train transcripts that espeak-ng speaks, added to the train split
     curriculum_steps: int = 0  # the longest utterance allowed grows to the last bucket over this many steps
     max_broken_share: float = 0.01  # more unusable utterances than this share stops the run
     num_workers: int = 0  # loader processes; 0 = a thread in this process

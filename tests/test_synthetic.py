@@ -107,3 +107,17 @@ def test_missing_library_names_the_extra(monkeypatch):
 def test_too_few_voices():
     with pytest.raises(DataError, match=r"data\.synthetic\.num_voices=2 must be at least 3"):
         synthetic.synthesise(SyntheticConfig(num_voices=2), 16000)
+
+
+def test_runs_of_words_are_spoken_in_training_voices():
+    config = SyntheticConfig(num_voices=12)
+    texts = ["the quick brown fox", "", "jumps"]
+    utterances = synthetic.speak_runs(texts, 20, config, 16_000)
+    voices = {str(voice) for voice in synthetic.draw_voices(config, np.random.default_rng((config.seed, 1)))["train"]}
+    assert len(utterances) == 20 and len({u.id for u in utterances}) == 20
+    assert all(u.text and any(f" {u.text} " in f" {text} " for text in texts) for u in utterances)
+    assert all(u.split == "train" and u.speaker in voices for u in utterances)
+    assert {len(u.text.split()) for u in utterances} > {1}
+    again = synthetic.speak_runs(texts, 20, config, 16_000)
+    assert all(np.array_equal(a.samples(16_000), b.samples(16_000)) for a, b in zip(utterances, again, strict=True))
+    assert synthetic.speak_runs([""], 5, config, 16_000) == []

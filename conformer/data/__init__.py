@@ -3,7 +3,7 @@
 from conformer.data.buckets import Bucket, Plan, Reason, make_buckets, select
 from conformer.data.loader import Batch, TrainLoader, eval_batches, load_utterances
 from conformer.data.manifest import AudioFile, DataError, Pcm, Recipe, Utterance, load_manifest
-from conformer.data.synthetic import synthesise
+from conformer.data.synthetic import speak_runs, synthesise
 
 __all__ = [
     "AudioFile",
@@ -21,5 +21,6 @@ __all__ = [
     "load_utterances",
     "make_buckets",
     "select",
+    "speak_runs",
     "synthesise",
 ]

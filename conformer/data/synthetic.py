@@ -85,13 +85,32 @@ def synthesise(config: SyntheticConfig, sample_rate: int) -> list[Utterance]:
         for split, count in counts.items():
             for index in range(count):
                 voice = voices[split][rng.integers(len(voices[split]))]
-                text = draw_text(rng)
-                speech = espeak.speak(text, voice)
-                data = _record(resample(speech, espeak.sample_rate, sample_rate), sample_rate, rng)
-                id = f"{split}-{index:05d}"
-                utterances.append(
-                    Utterance(id, text, str(voice), split, len(data) / sample_rate, Pcm(data, sample_rate))
-                )
+                audio = Pcm(_record(espeak, text := draw_text(rng), voice, sample_rate, rng), sample_rate)
+                seconds = len(audio.data) / sample_rate
+                utterances.append(Utterance(f"{split}-{index:05d}", text, str(voice), split, seconds, audio))
+    return utterances
+
+
+def speak_runs(texts: Sequence[str], count: int, config: SyntheticConfig, sample_rate: int) -> list[Utterance]:
+    """`count` utterances for training, each a run of one to eight words of one of `texts`, in training voices.
+
+    Short utterances are what CTC learns its first alignments from, and read speech has none. Raises DataError as
+    `synthesise` does.
+    """
+    rng = np.random.default_rng((config.seed, 1))
+    voices = draw_voices(config, rng)["train"]
+    sentences = [words for text in texts if (words := text.split())]
+    utterances = []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        espeak = _Espeak(pathlib.Path(folder))
+        for index in range(count if sentences else 0):
+            words = sentences[rng.integers(len(sentences))]
+            length = int(rng.integers(1, min(8, len(words)) + 1))
+            start = int(rng.integers(len(words) - length + 1))
+            voice, text = voices[rng.integers(len(voices))], " ".join(words[start : start + length])
+            audio = Pcm(_record(espeak, text, voice, sample_rate, rng), sample_rate)
+            seconds = len(audio.data) / sample_rate
+            utterances.append(Utterance(f"spoken-{index:05d}", text, str(voice), "train", seconds, audio))
     return utterances
 
 
@@ -129,8 +148,9 @@ def _choose(options: Sequence[str], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def _record(speech: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """int16 samples of the speech as recorded: silence around it, a level, noise."""
+def _record(espeak: "_Espeak", text: str, voice: Voice, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
+    """int16 samples of a text as recorded: silence around it, a level, noise."""
+    speech = resample(espeak.speak(text, voice), espeak.sample_rate, sample_rate)
     before, after = rng.integers(round(0.1 * sample_rate), round(0.5 * sample_rate), 2)
     peak, noise = 10 ** (rng.uniform(-20, -1) / 20), 10 ** (rng.uniform(-75, -50) / 20)
     audio = noise * rng.standard_normal(before + len(speech) + after, dtype=np.float32)
