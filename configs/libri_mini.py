@@ -22,14 +22,14 @@ def get_config() -> Config:
             num_time_masks=3,
             time_mask_width=30,
             time_mask_share=0.05,
-            mask_ramp_steps=3_000,
+            mask_ramp_steps=2_400,
         ),
         data=DataConfig(
             source="../shared/data/libri_mini",
             batch_seconds=72.0,  # 4 of the longest utterances
             bucket_seconds=(2.5, 5.0, 9.0, 12.5, 15.5, 18.0),
-            spoken_utterances=4_000,  # the first alignments are learned from them, then real and longer speech joins
-            curriculum_steps=1_500,
+            spoken_utterances=6_000,  # the first alignments are learned from them, then real and longer speech joins
+            curriculum_steps=1_800,
         ),
         # A unit this short occurs often enough to be learned from 68,000 words, and still halves the labels.
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=128),
@@ -38,19 +38,19 @@ def get_config() -> Config:
             subsampling_factor=8,
             subsampling_channels=48,
             encoder_dim=144,
-            num_layers=8,
+            num_layers=6,
             feed_forward_dim=576,
             dropout=0.1,
         ),
         train=TrainConfig(
-            num_steps=4_000,
+            num_steps=2_400,
             learning_rate=1e-3,
             warmup_steps=300,
             ema_decay=0.998,
             chunk_sizes=(0, 4, 8, 16),
             num_left_chunks=(4, 8, -1),
             log_every=50,
-            eval_every=1_000,
-            checkpoint_every=500,
+            eval_every=600,
+            checkpoint_every=200,
         ),
     )

@@ -92,10 +92,10 @@ def synthesise(config: SyntheticConfig, sample_rate: int) -> list[Utterance]:
 
 
 def speak_runs(texts: Sequence[str], count: int, config: SyntheticConfig, sample_rate: int) -> list[Utterance]:
-    """`count` utterances for training, each a run of one to eight words of one of `texts`, in training voices.
+    """`count` utterances for training, each a run of words of one of `texts`, in training voices.
 
-    Short utterances are what CTC learns its first alignments from, and read speech has none. Raises DataError as
-    `synthesise` does.
+    Most are one to three words long: CTC learns its first alignments from short utterances, and read speech has none.
+    Raises DataError as `synthesise` does.
     """
     rng = np.random.default_rng((config.seed, 1))
     voices = draw_voices(config, rng)["train"]
@@ -105,7 +105,7 @@ def speak_runs(texts: Sequence[str], count: int, config: SyntheticConfig, sample
         espeak = _Espeak(pathlib.Path(folder))
         for index in range(count if sentences else 0):
             words = sentences[rng.integers(len(sentences))]
-            length = int(rng.integers(1, min(8, len(words)) + 1))
+            length = min(int(rng.geometric(0.4)), len(words))
             start = int(rng.integers(len(words) - length + 1))
             voice, text = voices[rng.integers(len(voices))], " ".join(words[start : start + length])
             audio = Pcm(_record(espeak, text, voice, sample_rate, rng), sample_rate)
