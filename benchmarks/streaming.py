@@ -197,7 +197,9 @@ def _load(
 ) -> tuple[dict[str, Any], Peer | None]:
     """The beginning of a row, and the process, or None where the row says why there is none."""
     if contestant.module == ONNX and (missing := missing_packages()):
-        return {"skipped": f"no {', '.join(missing)}: install the extra, pip install -c requirements.lock -e '.[export]'"}, None
+        return {
+            "skipped": f"no {', '.join(missing)}: install the extra, pip install -c requirements.lock -e '.[export]'"
+        }, None
     if contestant.is_peer:
         try:
             process = Peer(contestant.module, HEAP_KEPT)
