@@ -53,7 +53,8 @@ class Engine:
             new_cache = _choose(num_frames > 0, new_cache, cache) if batch_size > 1 else new_cache
             return jax.nn.log_softmax(model.head(x)), new_cache
 
-        self._step = jax.jit(step, donate_argnums=1)
+        # The old state is not donated: XLA would copy it first, since most of the new one is a part of it, shifted.
+        self._step = jax.jit(step)
 
     def __call__(
         self,
