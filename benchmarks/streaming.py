@@ -66,21 +66,6 @@ class DisagreementError(ValueError):
     """A float32 contestant computes something else than JAX: its time would mean nothing."""
 
 
-class LocalPeer(Peer):
-    """A module of `benchmarks` as a process in this environment."""
-
-    def __init__(self, module: str):
-        self.module = module
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            cwd=ROOT,
-            env={**os.environ, **HEAP_KEPT},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-
 def benchmark_config() -> Config:
     """About 20 M parameters."""
     return Config(
@@ -200,13 +185,10 @@ def _load(
         return {
             "skipped": f"no {', '.join(missing)}: install the extra, pip install -c requirements.lock -e '.[export]'"
         }, None
-    if contestant.is_peer:
-        try:
-            process = Peer(contestant.module, HEAP_KEPT)
-        except PeerError as error:
-            return {"skipped": str(error)}, None
-    else:
-        process = LocalPeer(contestant.module)
+    try:
+        process = Peer(contestant.module, HEAP_KEPT, python=None if contestant.is_peer else sys.executable)
+    except PeerError as error:
+        return {"skipped": str(error)}, None
     stack.enter_context(process)
     row = process.ask("load", folder=folder, **chunking, **contestant.arguments)
     return row, None if "skipped" in row else process
