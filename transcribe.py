@@ -15,7 +15,6 @@ import os
 import pathlib
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -55,7 +54,6 @@ def main(arguments: list[str]) -> None:
     if ONE_CORE.value:
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
     runtime.set_up()
-    warnings.showwarning = lambda message, *_, **__: print(f"transcribe.py: warning: {message}", file=sys.stderr)
     if len(arguments) < 2 and not (EXAMPLE.value or MICROPHONE.value):
         sys.exit("transcribe.py: name audio files, - for standard input, --microphone or --example (see --help)")
     try:

@@ -154,6 +154,33 @@ def test_eval_scores_what_can_be_read_and_names_the_rest(workdir, audio, tmp_pat
     assert error["id"] == "mono" and error["ref"] == "a bad cab"
 
 
+def test_eval_names_chunk_sizes_that_it_cannot_use_and_warns_of_those_not_trained_for(workdir, audio, tmp_path):
+    status, _, err = run("eval.py", f"--workdir={workdir}", "--streaming", "--chunk-size=8,a")
+    assert status == 1 and err == ["eval.py: --chunk-size=8,a must hold whole numbers of at least 1, as in 8,16,32"]
+    manifest, results = tmp_path / "manifest.jsonl", tmp_path / "results.json"
+    row = {"id": "mono", "audio": str(audio["mono"]), "duration": 2.0, "text": "a bad cab", "split": "test"}
+    manifest.write_text(json.dumps(row) + "\n")
+    folder = tmp_path / "model"
+    shutil.copytree(workdir, folder)
+    status, out, err = run(
+        "eval.py",
+        f"--workdir={folder}",
+        f"--manifest={manifest}",
+        "--streaming",
+        "--chunk-size=16,5",
+        f"--json={results}",
+    )
+    assert status == 0 and len(err) == 1
+    assert err[0].startswith("eval.py: warning: chunk_size=5 is not one of train.chunk_sizes=(0, 16)")
+    assert "offline" in out and "640 ms" in out and "200 ms" in out
+    for figures in json.loads(results.read_text())["streaming"]:
+        p50, p95, p99 = figures["chunk_ms"]
+        assert 0 < p50 <= p95 <= p99
+        look_ahead = 0.045  # seconds, of the front end and the last analysis window
+        waited = figures["latency_seconds"] - p95 / 1000
+        assert waited == pytest.approx(figures["chunk_size"] * 0.04 + look_ahead)
+
+
 # ------------------------------------------------------------------- train.py
 
 

@@ -210,6 +210,18 @@ def test_segments_that_are_taken_are_all_there_is():
 # -------------------------------------------------------------------- bad input
 
 
+class Silent(GreedyDecoder):
+    """Remembers what it is given, and says nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def step(self, log_probs):
+        self.seen.append(log_probs)
+        return []
+
+
 def test_audio_after_the_end_is_refused_and_nothing_is_lost():
     stream = recognizer()
     stream.accept(sound(6_000))
@@ -240,6 +252,14 @@ def test_next_to_no_audio_gives_no_text(samples):
     stream = recognizer()
     stream.accept(sound(samples))
     assert stream.finish() == "" and stream.segments == []
+
+
+def test_digital_silence_is_recognised_like_any_other_sound():
+    decoder = Silent()
+    stream = recognizer(decoder=lambda: decoder)
+    stream.accept(np.zeros(2 * RATE, np.float32))
+    stream.finish()
+    assert np.isfinite(np.concatenate(decoder.seen)).all() and stream.segments == []
 
 
 def test_clipped_audio_is_recognised_like_any_other():
