@@ -2,12 +2,16 @@
 
     python bench.py training [--steps=5] [--compute=float32] [--json=FILE]
     python bench.py streaming [--chunks=40] [--json=FILE]
+    python bench.py transcription [--runs=10] [--minutes=60] [--json=FILE]
 
 training    a full training step of a 10 M parameter model, JAX and eager PyTorch in alternation (about 2 minutes on
             2 cores)
 streaming   a chunk of one stream of a 20 M parameter model on one core: JAX with float32, bfloat16 and int8 weights,
             PyTorch eager and compiled, ONNX Runtime; and the bound that the core's own rates set (a few minutes, most
             of them compilation)
+transcription
+            transcribe.py with a model of that size: from the command to the first text of 10 s of audio, and memory
+            after a minute and after an hour of it (about 4 minutes)
 
 PyTorch runs in an environment of its own, which `make peers` makes; ONNX Runtime needs the extra `export`. What is
 missing, `streaming` does without, and says so. Leave the machine otherwise idle.
@@ -17,14 +21,17 @@ import sys
 
 from absl import app, flags
 
-from benchmarks import record, streaming, training
+from benchmarks import record, streaming, training, transcription
 from benchmarks.peers import PeerError
 from benchmarks.streaming import DisagreementError
+from benchmarks.transcription import TranscriptionError
 
 _JSON = flags.DEFINE_string("json", None, "File that the record is written to: every time, device, versions, command.")
 _STEPS = flags.DEFINE_integer("steps", 5, "training: steps in each block.", lower_bound=1)
 _COMPUTE = flags.DEFINE_enum("compute", "float32", ["float32", "bfloat16"], "training: format of matrix products.")
 _CHUNKS = flags.DEFINE_integer("chunks", 40, "streaming: chunks in each block.", lower_bound=1)
+_RUNS = flags.DEFINE_integer("runs", 10, "transcription: starts of the command.", lower_bound=1)
+_MINUTES = flags.DEFINE_integer("minutes", 60, "transcription: length of the long recording.", lower_bound=2)
 
 
 def main(argv: list[str]) -> None:
@@ -36,9 +43,12 @@ def main(argv: list[str]) -> None:
             case ["streaming"]:
                 result = streaming.run(_CHUNKS.value)
                 print(streaming.table(result))
+            case ["transcription"]:
+                result = transcription.run(_RUNS.value, _MINUTES.value)
+                print(transcription.table(result))
             case _:
-                raise app.UsageError("name what to measure: training or streaming")
-    except (PeerError, DisagreementError) as error:
+                raise app.UsageError("name what to measure: training, streaming or transcription")
+    except (PeerError, DisagreementError, TranscriptionError) as error:
         sys.exit(f"bench.py: {error}")
     if _JSON.value:
         record.write(_JSON.value, result)

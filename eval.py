@@ -51,6 +51,7 @@ def main(_) -> None:
 
 
 def evaluate(workdir: pathlib.Path) -> None:
+    chunk_sizes = read_chunk_sizes() if STREAMING.value else []
     config, model, tokenizer, step = load_model(workdir)
     convert_weights(model, WEIGHTS.value)
     utterances = read_split(config)
@@ -68,7 +69,7 @@ def evaluate(workdir: pathlib.Path) -> None:
 
     # ------------------------------------------------------------------------ streams
     rows = [row("offline", transcripts)]
-    for chunk_size in (int(size) for size in CHUNK_SIZE.value if STREAMING.value):
+    for chunk_size in chunk_sizes:
         streamed, timing = transcribe_streaming(
             config, model, tokenizer, read, chunk_size=chunk_size, num_left_chunks=NUM_LEFT_CHUNKS.value
         )
@@ -92,6 +93,15 @@ def evaluate(workdir: pathlib.Path) -> None:
         }
         streams = {"streaming": rows[1:]} if STREAMING.value else {}
         pathlib.Path(JSON.value).write_text(json.dumps(record | rows[0] | streams, indent=2) + "\n")
+
+
+def read_chunk_sizes() -> list[int]:
+    """What --chunk-size holds. Raises ValueError for anything but whole numbers."""
+    if not CHUNK_SIZE.value or not all(size.strip().isdigit() and int(size) > 0 for size in CHUNK_SIZE.value):
+        raise ValueError(
+            f"--chunk-size={','.join(CHUNK_SIZE.value)} must hold whole numbers of at least 1, as in 8,16,32"
+        )
+    return [int(size) for size in CHUNK_SIZE.value]
 
 
 def read_split(config: Config) -> list[Utterance]:

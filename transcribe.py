@@ -3,39 +3,39 @@
   python transcribe.py --workdir=runs/demo recording.wav another.flac
   python transcribe.py --workdir=runs/demo --output=srt recording.wav > recording.srt
   arecord -t raw -f S16_LE -r 16000 -c 1 | python transcribe.py --workdir=runs/demo -
+  python transcribe.py --workdir=runs/demo --microphone
   python transcribe.py --workdir=runs/demo --example
 
-`-` reads 16-bit little-endian PCM, one channel, at the model's rate from standard input.
+`-` reads 16-bit little-endian PCM, one channel, at the model's rate from standard input. Ctrl-C ends a source: what has
+been heard is still recognised. Segments are printed as they end and then forgotten, so that a source may last for ever.
 """
 
-import functools
 import json
 import os
 import pathlib
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from absl import app, flags
 
 from conformer import runtime
-from conformer.audio import AudioError, load_audio, pcm16_to_float
-from conformer.config import parse_flags
-from conformer.data import DataError, load_utterances
+from conformer.audio import AudioError, read_audio
+from conformer.config import Config, parse_flags
 from conformer.decode.greedy import Decoder, GreedyDecoder
 from conformer.decode.hotwords import HotWords
 from conformer.decode.language_model import NgramModel, ShallowFusion
 from conformer.decode.prefix_beam import PrefixBeamDecoder
 from conformer.model.weights import FORMATS, convert_weights
-from conformer.streaming import EndpointConfig, Recognizer, StreamError
-from conformer.streaming.subtitles import to_srt, to_vtt
+from conformer.streaming import EndpointConfig, Recognizer, Segment, StreamError
+from conformer.streaming.sources import BLOCK_SECONDS, pace, read_pcm, record_microphone
+from conformer.streaming.subtitles import VTT_HEADER, srt_cue, vtt_cue
 from conformer.tokenizer import Tokenizer
 from conformer.training.checkpoint import load_model
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
-OUTPUT = flags.DEFINE_enum("output", "txt", ["txt", "json", "srt", "vtt"], "What to print when a source ends.")
+OUTPUT = flags.DEFINE_enum("output", "txt", ["txt", "json", "srt", "vtt"], "What to print of a segment that has ended.")
 CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames recognised at a time.", lower_bound=1)
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
 WEIGHTS = flags.DEFINE_enum("weights", "float32", FORMATS, "Format of the weights.")
@@ -43,21 +43,19 @@ BEAM_SIZE = flags.DEFINE_integer("beam-size", 0, "Prefixes of a beam search; 0 =
 LM = flags.DEFINE_string("lm", None, "ARPA n-gram language model of words, for the beam search.")
 LM_WEIGHT = flags.DEFINE_float("lm-weight", 0.5, "Weight of its logarithms.")
 HOTWORDS = flags.DEFINE_list("hotwords", [], "Phrases for the beam search to prefer, comma separated.")
+MICROPHONE = flags.DEFINE_bool("microphone", False, "Transcribe the microphone (needs the extra 'microphone').")
 REALTIME = flags.DEFINE_bool("realtime", False, "Feed files at the speed of speech.")
 EXAMPLE = flags.DEFINE_bool("example", False, "Transcribe an utterance of the test split of the run's own data.")
 ONE_CORE = flags.DEFINE_bool("one-core", False, "Use one processor core (Linux).")
 JSON = flags.DEFINE_string("json", None, "Also write texts and timings to this file.")
-
-BLOCK_SECONDS = 0.1  # audio fed at a time
 
 
 def main(arguments: list[str]) -> None:
     if ONE_CORE.value:
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
     runtime.set_up()
-    warnings.showwarning = lambda message, *_, **__: print(f"transcribe.py: warning: {message}", file=sys.stderr)
-    if len(arguments) < 2 and not EXAMPLE.value:
-        sys.exit("transcribe.py: name audio files, - for standard input, or --example (see --help)")
+    if len(arguments) < 2 and not (EXAMPLE.value or MICROPHONE.value):
+        sys.exit("transcribe.py: name audio files, - for standard input, --microphone or --example (see --help)")
     try:
         config, model, tokenizer, _ = load_model(WORKDIR.value)
         convert_weights(model, WEIGHTS.value)
@@ -70,28 +68,20 @@ def main(arguments: list[str]) -> None:
             decoder=make_decoder(tokenizer),
             endpoint=EndpointConfig(),
         )
-        rate = config.features.sample_rate
-        sources: dict[str, Callable[[], Iterator[np.ndarray]]] = {}
-        for name in arguments[1:]:
-            sources[name] = functools.partial(standard_input if name == "-" else read_file, name, rate)
-        if EXAMPLE.value:
-            tests = [u for u in load_utterances(config) if u.split == "test"]
-            if not tests:
-                raise DataError("--example: the run's data has no test split to take an utterance from")
-            example = max(tests, key=lambda utterance: utterance.duration)
-            sources[f"{example.id} ({example.text!r})"] = lambda: split(example.samples(rate), rate)
+        sources = open_sources(config, arguments[1:])
     except ValueError as error:  # what every error of bad input is
         sys.exit(f"transcribe.py: {error}")
 
     recognizer.warm_up()
     records, failed = [], False
-    for name, open_source in sources.items():
+    for name, blocks in sources.items():
         recognizer.reset()
-        try:
-            records.append({"source": name} | run(recognizer, open_source(), rate))
-        except (AudioError, StreamError) as error:
-            print(f"transcribe.py: {error}", file=sys.stderr)
-            failed = True  # the other files are still transcribed
+        record = {"source": name} | run(recognizer, blocks)
+        if record["error"]:
+            print(f"transcribe.py: {record['error']}", file=sys.stderr)
+            failed = True  # the other sources are still transcribed
+        if JSON.value:
+            records.append(record)
     if JSON.value:
         pathlib.Path(JSON.value).write_text(json.dumps(records, indent=2) + "\n")
     sys.exit(1 if failed else 0)
@@ -111,38 +101,67 @@ def make_decoder(tokenizer: Tokenizer) -> Callable[[], Decoder]:
     return lambda: PrefixBeamDecoder(BEAM_SIZE.value, scorers=scorers)
 
 
-def run(recognizer: Recognizer, blocks: Iterator[np.ndarray], rate: int) -> dict:
-    """Feeds a stream and shows its text as it grows; returns text, words, and seconds of audio and of computation."""
-    show = Display()
-    compute, first_text = 0.0, None
-    for block in blocks:
+def open_sources(config: Config, names: Sequence[str]) -> dict[str, Iterator[np.ndarray]]:
+    """The blocks of each source that the command names."""
+    rate = config.features.sample_rate
+    sources = {
+        name: read_pcm(sys.stdin.buffer, rate) if name == "-" else read_audio(name, rate, BLOCK_SECONDS)
+        for name in names
+    }
+    if EXAMPLE.value:
+        name, samples = read_example(config)
+        size = int(BLOCK_SECONDS * rate)
+        sources[name] = (samples[start : start + size] for start in range(0, len(samples), size))
+    if REALTIME.value:
+        sources = {name: pace(blocks, rate) for name, blocks in sources.items()}
+    if MICROPHONE.value:
+        sources["microphone"] = record_microphone(rate)
+    return sources
+
+
+def run(recognizer: Recognizer, blocks: Iterator[np.ndarray]) -> dict:
+    """Feeds a stream and shows its text as it grows; returns its figures and, for --json, its text and words."""
+    output = Output()
+    segments: list[Segment] = []
+    compute, first_text, error = 0.0, None, None
+
+    def advance(step: Callable[..., str], *arguments: np.ndarray) -> None:
+        nonlocal compute, first_text
         start = time.perf_counter()
-        text = recognizer.accept(block)
+        text = step(*arguments)
+        ended = recognizer.take_segments()
         compute += time.perf_counter() - start
         if text and first_text is None:
             first_text = recognizer.stream.audio_seconds
-        show.partial(recognizer.stream.audio_seconds, text)
-    start = time.perf_counter()
-    text = recognizer.finish()
-    compute += time.perf_counter() - start
+        for segment in ended:
+            output.segment(segment)
+        output.partial(recognizer.stream.audio_seconds, recognizer.text)
+        if JSON.value:  # kept for nothing else: the source may be endless
+            segments.extend(ended)
+
+    try:
+        for block in blocks:
+            advance(recognizer.accept, block)
+    except (AudioError, StreamError) as problem:
+        error = str(problem)
+    except KeyboardInterrupt:
+        pass
     seconds = recognizer.stream.audio_seconds
-    record = {
-        "text": text,
-        "words": [word._asdict() for word in recognizer.words],
+    if seconds or error is None:  # what came before an error is not lost
+        advance(recognizer.finish)
+        output.end()
+    return {
+        "text": " ".join(segment.text for segment in segments),
+        "words": [word._asdict() for segment in segments for word in segment.words],
         "audio_seconds": seconds,
         "compute_seconds": compute,
         "rtf": compute / seconds if seconds else None,
         "first_text_after_audio_seconds": first_text,
+        "error": error,
     }
-    show.final(text)
-    if OUTPUT.value != "txt":
-        segments = recognizer.segments
-        formats = {"json": lambda: json.dumps(record), "srt": lambda: to_srt(segments), "vtt": lambda: to_vtt(segments)}
-        print(formats[OUTPUT.value](), flush=True)
-    return record
 
 
-class Display:
+class Output:
     """Text as it grows: rewritten in place on a terminal, a line for each change elsewhere.
 
     On standard error unless the output is plain text, so that subtitles and JSON can be piped.
@@ -150,45 +169,53 @@ class Display:
 
     def __init__(self):
         self._file = sys.stdout if OUTPUT.value == "txt" else sys.stderr
-        self._on_terminal, self._shown = self._file.isatty(), ""
+        self._on_terminal, self._shown, self._num_segments = self._file.isatty(), "", 0
+        if OUTPUT.value == "vtt":
+            print(VTT_HEADER, flush=True)
 
     def partial(self, seconds: float, text: str) -> None:
-        """Shows the text so far, if it has changed."""
+        """Shows the text of the current segment, if it has changed."""
         if text == self._shown:
             return
         self._shown = text
         if self._on_terminal:
             width = os.get_terminal_size(self._file.fileno()).columns - 1
             print(f"\r\x1b[K{text[-width:]}", end="", file=self._file, flush=True)
-        else:
+        elif text:
             print(f"{seconds:7.2f} s  {text}", file=self._file, flush=True)
 
-    def final(self, text: str) -> None:
-        """Shows the whole text."""
+    def segment(self, segment: Segment) -> None:
+        """Shows a segment that has ended, and prints it in the format asked for."""
+        self._final(segment.text)
+        self._num_segments += 1
+        match OUTPUT.value:
+            case "srt":
+                print(srt_cue(segment, self._num_segments), flush=True)
+            case "vtt":
+                print(vtt_cue(segment), flush=True)
+            case "json":
+                words = [word._asdict() for word in segment.words]
+                print(json.dumps(segment._asdict() | {"words": words}), flush=True)
+
+    def end(self) -> None:
+        """Shows that nothing was recognised, if that is so."""
+        if self._num_segments == 0:
+            self._final("")
+
+    def _final(self, text: str) -> None:
+        self._shown = ""
         print(f"\r\x1b[K{text}" if self._on_terminal else f"    final  {text}", file=self._file, flush=True)
 
 
-def read_file(path: str, rate: int) -> Iterator[np.ndarray]:
-    """Blocks of a recording."""
-    return split(load_audio(path, rate), rate)
+def read_example(config: Config) -> tuple[str, np.ndarray]:
+    """The longest utterance of the test split of the run's data: what it is, and its samples."""
+    from conformer.data import DataError, load_utterances  # here, since reading a corpus takes long to import
 
-
-def split(samples: np.ndarray, rate: int) -> Iterator[np.ndarray]:
-    """Blocks of samples, at the speed of speech if asked."""
-    size, start = int(BLOCK_SECONDS * rate), time.perf_counter()
-    for position in range(0, len(samples), size):
-        if REALTIME.value:
-            time.sleep(max(0.0, start + (position + size) / rate - time.perf_counter()))
-        yield samples[position : position + size]
-
-
-def standard_input(_: str, rate: int) -> Iterator[np.ndarray]:
-    """Blocks of 16-bit PCM until the input ends or is interrupted; half a sample at its end is dropped."""
-    try:
-        while data := sys.stdin.buffer.read(2 * int(BLOCK_SECONDS * rate)):
-            yield pcm16_to_float(data[: len(data) // 2 * 2])
-    except KeyboardInterrupt:
-        pass  # what has been heard is still recognised
+    tests = [utterance for utterance in load_utterances(config) if utterance.split == "test"]
+    if not tests:
+        raise DataError("--example: the run's data has no test split to take an utterance from")
+    example = max(tests, key=lambda utterance: utterance.duration)
+    return f"{example.id} ({example.text!r})", example.samples(config.features.sample_rate)
 
 
 if __name__ == "__main__":

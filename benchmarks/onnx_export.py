@@ -1,8 +1,8 @@
 """Writes the streaming step for ONNX Runtime, with jax2onnx: `python -m benchmarks.onnx_export FOLDER CHUNK LEFT`.
 
 The exporter translates what it is given, operation by operation, and XLA's best form is not ONNX Runtime's: a depthwise
-convolution written as shifted products becomes hundreds of slices. While the step is exported, the kernels are
-therefore replaced by forms that become one ONNX operator each (`bench.py` shows that they compute the same).
+convolution written as shifted products becomes hundreds of slices. The step is therefore exported `in_onnx_forms`, with
+the kernels in forms that become one ONNX operator each (`bench.py` shows that they compute the same).
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import logging
 import pathlib
 import sys
 import unittest.mock
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,8 +45,7 @@ def export(folder: str, chunk_size: int, num_left_chunks: int) -> None:
 
     features = jax.ShapeDtypeStruct((1, window, config.features.num_mel_bins), np.float32)
     inputs = [features, *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in cache)]
-    with _onnx_forms():
-        exported = to_onnx(step, inputs, opset=OPSET, normalization_mode="prefer_native")
+    exported = in_onnx_forms(lambda: to_onnx(step, inputs, opset=OPSET, normalization_mode="prefer_native"))
     onnx.checker.check_model(exported, full_check=True)
     exact, quantised = pathlib.Path(folder, "float32.onnx"), pathlib.Path(folder, "int8.onnx")
     onnx.save(exported, str(exact))
@@ -57,17 +56,6 @@ def export(folder: str, chunk_size: int, num_left_chunks: int) -> None:
         weight_type=QuantType.QInt8,
         per_channel=True,
     )
-
-
-@contextlib.contextmanager
-def _onnx_forms() -> Iterator[None]:
-    """Replaces the implementations of the kernels by ones that the exporter knows as operators."""
-    with (
-        unittest.mock.patch.object(kernels.chunked_attention.reference, "chunked_attention", _attention),
-        unittest.mock.patch.object(kernels.depthwise_conv.xla, "depthwise_conv", _depthwise_conv),
-        unittest.mock.patch.object(kernels.layer_norm.reference, "layer_norm", _layer_norm),
-    ):
-        yield
 
 
 def _layer_norm(x, scale, bias, eps):
@@ -100,6 +88,22 @@ def _attention(query, key, value, relative_bias, key_start, key_end):
     scores = jnp.matmul(query.transpose(0, 2, 1, 3), key.transpose(0, 2, 3, 1)) + bias
     weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e30))
     return jnp.matmul(weights, value.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+
+
+# Each public function of `kernels` looks its implementation up in a module when it is called.
+ONNX_FORMS = {
+    kernels.chunked_attention.reference: {"chunked_attention": _attention},
+    kernels.depthwise_conv.xla: {"depthwise_conv": _depthwise_conv},
+    kernels.layer_norm.reference: {"layer_norm": _layer_norm},
+}
+
+
+def in_onnx_forms(trace: Callable[[], Any]) -> Any:
+    """What `trace` returns, with the implementations of ONNX_FORMS in the place of the kernels' own while it runs."""
+    with contextlib.ExitStack() as stack:
+        for module, forms in ONNX_FORMS.items():
+            stack.enter_context(unittest.mock.patch.multiple(module, **forms))
+        return trace()
 
 
 if __name__ == "__main__":

@@ -26,17 +26,18 @@ class PeerError(ValueError):
 
 
 class Peer:
-    """A module of `benchmarks` running in the peers' environment, asked and answering line by line.
+    """A module of `benchmarks` running as a process of its own, asked and answering line by line.
 
     Args:
         module: dotted name, such as "benchmarks.torch_peer.training".
         variables: added to the process's environment.
+        python: the interpreter that runs it; None = that of the peers' environment.
     """
 
-    def __init__(self, module: str, variables: dict[str, str] | None = None):
+    def __init__(self, module: str, variables: dict[str, str] | None = None, python: str | os.PathLike | None = None):
         self.module = module
         self._process = subprocess.Popen(
-            [peers_python(), "-m", module],
+            [python or peers_python(), "-m", module],
             cwd=ROOT,
             env={**os.environ, **(variables or {})},
             stdin=subprocess.PIPE,

@@ -33,13 +33,13 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def peak_memory_mib() -> float | None:
-    """The most memory that this process has held, in MiB; None where the kernel does not say.
+def peak_memory_mib(process: int | str = "self") -> float | None:
+    """The most memory that a process has held, in MiB; None where the kernel does not say.
 
     Not from getrusage: there, a child starts at its parent's peak.
     """
     try:
-        status = pathlib.Path("/proc/self/status").read_text()
+        status = pathlib.Path(f"/proc/{process}/status").read_text()
     except OSError:
         return None
     match = re.search(r"VmHWM:\s+(\d+) kB", status)

@@ -66,21 +66,6 @@ class DisagreementError(ValueError):
     """A float32 contestant computes something else than JAX: its time would mean nothing."""
 
 
-class LocalPeer(Peer):
-    """A module of `benchmarks` as a process in this environment."""
-
-    def __init__(self, module: str):
-        self.module = module
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            cwd=ROOT,
-            env={**os.environ, **HEAP_KEPT},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-
 def benchmark_config() -> Config:
     """About 20 M parameters."""
     return Config(
@@ -197,14 +182,13 @@ def _load(
 ) -> tuple[dict[str, Any], Peer | None]:
     """The beginning of a row, and the process, or None where the row says why there is none."""
     if contestant.module == ONNX and (missing := missing_packages()):
-        return {"skipped": f"no {', '.join(missing)}: install the extra, pip install -e '.[export]'"}, None
-    if contestant.is_peer:
-        try:
-            process = Peer(contestant.module, HEAP_KEPT)
-        except PeerError as error:
-            return {"skipped": str(error)}, None
-    else:
-        process = LocalPeer(contestant.module)
+        return {
+            "skipped": f"no {', '.join(missing)}: install the extra, pip install -c requirements.lock -e '.[export]'"
+        }, None
+    try:
+        process = Peer(contestant.module, HEAP_KEPT, python=None if contestant.is_peer else sys.executable)
+    except PeerError as error:
+        return {"skipped": str(error)}, None
     stack.enter_context(process)
     row = process.ask("load", folder=folder, **chunking, **contestant.arguments)
     return row, None if "skipped" in row else process

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 import soundfile
@@ -22,36 +23,53 @@ class AudioError(ValueError):
 
 
 def load_audio(path: str | os.PathLike, sample_rate: int) -> Float[np.ndarray, " samples"]:
-    """Reads an audio file (WAV, FLAC, Ogg Vorbis or Opus, MP3) as float32 mono samples at `sample_rate` (Hz).
+    """Reads a whole audio file: the blocks of `read_audio` in one array. Raises AudioError as it does."""
+    return np.concatenate(list(read_audio(path, sample_rate)))
 
-    Channels are averaged. Where decoding or resampling overshoots, samples are clipped to [-1, 1).
+
+def read_audio(
+    path: str | os.PathLike, sample_rate: int, block_seconds: float = 10.0
+) -> Iterator[Float[np.ndarray, " samples"]]:
+    """Reads an audio file (WAV, FLAC, Ogg Vorbis or Opus, MP3) in blocks: float32 mono samples at `sample_rate` (Hz).
+
+    Channels are averaged. Where decoding or resampling overshoots, samples are clipped to [-1, 1). No more than a block
+    is held in memory.
 
     Raises AudioError for a file that is missing, is not audio, is truncated, holds no samples, or holds NaN, infinity
-    or samples far outside [-1, 1).
+    or samples far outside [-1, 1): before the first block where that can be told, otherwise behind the last good one.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise AudioError(f"{path}: no such audio file: correct the path, or remove the entry that names it")
+    truncated = AudioError(f"{path}: truncated, it ends before the length in its header: fetch or write it again")
+    read = given = 0  # frames of the file, samples handed over
     try:
         with soundfile.SoundFile(path) as file:
-            declared, rate = file.frames, file.samplerate
-            channels = file.read(dtype="float32", always_2d=True)
+            if _is_cut_wav(path) or _is_cut_ogg(path):
+                raise truncated
+            declared = file.frames
+            resampler = None if file.samplerate == sample_rate else soxr.ResampleStream(file.samplerate, sample_rate, 1)
+            size = max(1, int(block_seconds * file.samplerate))
+            last = False
+            while not last:
+                channels = file.read(size, dtype="float32", always_2d=True)
+                last, read = len(channels) < size, read + len(channels)
+                samples = channels.mean(axis=1)
+                _check_samples(samples, path)
+                if resampler is not None:
+                    samples = resampler.resample_chunk(samples, last=last)
+                if samples.size:
+                    given += len(samples)
+                    yield np.clip(samples, -1.0, _BELOW_ONE)
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"{path}: cannot be decoded ({error.error_string.rstrip('.')}): "
             "it is truncated, or not audio that libsndfile reads; fetch it again, or convert it to FLAC"
         ) from None
-    if len(channels) < declared or _is_cut_wav(path) or _is_cut_ogg(path):
-        raise AudioError(f"{path}: truncated, it ends before the length in its header: fetch or write it again")
-    samples = channels.mean(axis=1)
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{path}: holds NaN or infinite samples: write it again from its source")
-    if samples.size and (peak := float(np.abs(samples).max())) > _MAX_PEAK:
-        raise AudioError(f"{path}: samples reach {peak:g}, full scale is 1: write it again scaled to [-1, 1)")
-    samples = resample(samples, rate, sample_rate)
-    if not samples.size:
+    if read < declared:
+        raise truncated
+    if not given:
         raise AudioError(f"{path}: holds no samples (empty, or cut in its first block): remove it or fetch it again")
-    return np.clip(samples, -1.0, _BELOW_ONE)
 
 
 def resample(
@@ -75,6 +93,13 @@ def pcm16_to_float(data: bytes) -> Float[np.ndarray, " samples"]:
     if len(data) % 2:
         raise AudioError(f"{len(data)} bytes of 16-bit PCM end inside a sample: pass an even number of bytes")
     return np.frombuffer(data, "<i2").astype(np.float32) / 32768
+
+
+def _check_samples(samples: Float[np.ndarray, " samples"], path: pathlib.Path) -> None:
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{path}: holds NaN or infinite samples: write it again from its source")
+    if samples.size and (peak := float(np.abs(samples).max())) > _MAX_PEAK:
+        raise AudioError(f"{path}: samples reach {peak:g}, full scale is 1: write it again scaled to [-1, 1)")
 
 
 def _is_cut_wav(path: pathlib.Path) -> bool:

@@ -3,6 +3,7 @@
 import ctypes
 import pathlib
 import sys
+import warnings
 from typing import Any
 
 import jax
@@ -12,13 +13,19 @@ CACHE = pathlib.Path.home() / ".cache" / "edge-conformer"
 
 
 def set_up() -> None:
-    """Keeps compiled functions on disk between runs, and freed memory in the process between steps."""
+    """Keeps compiled functions on disk between runs, freed memory in the process between steps, and warnings short."""
     logging.set_verbosity(logging.FATAL)  # libraries log through absl, tracebacks included, what they raise as well
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     sys.unraisablehook = _report_unless_orphaned
+    warnings.showwarning = _print_warning
     if sys.platform == "linux":
         _keep_heap()
+
+
+def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A line like those of errors, without the place in the source."""
+    print(f"{pathlib.Path(sys.argv[0]).name}: warning: {message}", file=sys.stderr)
 
 
 def _report_unless_orphaned(unraisable: Any) -> None:

@@ -39,9 +39,15 @@ def make_config(subsampling="depthwise_separable", factor=4, **model) -> Config:
 def make_model(subsampling="depthwise_separable", factor=4, causal_conv=False) -> tuple[Config, ConformerCTC]:
     """A model none of whose parameters is zero, so that nothing is hidden by its initial value."""
     config = make_config(subsampling, factor, causal_conv=causal_conv)
-    model = ConformerCTC(config, rngs=nnx.Rngs(0))
+    shapes = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))  # compiling the initialisers takes seconds
+    graphdef, state = nnx.split(shapes)
     rng = np.random.default_rng(1)
-    nnx.update(model, jax.tree.map(lambda a: a + 0.3 * rng.standard_normal(a.shape, np.float32), nnx.state(model)))
+
+    def value(path, leaf):
+        one = "scale" in str(path[-2:])  # of norms and of the features
+        return jnp.asarray(one + (0.3 if leaf.ndim == 1 else 0.4) * rng.standard_normal(leaf.shape, np.float32))
+
+    model = nnx.merge(graphdef, jax.tree.map_with_path(value, state))
     model.feature_mean[...] = jnp.full(24, 12.0)  # about what `sound` has
     return config, model
 

@@ -98,10 +98,13 @@ def test_files_that_cannot_be_read_cost_one_line_each_and_the_others_are_transcr
         (line,) = [line for line in err if str(audio[name]) in line]
         assert line.startswith("transcribe.py: ") and reason in line
     records = json.loads(results.read_text())
+    assert [record["source"] for record in records] == [*map(str, names)]
+    records = [record for record in records if record["error"] is None]
     assert [record["source"] for record in records] == [str(audio["mono"]), str(audio["stereo"]), "-"]
     # The same samples in one channel, in two, and through a pipe.
     assert len({record["text"] for record in records}) == 1 and records[0]["audio_seconds"] == 2.0
-    assert out.count("final") == 3
+    final = [line.split("final")[1].strip() for line in out.splitlines() if "final" in line]
+    assert " ".join(final) == " ".join(record["text"] for record in records) != ""
 
 
 def test_a_folder_without_a_model_is_named_by_every_command_that_needs_one(workdir, audio, tmp_path):
@@ -149,6 +152,33 @@ def test_eval_scores_what_can_be_read_and_names_the_rest(workdir, audio, tmp_pat
     assert (record["utterances"], record["not_scored"], record["words"], record["step"]) == (1, 1, 3, 0)
     (error,) = map(json.loads, (folder / "errors-test.jsonl").read_text().splitlines())
     assert error["id"] == "mono" and error["ref"] == "a bad cab"
+
+
+def test_eval_names_chunk_sizes_that_it_cannot_use_and_warns_of_those_not_trained_for(workdir, audio, tmp_path):
+    status, _, err = run("eval.py", f"--workdir={workdir}", "--streaming", "--chunk-size=8,a")
+    assert status == 1 and err == ["eval.py: --chunk-size=8,a must hold whole numbers of at least 1, as in 8,16,32"]
+    manifest, results = tmp_path / "manifest.jsonl", tmp_path / "results.json"
+    row = {"id": "mono", "audio": str(audio["mono"]), "duration": 2.0, "text": "a bad cab", "split": "test"}
+    manifest.write_text(json.dumps(row) + "\n")
+    folder = tmp_path / "model"
+    shutil.copytree(workdir, folder)
+    status, out, err = run(
+        "eval.py",
+        f"--workdir={folder}",
+        f"--manifest={manifest}",
+        "--streaming",
+        "--chunk-size=16,5",
+        f"--json={results}",
+    )
+    assert status == 0 and len(err) == 1
+    assert err[0].startswith("eval.py: warning: chunk_size=5 is not one of train.chunk_sizes=(0, 16)")
+    assert "offline" in out and "640 ms" in out and "200 ms" in out
+    for figures in json.loads(results.read_text())["streaming"]:
+        p50, p95, p99 = figures["chunk_ms"]
+        assert 0 < p50 <= p95 <= p99
+        look_ahead = 0.045  # seconds, of the front end and the last analysis window
+        waited = figures["latency_seconds"] - p95 / 1000
+        assert waited == pytest.approx(figures["chunk_size"] * 0.04 + look_ahead)
 
 
 # ------------------------------------------------------------------- train.py

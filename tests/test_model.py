@@ -116,40 +116,75 @@ def test_neither_padding_nor_batch_mates_matter(subsampling, factor, causal_conv
 # -------------------------------------------------------------------- streams
 
 
-@pytest.mark.parametrize(
-    "subsampling, factor, chunks",
-    [
-        ("vanilla", 4, [(4, 2)]),
-        ("vanilla", 6, [(3, 1)]),
-        ("vanilla", 8, [(2, 4)]),
-        ("depthwise_separable", 4, [(4, 2), (7, 0), (1, 9)]),
-        ("depthwise_separable", 6, [(5, 3)]),
-        ("depthwise_separable", 8, [(16, 1)]),
-    ],
-)
-def test_chunks_equal_the_masked_full_pass(subsampling, factor, chunks):
-    """Two streams at once, of different lengths; the shorter one's last chunk is not full."""
+CHUNK_SIZES = (4, 8, 16, 32)
+
+
+@front_ends
+def test_windows_that_overlap_give_the_front_end_of_the_whole(subsampling, factor):
+    """With every chunk size: what reaches the blocks is the same."""
+    front_end = make_model(subsampling, factor, causal_conv=True)[1].encoder.subsampling
+    features = np.random.default_rng(0).standard_normal((67 * factor + right_context(factor), 24), np.float32)
+    run = nnx.jit(lambda front_end, x: front_end(x))
+    whole = np.asarray(run(front_end, jnp.asarray(features[None])))[0]
+    for chunk_size in CHUNK_SIZES:
+        starts = range(0, len(whole) - chunk_size + 1, chunk_size)
+        windows = [features[start * factor :][: front_end.window(chunk_size)] for start in starts]
+        for start, chunk in zip(starts, run(front_end, jnp.asarray(np.stack(windows))), strict=True):
+            np.testing.assert_allclose(chunk, whole[start : start + chunk_size], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", range(16))
+def test_chunks_equal_the_masked_full_pass(case):
+    """Every chunk size with left contexts of 0, 2, 4 and all chunks, on the front ends in turn.
+
+    Three streams begin one after the other in one batch, and end anywhere in a chunk.
+    """
+    chunk_size, num_left_chunks = CHUNK_SIZES[case // 4], (0, 2, 4, -1)[case % 4]
+    subsampling, factor = FRONT_ENDS[case % len(FRONT_ENDS)]
     encoder = make_model(subsampling, factor, causal_conv=True)[1].encoder
-    features = jnp.asarray(np.random.default_rng(0).standard_normal((2, 260, 24)), jnp.float32)
-    lengths = jnp.array([250, 173])
-    full = nnx.jit(lambda encoder, size, left: encoder(features, lengths, chunk_size=size, num_left_chunks=left))
-    step = nnx.jit(lambda encoder, cache, window, valid: encoder.step(cache, window, valid))
-    for chunk_size, num_left_chunks in chunks:
-        expected, frames = full(encoder, jnp.int32(chunk_size), jnp.int32(num_left_chunks))
-        cache = encoder.initial_cache(2, chunk_size, num_left_chunks)
-        frames, padded = np.asarray(frames), np.pad(features, ((0, 0), (0, 300), (0, 0)), constant_values=3.0)
-        shift, outputs = chunk_size * factor, []
-        for index in range(-(-int(frames.max()) // chunk_size)):
-            window = jnp.asarray(padded[:, index * shift :][:, : encoder.subsampling.window(chunk_size)])
-            valid = jnp.asarray(np.clip(frames - index * chunk_size, 0, chunk_size))
-            shapes = jax.tree.map(jnp.shape, cache)
-            out, cache = step(encoder, cache, window, valid)
-            assert jax.tree.map(jnp.shape, cache) == shapes
-            outputs.append(out)
-        np.testing.assert_array_equal(cache.frames, frames)
-        stream = np.concatenate(outputs, axis=1)
+    full, step = cached_encoder(subsampling, factor)
+    rng = np.random.default_rng(0)
+    longest = 70 * factor + right_context(factor)
+    features = rng.standard_normal((3, longest, 24)).astype(np.float32)
+    shift, window = chunk_size * factor, encoder.subsampling.window(chunk_size)
+    padded = np.pad(features, ((0, 0), (0, 2 * window), (0, 0)), constant_values=3.0)  # padding is not silence
+    starts = np.array([0, 1, 3])  # of each stream, in steps
+    left = -(-70 // chunk_size) if num_left_chunks < 0 else num_left_chunks  # all of it
+    for lengths in [(longest, longest - factor, 1), rng.integers(right_context(factor) + 1, longest, 3)]:
+        expected, frames = full(features, np.array(lengths), chunk_size, num_left_chunks)
+        frames, chunks = np.asarray(frames), -(-np.asarray(frames) // chunk_size)
+        cache = jax.tree.map(jnp.ones_like, encoder.initial_cache(3, chunk_size, left))
+        streams = [[], [], []]
+        for now in range(int((starts + chunks).max())):
+            at = np.clip(now - starts, 0, chunks)
+            valid = np.where(now < starts, 0, np.clip(frames - at * chunk_size, 0, chunk_size))
+            windows = np.stack([padded[row, at[row] * shift :][:window] for row in range(3)])
+            out, cache = step(cache, starts == now, windows, valid)
+            for row in range(3):
+                streams[row] += list(np.asarray(out)[row, : valid[row]])
         for row, length in enumerate(frames):
-            np.testing.assert_allclose(stream[row, :length], expected[row, :length], rtol=1e-5, atol=1e-5)
+            assert len(streams[row]) == length
+            if length:
+                np.testing.assert_allclose(streams[row], expected[row, :length], rtol=1e-5, atol=1e-5)
+
+
+@functools.cache
+def cached_encoder(subsampling, factor):
+    """The full pass, compiled once for all chunks, and the step."""
+    graphdef, state = nnx.split(make_model(subsampling, factor, causal_conv=True)[1].encoder)
+
+    @jax.jit
+    def full(features, lengths, size, left):
+        return nnx.merge(graphdef, state)(features, lengths, chunk_size=size, num_left_chunks=left)
+
+    @jax.jit
+    def step(cache, begins, window, num_frames):
+        cache = jax.tree.map(lambda a: jnp.where(begins.reshape(-1, *[1] * (a.ndim - 1)), 0, a), cache)
+        out, new_cache = nnx.merge(graphdef, state).step(cache, window, num_frames)
+        assert jax.tree.map(jnp.shape, new_cache) == jax.tree.map(jnp.shape, cache)
+        return out, new_cache
+
+    return full, step
 
 
 def test_what_cannot_stream_is_refused():

@@ -2,13 +2,15 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from small_model import RATE, TOKENIZER, make_config, make_model, sound
 
-from conformer.decode.greedy import Decoder, Token
+from conformer.decode.greedy import Decoder, GreedyDecoder, Token
+from conformer.decode.prefix_beam import PrefixBeamDecoder
 from conformer.streaming import EndpointConfig, Recognizer, Segment, Stream, StreamError, StreamPool, Word
-from conformer.streaming.subtitles import to_srt, to_vtt
+from conformer.streaming.subtitles import srt_cue, vtt_cue
 
 CHUNK, LEFT = 4, 2
 FRAME = 0.04  # seconds of an encoder frame
@@ -91,11 +93,11 @@ def test_silence_alone_gives_no_segment():
 
 
 def test_subtitles():
-    segments = [Segment("a b", (Word("a", 1.5, 1.9), Word("b", 2.0, 2.04)), 0.0, 3.0)]
-    assert to_srt(segments) == "1\n00:00:01,500 --> 00:00:02,040\na b\n"
-    assert to_vtt(segments) == "WEBVTT\n\n00:00:01.500 --> 00:00:02.040\na b\n"
-    long = [Segment("c", (Word("c", 3_725.5, 3_726.0),), 3_720.0, 3_727.0)]
-    assert "01:02:05,500 --> 01:02:06,000" in to_srt(long)
+    segment = Segment("a b", (Word("a", 1.5, 1.9), Word("b", 2.0, 2.04)), 0.0, 3.0)
+    assert srt_cue(segment, 7) == "7\n00:00:01,500 --> 00:00:02,040\na b\n"
+    assert vtt_cue(segment) == "00:00:01.500 --> 00:00:02.040\na b\n"
+    late = Segment("c", (Word("c", 3_725.5, 3_726.0),), 3_720.0, 3_727.0)
+    assert "01:02:05,500 --> 01:02:06,000" in srt_cue(late, 1)
 
 
 # ------------------------------------------------------------------ many streams
@@ -147,19 +149,77 @@ def test_a_reset_recognizer_begins_anew():
     assert stream.segments == transcript(sound(5_000, 4))
 
 
-def test_state_does_not_grow():
+def test_the_state_has_the_size_that_the_configuration_says():
     config, _ = make_model(causal_conv=True)
     dim, taps, layers = config.model.encoder_dim, config.model.kernel_size, config.model.num_layers
-    expected = layers * 4 * (CHUNK * LEFT * 2 * dim + (taps - 1) * dim) + 4
-    stream = recognizer()
-    assert stream.state_bytes == expected
-    for _ in range(20):
-        stream.accept(sound(8_000))
-    assert stream.state_bytes == expected
-    assert len(stream.stream._pending) < stream.window  # what waits is less than a window, however long the stream
+    assert recognizer().state_bytes == layers * 4 * (CHUNK * LEFT * 2 * dim + (taps - 1) * dim) + 4
+
+
+def retained(stream: Recognizer) -> tuple[int, int]:
+    """Bytes of all arrays, and the number of all other objects, that a stream holds on to."""
+    num_bytes, objects, waiting, seen = 0, 0, [stream.stream, stream._engine._cache], set()
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen or isinstance(item, (type, type(recognizer), int, float, str)):
+            continue
+        seen.add(id(item))
+        if isinstance(item, (np.ndarray, jax.Array)):
+            num_bytes += item.nbytes
+            continue
+        objects += 1
+        if isinstance(item, dict):
+            waiting += item.values()
+        elif isinstance(item, (list, tuple)):
+            waiting += item
+        else:
+            waiting += [getattr(item, name) for name in getattr(item, "__slots__", ())]
+            waiting += getattr(item, "__dict__", {}).values()
+    return num_bytes, objects
+
+
+@pytest.mark.parametrize("decoder", [GreedyDecoder, PrefixBeamDecoder])
+@pytest.mark.parametrize("sample_rate", [RATE, 2 * RATE])
+def test_nothing_grows_with_the_length_of_a_stream_whose_segments_are_taken(decoder, sample_rate):
+    endpoint = EndpointConfig(longest=2.0)
+    stream = recognizer(decoder=decoder, endpoint=endpoint, sample_rate=sample_rate)
+    sizes, words = [], 0
+    for second in range(60):
+        stream.accept(sound(sample_rate, second))
+        words += sum(len(segment.words) for segment in stream.take_segments())
+        sizes.append(retained(stream))
+    assert words > 20  # there was something to keep
+    for early, late in zip(np.max(sizes[:10], axis=0), np.max(sizes[10:], axis=0), strict=True):
+        assert late <= 2 * early  # segments differ; what grew with the audio would be six times as large
+
+
+def test_segments_that_are_taken_are_all_there_is():
+    samples = sound(40_000, 5)
+    stream, whole = (recognizer(endpoint=EndpointConfig(longest=0.8)) for _ in range(2))
+    taken = []
+    for piece in np.array_split(samples, 23):
+        stream.accept(piece)
+        taken += stream.take_segments()
+        assert stream.segments == []
+    whole.accept(samples)
+    whole.finish()
+    stream.finish()
+    assert taken + stream.take_segments() == whole.segments and len(taken) > 3
+    assert stream.text == "" and stream.words == []
 
 
 # -------------------------------------------------------------------- bad input
+
+
+class Silent(GreedyDecoder):
+    """Remembers what it is given, and says nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def step(self, log_probs):
+        self.seen.append(log_probs)
+        return []
 
 
 def test_audio_after_the_end_is_refused_and_nothing_is_lost():
@@ -192,6 +252,14 @@ def test_next_to_no_audio_gives_no_text(samples):
     stream = recognizer()
     stream.accept(sound(samples))
     assert stream.finish() == "" and stream.segments == []
+
+
+def test_digital_silence_is_recognised_like_any_other_sound():
+    decoder = Silent()
+    stream = recognizer(decoder=lambda: decoder)
+    stream.accept(np.zeros(2 * RATE, np.float32))
+    stream.finish()
+    assert np.isfinite(np.concatenate(decoder.seen)).all() and stream.segments == []
 
 
 def test_clipped_audio_is_recognised_like_any_other():

@@ -8,7 +8,7 @@ def plot_latency(rows: Sequence[dict], path: str) -> None:
     try:
         from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError("--plot needs matplotlib: pip install -e '.[plots]'") from None
+        raise ValueError("--plot needs matplotlib: pip install -c requirements.lock -e '.[plots]'") from None
     streams = [row for row in rows if "latency_seconds" in row]
     if not streams:
         raise ValueError("--plot shows streams: add --streaming, and several sizes to --chunk-size")

@@ -28,25 +28,25 @@ class Attention(nnx.Module):
         x: Float[Array, "batch frames channels"],
         key_start: Int[Array, "batch frames"],
         key_end: Int[Array, "batch frames"],
-        past: Float[Array, "batch past key_value"] | None = None,
-    ) -> tuple[Float[Array, "batch frames channels"], Float[Array, "batch keys key_value"]]:
+        past: Float[Array, "batch key_value_heads past head_dim"] | None = None,
+    ) -> tuple[Float[Array, "batch frames channels"], Float[Array, "batch key_value_heads keys head_dim"]]:
         """Attends to keys [key_start, key_end) of `past` followed by x.
 
         Args:
-            past: keys and values of earlier frames, side by side (key_value = 2 * channels); None = none.
+            past: keys of earlier frames, head by head, then values (key_value_heads = 2 * heads); None = none.
 
         Returns:
             the output, and the keys and values of past and x together, from which a stream keeps the newest.
         """
         batch, frames, channels = x.shape
-        query, key_value = jnp.split(self.query_key_value(self.norm(x)), [channels], axis=-1)
+        heads = self.query_key_value(self.norm(x)).reshape(batch, frames, 3 * self.num_heads, -1)
+        query, key_value = jnp.split(heads, [self.num_heads], axis=2)
+        # Heads first, as the products of attention want them: a stream moves each frame once, not at every step.
+        key_value = key_value.swapaxes(1, 2)
         if past is not None:
-            key_value = jnp.concatenate([past, key_value], axis=1)
-        key, value = jnp.split(key_value, 2, axis=-1)
+            key_value = jnp.concatenate([past, key_value], axis=2)
+        key, value = jnp.split(key_value.swapaxes(1, 2), 2, axis=2)
         # Scaled before the product, which could overflow a narrow format.
-        query = query * (channels // self.num_heads) ** -0.5
-        query, key, value = (
-            a.reshape(batch, -1, self.num_heads, channels // self.num_heads) for a in (query, key, value)
-        )
+        query = query * query.shape[-1] ** -0.5
         out = chunked_attention(query, key, value, self.relative_bias[...], key_start, key_end)
         return self.output(out.reshape(batch, frames, channels)), key_value

@@ -16,7 +16,7 @@ from kernels.typing import Array, Bool, Float, Int, Key
 class Past(NamedTuple):
     """What a block remembers of a stream."""
 
-    attention: Float[Array, "batch past key_value"]  # keys and values of the left context
+    attention: Float[Array, "batch key_value_heads past head_dim"]  # keys, then values, of the left context
     convolution: Float[Array, "batch taps channels"]  # newest inputs of the depthwise convolution
 
 

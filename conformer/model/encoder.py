@@ -66,8 +66,9 @@ class Encoder(nnx.Module):
             raise ValueError(
                 f"chunk_size={chunk_size}, num_left_chunks={num_left_chunks}: a stream needs at least 1 and at least 0"
             )
+        heads, left = config.num_heads, chunk_size * num_left_chunks
         past = Past(
-            attention=jnp.zeros((batch_size, chunk_size * num_left_chunks, 2 * config.encoder_dim)),
+            attention=jnp.zeros((batch_size, 2 * heads, left, config.encoder_dim // heads)),
             convolution=jnp.zeros((batch_size, config.kernel_size - 1, config.encoder_dim)),
         )
         return Cache(blocks=(past,) * config.num_layers, frames=jnp.zeros(batch_size, jnp.int32))
@@ -91,7 +92,7 @@ class Encoder(nnx.Module):
         """
         x = self.subsampling(window)
         batch, chunk_size = x.shape[:2]
-        left = cache.blocks[0].attention.shape[1]
+        left = cache.blocks[0].attention.shape[2]
         num_frames = jnp.full(batch, chunk_size) if num_frames is None else num_frames
         inside = jnp.arange(chunk_size) < num_frames[:, None]
         rows = (batch, chunk_size)
@@ -100,5 +101,5 @@ class Encoder(nnx.Module):
         pasts = []
         for block, past in zip(self.blocks, cache.blocks, strict=True):
             x, (key_value, inputs) = block(x, key_start, key_end, inside, past)
-            pasts.append(Past(key_value[:, chunk_size:], inputs[:, chunk_size:]))
+            pasts.append(Past(key_value[:, :, chunk_size:], inputs[:, chunk_size:]))
         return x, Cache(tuple(pasts), cache.frames + num_frames)

@@ -33,7 +33,8 @@ class Engine:
         self.batch_size = batch_size
         self.window = model.encoder.subsampling.window(chunk_size)
         self.num_mel_bins = config.features.num_mel_bins
-        self._initial = model.encoder.initial_cache(batch_size, chunk_size, num_left_chunks)
+        cache = jax.eval_shape(lambda: model.encoder.initial_cache(batch_size, chunk_size, num_left_chunks))
+        self._initial = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), cache)  # nothing to compile
         self.reset()
         graphdef, weights = nnx.split(model)
         self._weights = jax.device_put(weights, jax.devices()[0])
@@ -46,13 +47,14 @@ class Engine:
             fresh: Bool[Array, " batch"],
         ) -> tuple[Float[Array, "batch frames vocab"], Cache]:
             model = nnx.merge(graphdef, weights)
-            cache = _choose(fresh, self._initial, cache) if batch_size > 1 else cache
+            cache = _choose(fresh, jax.tree.map(jnp.zeros_like, cache), cache) if batch_size > 1 else cache
             x, new_cache = model.encoder.step(cache, model.normalise(windows), num_frames)
             # A slot with no frames this time keeps its state.
             new_cache = _choose(num_frames > 0, new_cache, cache) if batch_size > 1 else new_cache
             return jax.nn.log_softmax(model.head(x)), new_cache
 
-        self._step = jax.jit(step, donate_argnums=1)
+        # The old state is not donated: XLA would copy it first, since most of the new one is a part of it, shifted.
+        self._step = jax.jit(step)
 
     def __call__(
         self,
@@ -75,7 +77,7 @@ class Engine:
     def reset(self) -> None:
         """Begins new streams in all slots."""
         # Committed to a device, as what a step returns: JAX compiles anew for what is not.
-        self._cache = jax.device_put(jax.tree.map(jnp.copy, self._initial), jax.devices()[0])
+        self._cache = jax.device_put(jax.tree.map(np.copy, self._initial), jax.devices()[0])
 
     def warm_up(self) -> None:
         """Compiles the step ahead of the first audio."""

@@ -21,7 +21,8 @@ class Recognizer:
         print(recognizer.finish())
 
     The encoder sees `chunk_size` frames at a time and `num_left_chunks` chunks before them; its state has a constant
-    size, whatever the length of the stream.
+    size, whatever the length of the stream. So has everything else where there is an `endpoint` and segments are taken
+    (`take_segments`); otherwise the text grows.
     """
 
     def __init__(
@@ -55,23 +56,27 @@ class Recognizer:
         return self._advance()
 
     def finish(self) -> str:
-        """Ends the stream and returns its text. May be called again."""
+        """Ends the stream and returns the text. May be called again."""
         self.stream.end()
         return self._advance()
 
+    def take_segments(self) -> list[Segment]:
+        """Hands over the segments that are over, and forgets them (see `Stream.take_segments`)."""
+        return self.stream.take_segments()
+
     @property
     def text(self) -> str:
-        """All that has been recognised so far."""
+        """What has been recognised so far, less the segments taken."""
         return self.stream.text
 
     @property
     def words(self) -> list[Word]:
-        """The words so far, with their times."""
+        """The words of the text, with their times."""
         return self.stream.words
 
     @property
     def segments(self) -> list[Segment]:
-        """The segments that are over: those before the last endpoint, and all of them after `finish`."""
+        """The segments that are over and not taken: those before the last endpoint, all of them after `finish`."""
         return self.stream.segments
 
     @property

@@ -88,7 +88,7 @@ class Stream:
         self._segment_start = 0  # encoder frame at which the current segment began
         self._num_frames = 0  # encoder frames decoded
         self._remaining: int | None = None  # encoder frames still to come, once the audio has ended
-        self.segments: list[Segment] = []  # those that are over
+        self.segments: list[Segment] = []  # those that are over and have not been taken
         self.num_samples = 0  # received, at the stream's rate
 
     # ------------------------------------------------------------------ audio in
@@ -164,15 +164,22 @@ class Stream:
         """Of the current segment; `frame` counts from its start."""
         return self._decoder.tokens
 
+    def take_segments(self) -> list[Segment]:
+        """Hands over the segments that are over, and forgets them: with an endpoint, a stream whose segments are taken
+        keeps a constant size, however long it lasts. Text and words are then those since.
+        """
+        segments, self.segments = self.segments, []
+        return segments
+
     @property
     def text(self) -> str:
-        """All that has been recognised so far, every segment."""
+        """What has been recognised so far, every segment that has not been taken."""
         texts = [segment.text for segment in self.segments] + [self._tokenizer.decode([t.id for t in self.tokens])]
         return " ".join(text for text in texts if text)
 
     @property
     def words(self) -> list[Word]:
-        """The words so far, every segment, with their times."""
+        """The words of the text, with their times."""
         return [word for segment in self.segments for word in segment.words] + self._words()
 
     def _words(self) -> list[Word]:

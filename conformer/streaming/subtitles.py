@@ -1,29 +1,20 @@
-"""Transcripts with times in the formats that players and editors read."""
-
-from collections.abc import Sequence
+"""A segment in the formats that players and editors read: a cue lasts from its first word to its last."""
 
 from conformer.streaming.stream import Segment
 
-
-def to_srt(segments: Sequence[Segment]) -> str:
-    """SubRip subtitles, one a segment."""
-    blocks = [
-        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
-        for number, (text, start, end) in enumerate(_cues(segments), start=1)
-    ]
-    return "\n".join(blocks)
+VTT_HEADER = "WEBVTT\n"
 
 
-def to_vtt(segments: Sequence[Segment]) -> str:
-    """WebVTT subtitles, one a segment."""
-    return "WEBVTT\n\n" + "\n".join(
-        f"{_clock(start, '.')} --> {_clock(end, '.')}\n{text}\n" for text, start, end in _cues(segments)
-    )
+def srt_cue(segment: Segment, number: int) -> str:
+    """A cue of SubRip subtitles; numbers count from 1. A file joins its cues with newlines."""
+    start, end = segment.words[0].start, segment.words[-1].end
+    return f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{segment.text}\n"
 
 
-def _cues(segments: Sequence[Segment]) -> list[tuple[str, float, float]]:
-    """A cue lasts from a segment's first word to its last, not through the silence around them."""
-    return [(segment.text, segment.words[0].start, segment.words[-1].end) for segment in segments]
+def vtt_cue(segment: Segment) -> str:
+    """A cue of WebVTT subtitles. A file joins VTT_HEADER and its cues with newlines."""
+    start, end = segment.words[0].start, segment.words[-1].end
+    return f"{_clock(start, '.')} --> {_clock(end, '.')}\n{segment.text}\n"
 
 
 def _clock(seconds: float, separator: str) -> str:

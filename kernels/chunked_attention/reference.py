@@ -16,12 +16,14 @@ def chunked_attention(
 ) -> Float[Array, "batch queries heads head_dim"]:
     """See `api.chunked_attention`."""
     num_queries, num_keys = query.shape[1], key.shape[1]
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+    # Keys on the left, values on the right: XLA's products take both as a stream's cache holds them, heads first.
+    scores = jnp.einsum("bkhd,bqhd->bhkq", key, query, preferred_element_type=jnp.float32).swapaxes(2, 3)
     scores = scores + toeplitz(relative_bias, num_queries, num_keys)
     keys = jnp.arange(num_keys)
     mask = (key_start[..., None] <= keys) & (keys < key_end[..., None])
     weights = softmax(scores, mask[:, None])
-    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    out = jnp.einsum("bhqk,bkhd->bhqd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    return out.swapaxes(1, 2)
 
 
 def toeplitz(

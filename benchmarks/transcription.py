@@ -1,0 +1,112 @@
+"""`transcribe.py` as a user meets it: seconds from the command to the first text, and memory after a long recording.
+
+The model has the size of `bench.py streaming` and random weights: it says something all the time, which is the worst
+case for everything that could be kept.
+"""
+
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+from benchmarks import record
+from benchmarks.peers import ROOT
+from benchmarks.streaming import benchmark_config
+from conformer import runtime
+from conformer.config import Config
+from conformer.tokenizer import BLANK_SYMBOL, SPACE_SYMBOL, CharTokenizer
+from conformer.training.checkpoint import Checkpoints
+from conformer.training.state import initial_state
+
+SECONDS = 10  # of the recording whose first text is waited for
+CJK = 0x4E00  # where as many characters stand in a row as the vocabulary needs
+
+
+class Transcription(NamedTuple):
+    """What one run of the command took."""
+
+    first_text: float  # seconds from the start of the process to its first line
+    total: float  # seconds until it ended
+    peak_memory_mib: float | None  # None where the kernel does not say
+
+
+class TranscriptionError(ValueError):
+    """The command failed; its own message is above."""
+
+
+def run(runs: int, minutes: int) -> dict:
+    """`bench.py transcription`: starts the command `runs` times on 10 s of audio, once before that to compile, and
+    compares its memory after one minute and after `minutes`.
+    """
+    runtime.set_up()
+    result = {"benchmark": "transcription", **record.describe_run(), "minutes": minutes}
+    config = benchmark_config()
+    with tempfile.TemporaryDirectory() as name:
+        workdir = pathlib.Path(name)
+        save_model(workdir, config)
+        short, minute, long = (workdir / f"{seconds}.wav" for seconds in (SECONDS, 60, 60 * minutes))
+        for path, seconds in {short: SECONDS, minute: 60, long: 60 * minutes}.items():
+            save_noise(path, config.features.sample_rate, seconds)
+        result["first_run"] = transcribe(workdir, short)._asdict()  # compiles, unless a run before has
+        result["runs"] = [transcribe(workdir, short)._asdict() for _ in range(runs)]
+        result["one_minute"] = transcribe(workdir, minute)._asdict()
+        result["all_minutes"] = transcribe(workdir, long)._asdict()
+    return result
+
+
+def save_model(workdir: pathlib.Path, config: Config) -> None:
+    """Writes what a training run leaves behind before its first step."""
+    bins, characters = config.features.num_mel_bins, config.model.vocab_size - 2
+    CharTokenizer([BLANK_SYMBOL, SPACE_SYMBOL, *map(chr, range(CJK, CJK + characters))]).save(workdir)
+    (workdir / "config.json").write_text(config.to_json())
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save(0, initial_state(config, np.full(bins, 12.0), np.full(bins, 4.0))[1])
+    checkpoints.wait()
+
+
+def save_noise(path: pathlib.Path, sample_rate: int, seconds: int) -> None:
+    """Writes a recording whose noise is loud and soft in turn, a second each."""
+    rng = np.random.default_rng(0)
+    with soundfile.SoundFile(path, "w", sample_rate, 1, "PCM_16") as file:
+        for second in range(seconds):
+            file.write((0.1 if second % 2 == 0 else 0.001) * rng.standard_normal(sample_rate))
+
+
+def transcribe(workdir: pathlib.Path, path: pathlib.Path) -> Transcription:
+    """Runs the command on a file. Raises TranscriptionError."""
+    start = time.perf_counter()
+    command = [sys.executable, "-u", "transcribe.py", f"--workdir={workdir}", str(path)]
+    first_text, memory = None, None
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for _ in process.stdout:
+            first_text = first_text or time.perf_counter() - start
+            memory = record.peak_memory_mib(process.pid) or memory  # nothing is left of a process that has ended
+    if process.returncode != 0 or first_text is None:
+        raise TranscriptionError(f"transcribe.py ended with status {process.returncode}: its own message is above")
+    return Transcription(first_text, time.perf_counter() - start, memory)
+
+
+def table(result: dict) -> str:
+    """The record for a reader."""
+    starts = [run["first_text"] for run in result["runs"]]
+    lines = [
+        f"From the command to the first text of {SECONDS} s of audio: median {statistics.median(starts):.2f} s, "
+        f"slowest {max(starts):.2f} s of {len(starts)} runs.",
+        f"The run before them, which compiles unless an earlier one has: {result['first_run']['first_text']:.2f} s.",
+    ]
+    minutes, memory = result["minutes"], [result[name]["peak_memory_mib"] for name in ("one_minute", "all_minutes")]
+    if None not in memory:
+        lines.append(
+            f"Most memory held: {memory[0]:.0f} MiB after 1 minute of audio, {memory[1]:.0f} MiB after {minutes} "
+            f"({result['all_minutes']['total']:.0f} s of work)."
+        )
+    if (load := result["load_average"]) > 0.5:
+        lines.append(f"The load average was {load:.1f} at the start: other work slows this. Measure again.")
+    return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""Live audio: what pipes and microphones hand over, and what is said where they cannot."""
+
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+
+from conformer.audio import AudioError
+from conformer.streaming.sources import BLOCK_SECONDS, pace, read_pcm, record_microphone
+
+RATE = 8_000
+BLOCK = int(BLOCK_SECONDS * RATE)
+
+
+def read(folder, data: bytes) -> list[np.ndarray]:
+    (folder / "input").write_bytes(data)
+    with (folder / "input").open("rb") as file:
+        return list(read_pcm(file, RATE))
+
+
+@pytest.mark.parametrize("samples", [0, 1, BLOCK, BLOCK + 1, 5 * BLOCK - 1])
+def test_a_pipe_gives_every_sample_in_blocks(tmp_path, samples):
+    values = np.random.default_rng(0).integers(-32_768, 32_768, samples).astype("<i2")
+    blocks = read(tmp_path, values.tobytes())
+    assert [len(block) for block in blocks[:-1]] == [BLOCK] * (len(blocks) - 1)
+    np.testing.assert_array_equal(np.concatenate([np.zeros(0), *blocks]) * 32_768, values)
+
+
+@pytest.mark.parametrize("samples", [0, 1, BLOCK, 2 * BLOCK + 7])
+def test_a_pipe_that_stops_inside_a_sample_loses_that_byte_alone(tmp_path, samples):
+    values = np.arange(samples, dtype="<i2")
+    with pytest.warns(UserWarning, match="ends inside a sample: its last byte is dropped"):
+        blocks = read(tmp_path, values.tobytes() + b"\1")
+    np.testing.assert_array_equal(np.concatenate(blocks) * 32_768, values)
+
+
+def test_blocks_are_handed_over_no_sooner_than_they_are_spoken():
+    start = time.perf_counter()
+    waits = [time.perf_counter() - start for _ in pace(iter([np.zeros(40)] * 5), RATE)]
+    assert all(waited >= 0.005 * number for number, waited in enumerate(waits, start=1))
+
+
+# ------------------------------------------------------------------ microphone
+
+
+class PortAudioError(Exception):
+    """What the library raises."""
+
+
+@pytest.fixture
+def sounddevice(monkeypatch):
+    """The library, with a microphone that says 0, 1, 2 ... and overflows before its third block."""
+    module = types.SimpleNamespace(PortAudioError=PortAudioError, opened=None, closed=False)
+
+    class InputStream:
+        def __init__(self, **options):
+            module.opened, self._blocks = options, 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            module.closed = True
+
+        def read(self, size):
+            self._blocks += 1
+            return np.full((size, 1), self._blocks - 1, np.float32), self._blocks == 3
+
+    module.InputStream = InputStream
+    monkeypatch.setitem(sys.modules, "sounddevice", module)
+    return module
+
+
+def test_the_microphone_gives_mono_blocks_and_is_closed_again(sounddevice):
+    blocks = record_microphone(RATE)
+    for number in range(2):
+        np.testing.assert_array_equal(next(blocks), np.full(BLOCK, number, np.float32))
+    with pytest.warns(UserWarning, match="audio of the microphone was lost"):
+        next(blocks)
+    assert (sounddevice.opened["samplerate"], sounddevice.opened["channels"], sounddevice.closed) == (RATE, 1, False)
+    blocks.close()
+    assert sounddevice.closed
+
+
+def test_a_computer_without_a_microphone_says_so(sounddevice, monkeypatch):
+    def fail(**_):
+        raise PortAudioError("Error querying device -1")
+
+    monkeypatch.setattr(sounddevice, "InputStream", fail)
+    with pytest.raises(AudioError, match=r"at 8000 Hz \(Error querying device -1\): connect one"):
+        next(record_microphone(RATE))
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sounddevice", None)  # what makes an import fail
+    with pytest.raises(AudioError, match=r"pip install .*'\.\[microphone\]'"):
+        next(record_microphone(RATE))
+
+
+def test_a_missing_system_library_is_named(monkeypatch):
+    class Finder:
+        def find_spec(self, name, *_):
+            if name == "sounddevice":
+                raise OSError("PortAudio library not found")
+
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    with pytest.raises(AudioError, match="PortAudio library not found: install PortAudio"):
+        next(record_microphone(RATE))
