@@ -226,5 +226,7 @@ def count_products(jaxpr) -> int:
             products += size * int(np.prod([left.shape[axis] for axis in contracted]))
         elif equation.primitive.name == "conv_general_dilated":
             products += size * int(np.prod(equation.invars[1].aval.shape[:-1]))  # taps and inputs of each output
+        elif equation.primitive.name == "custom_vjp_call" and equation.invars[0].aval.shape[-1] == 1:
+            products += size * int(np.prod(equation.invars[1].aval.shape[:-1]))  # the first convolution: one channel in
         products += sum(map(count_products, jax.extend.core.jaxprs_in_params(equation.params)))
     return products
