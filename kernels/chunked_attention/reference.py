@@ -16,8 +16,10 @@ def chunked_attention(
 ) -> Float[Array, "batch queries heads head_dim"]:
     """See `api.chunked_attention`."""
     num_queries, num_keys = query.shape[1], key.shape[1]
-    # Keys on the left, values on the right: XLA's products take both as a stream's cache holds them, heads first.
-    scores = jnp.einsum("bkhd,bqhd->bhkq", key, query, preferred_element_type=jnp.float32).swapaxes(2, 3)
+    if num_queries == num_keys:
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+    else:  # a stream: with keys on the left XLA's product takes them as the cache holds them, heads first
+        scores = jnp.einsum("bkhd,bqhd->bhkq", key, query, preferred_element_type=jnp.float32).swapaxes(2, 3)
     scores = scores + toeplitz(relative_bias, num_queries, num_keys)
     keys = jnp.arange(num_keys)
     mask = (key_start[..., None] <= keys) & (keys < key_end[..., None])
