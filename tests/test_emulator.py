@@ -13,7 +13,7 @@ from kernels.emulator import BFLOAT16, FLOAT8_E4M3FN, FLOAT8_E5M2, FLOAT16, FLOA
 
 NARROW = [FLOAT16, BFLOAT16, FLOAT8_E4M3FN, FLOAT8_E5M2]
 BYTES = [FLOAT8_E4M3FN, FLOAT8_E5M2]
-few = settings(deadline=None, max_examples=8, derandomize=True)
+few = settings(deadline=None, max_examples=6, derandomize=True)
 
 
 def dtype(format):
@@ -28,11 +28,13 @@ def every_value(format):
     return values[~((values != 0) & (np.abs(values) < np.finfo(np.float32).smallest_normal))]
 
 
-def flushed(x, format):
-    """What ml_dtypes computed, as float32, with subnormals flushed where the format (or XLA) does."""
-    x = np.asarray(x).astype(np.float32)
-    floor = format.smallest_normal if format.flush_to_zero or format == BFLOAT16 else 0.0
-    return np.where(np.abs(x) < floor, np.copysign(np.float32(0), x), x)
+def flushed(rounded, format, exact):
+    """What ml_dtypes rounded, as float32; zero where the exact value is subnormal and the format (or XLA) flushes."""
+    rounded = np.asarray(rounded).astype(np.float32)
+    if not format.flush_to_zero and format != BFLOAT16:
+        return rounded
+    tiny = np.abs(exact) < format.smallest_normal * (1 - format.unit_roundoff / 2)  # beyond, it rounds to the normal
+    return np.where(tiny, np.copysign(np.float32(0), rounded), rounded)
 
 
 def assert_same(result, expected):
@@ -74,7 +76,7 @@ def test_rounding_is_that_of_ml_dtypes(format, flush):
     with np.errstate(over="ignore"):
         x = np.concatenate([values, middles, *neighbours, overflow, -overflow, x]).astype(np.float32)
         x = x[(x == 0) | (np.abs(x) >= np.finfo(np.float32).smallest_normal)]
-        expected = flushed(x.astype(dtype(format)), format)
+        expected = flushed(x.astype(dtype(format)), format, x)
     assert_same(format.round(jnp.asarray(x)), expected)
     assert_same(jax.jit(format.round)(x), expected)
 
@@ -106,10 +108,14 @@ def test_operations_on_every_pair_of_bytes_are_correctly_rounded(format, operati
 def test_float16_operations_are_numpys(format, operation):
     """Operands over the whole range, and pairs whose result is subnormal or near the largest."""
     rng = np.random.default_rng(1)
-    a, b = (flushed(rng.choice(every_value(FLOAT16), 400_000), format) for _ in range(2))
+    a, b = (rng.choice(every_value(FLOAT16), 400_000) for _ in range(2))
+    a, b = flushed(a, format, a), flushed(b, format, b)
     with np.errstate(all="ignore"):
         expected = OPERATIONS[operation](a.astype(np.float16), b.astype(np.float16))
-    assert_same(getattr(Arithmetic(format), operation)(jnp.asarray(a), jnp.asarray(b)), flushed(expected, format))
+        exact = OPERATIONS[operation](a.astype(np.float64), b.astype(np.float64))
+    assert_same(
+        getattr(Arithmetic(format), operation)(jnp.asarray(a), jnp.asarray(b)), flushed(expected, format, exact)
+    )
 
 
 @pytest.mark.parametrize("format", NARROW, ids=lambda f: f.name)
@@ -119,8 +125,10 @@ def test_roots_of_every_value_are_correctly_rounded(format):
     arithmetic = Arithmetic(format)
     with np.errstate(divide="ignore", over="ignore"):
         exact = np.sqrt(values.astype(np.float64))
-        assert_same(arithmetic.sqrt(jnp.asarray(values)), flushed(exact.astype(dtype(format)), format))
-        assert_same(arithmetic.rsqrt(jnp.asarray(values)), flushed((1 / exact).astype(dtype(format)), format))
+        assert_same(arithmetic.sqrt(jnp.asarray(values)), flushed(exact.astype(dtype(format)), format, exact))
+        assert_same(
+            arithmetic.rsqrt(jnp.asarray(values)), flushed((1 / exact).astype(dtype(format)), format, 1 / exact)
+        )
 
 
 # ------------------------------------------------------------------------ sums
@@ -128,7 +136,7 @@ def test_roots_of_every_value_are_correctly_rounded(format):
 
 def rounded(x, format):
     with np.errstate(all="ignore"):
-        return flushed(np.asarray(x, np.float32).astype(dtype(format)), format)
+        return flushed(np.asarray(x, np.float32).astype(dtype(format)), format, x)
 
 
 def tree(values, add):
@@ -166,8 +174,8 @@ def test_sum_is_the_documented_order(format, count, block, seed, scale):
 
 @few
 @given(
-    st.sampled_from([FLOAT16, BFLOAT16]),
-    st.sampled_from([(1, 30, 2), (3, 13, 4), (2, 1, 1)]),
+    st.sampled_from([FLOAT16, FLOAT8_E5M2]),
+    st.sampled_from([(2, 13, 4), (1, 1, 1)]),
     st.sampled_from([None, 1, 4]),
     st.integers(0, 2**31),
 )
@@ -186,9 +194,9 @@ def test_matmul_is_the_documented_order(format, shape, block, seed):
 
 
 def test_matmul_in_tiles_is_the_same(monkeypatch):
-    a, b = (FLOAT16.round(jax.random.normal(jax.random.key(k), shape)) for k, shape in ((0, (7, 9)), (1, (9, 5))))
+    a, b = (FLOAT16.round(jax.random.normal(jax.random.key(k), shape)) for k, shape in ((0, (5, 3)), (1, (3, 5))))
     whole = Arithmetic(FLOAT16).matmul(a, b)
-    monkeypatch.setattr("kernels.emulator.arithmetic._TILE", 90)  # two rows a tile, one left over
+    monkeypatch.setattr("kernels.emulator.arithmetic._TILE", 30)  # two rows a tile, one left over
     assert_same(Arithmetic(FLOAT16).matmul(a, b), whole)
 
 

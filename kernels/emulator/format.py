@@ -20,8 +20,9 @@ class Format:
 
     Args:
         name: its NumPy name, one of `NAMES`.
-        flush_to_zero: results that round to a subnormal become zero, as on hardware that has none. float32 and
-            bfloat16, whose subnormals are float32's, follow the machine instead: XLA flushes them on CPU and TPU.
+        flush_to_zero: results that are subnormal become zero, as on hardware that has none; "subnormal" is decided
+            after rounding with an unbounded exponent (IEEE 754, 7.5 a). float32 and bfloat16, whose subnormals are
+            float32's, follow the machine instead: XLA flushes them on CPU and TPU.
     """
 
     name: str
@@ -71,17 +72,15 @@ class Format:
         no_infinity = self.name == "float8_e4m3fn"
         # The exponent that IEEE 754 reserves for infinity is an ordinary one there: round with a wider exponent.
         exponent_bits = 8 if no_infinity else int(self._info.nexp)
-        rounded = lax.reduce_precision(x, exponent_bits, self.mantissa_bits)
+        rounded = lax.reduce_precision(x, exponent_bits, self.mantissa_bits)  # flushes subnormals
         if no_infinity:
             rounded = jnp.where(jnp.abs(rounded) > self.largest, jnp.nan, rounded)
+        if self.flush_to_zero:
+            return jnp.where(jnp.abs(rounded) < self.smallest_normal, 0.0 * x, rounded) if no_infinity else rounded
         if self.smallest_normal == float(jnp.finfo(jnp.float32).smallest_normal):
             return rounded
-        step = float(self._info.smallest_subnormal)
-        subnormal = lax.round(x / step, lax.RoundingMethod.TO_NEAREST_EVEN) * step
-        rounded = jnp.where(jnp.abs(x) < self.smallest_normal, subnormal, rounded)
-        if self.flush_to_zero:
-            rounded = jnp.where(jnp.abs(rounded) < self.smallest_normal, jnp.copysign(0.0, x), rounded)
-        return rounded
+        subnormal = lax.round(x / self.smallest, lax.RoundingMethod.TO_NEAREST_EVEN) * self.smallest
+        return jnp.where(jnp.abs(x) < self.smallest_normal, subnormal, rounded)
 
 
 FLOAT32 = Format("float32")

@@ -38,6 +38,15 @@ class NormNumerics:
         """
         return 4.0 ** math.floor(math.log(self.largest / 3, 4))
 
+    def error_bound(self, width: int) -> float:
+        """(2.5 d + 10) u, to first order: |error| / |result| of a normalised row, as Euclidean norms, at most.
+
+        d is the depth of a sum over the row, u the format's unit roundoff. It holds for safe statistics, the optimal
+        scales, gradual underflow, and rows whose mean is less than 1 / ((d + 1) u) standard deviations; errors behave
+        as if random, and are about a tenth of it (`docs/numerics.md`).
+        """
+        return (2.5 * self.arithmetic.depth(width) + 10) * self.arithmetic.format.unit_roundoff
+
 
 def normalise(
     x: Float[Array, "*batch channels"], eps: float, numerics: NormNumerics, *, centred: bool
@@ -72,12 +81,14 @@ def normalise(
     y, ratio = _scaled(c, arithmetic.round(shift * floor), numerics, centred)
     variance = _over_width(arithmetic.sum(arithmetic.multiply(y, y), keepdims=True), width, arithmetic)
     eps_term = arithmetic.multiply(arithmetic.multiply(ratio, ratio), arithmetic.round(jnp.float32(eps / floor**2)))
-    return arithmetic.multiply(y, arithmetic.rsqrt(arithmetic.add(variance, eps_term)))
+    variance = arithmetic.add(variance, eps_term)
+    # Both are zero where a row is constant and so large that its eps is flushed.
+    return arithmetic.multiply(y, arithmetic.rsqrt(jnp.maximum(variance, arithmetic.format.smallest)))
 
 
 def _scaled(
-    c: Float[Array, "*batch channels"], floor: Float[Array, "*#batch one"], numerics: NormNumerics, centred: bool
-) -> tuple[Float[Array, "*batch channels"], Float[Array, "*#batch one"]]:
+    c: Float[Array, "*batch channels"], floor: Float[Array, "..."], numerics: NormNumerics, centred: bool
+) -> tuple[Float[Array, "*batch channels"], Float[Array, "..."]]:
     """c / s and floor / s."""
     arithmetic, norm, width = numerics.arithmetic, numerics.pre_normaliser, c.shape[-1]
     if norm.surrogate == "none":
@@ -120,10 +131,10 @@ def _by_definition(x: Array, eps: float, arithmetic: Arithmetic, centred: bool) 
 
 
 def _over_width(x: Array, width: int, arithmetic: Arithmetic) -> Array:
-    """x / D. D = m 2^n may be beyond the format: divides by m, between 1/2 and 1, and shifts by n."""
-    mantissa, exponent = math.frexp(width)
-    quotient = arithmetic.divide(x, arithmetic.round(jnp.float32(mantissa)))
-    return arithmetic.multiply(quotient, 2.0**-exponent)
+    """x / D. D = m 2^n may be beyond the format: divides by m, between 1 and 2, and shifts by n."""
+    shift = math.floor(math.log2(width))
+    quotient = arithmetic.divide(x, arithmetic.round(jnp.float32(width / 2**shift)))
+    return arithmetic.multiply(quotient, 2.0**-shift)
 
 
 def _power_of_two_below(x: Array) -> Array:
