@@ -32,20 +32,17 @@ class NormNumerics:
 
     @property
     def limit(self) -> float:
-        """What the optimal constants keep the sum of squares below: the largest power of 4 that is at most M / 3.
-
-        The term of eps takes as much again at most; the rest is left to rounding.
-        """
-        return 4.0 ** math.floor(math.log(self.largest / 3, 4))
+        """M / 4, what the optimal constants keep the sum of squares below; the rest is left to rounding."""
+        return self.largest / 4
 
     def error_bound(self, width: int) -> float:
-        """(2.5 d + 10) u, to first order: |error| / |result| of a normalised row, as Euclidean norms, at most.
+        """(2.5 d + 11) u, to first order: |error| / |result| of a normalised row, as Euclidean norms, at most.
 
         d is the depth of a sum over the row, u the format's unit roundoff. It holds for safe statistics, the optimal
         scales, gradual underflow, and rows whose mean is less than 1 / ((d + 1) u) standard deviations; errors behave
         as if random, and are about a tenth of it (`docs/numerics.md`).
         """
-        return (2.5 * self.arithmetic.depth(width) + 10) * self.arithmetic.format.unit_roundoff
+        return (2.5 * self.arithmetic.depth(width) + 11) * self.arithmetic.format.unit_roundoff
 
 
 def normalise(
@@ -57,7 +54,9 @@ def normalise(
 
         c / sqrt(mean c^2 + eps) = y / sqrt(mean y^2 + eps / s^2),    s >= f,
 
-    where f, the power of two above sqrt(D eps / limit), keeps the second term in range. A constant row gives zeros.
+    where f, the power of two above sqrt(D eps / limit), keeps the second term in range; a constant row gives zeros.
+    The result is made of z = c / 2^k, which is exact, with 2^k the power of two above s. y = h z, h = 2^k / s between 1
+    and 2, is for the sum of squares alone: no element is divided, and the rounding of h cancels.
 
     Raises:
         ValueError: for eps = 0, or a static scale below f.
@@ -78,21 +77,24 @@ def normalise(
     c = arithmetic.multiply(x, shift)
     if centred:
         c = _centre(c, norm.safe_statistics, arithmetic)
-    y, ratio = _scaled(c, arithmetic.round(shift * floor), numerics, centred)
+    z, h, ratio = _scaled(c, arithmetic.round(shift * floor), numerics, centred)
+    y = arithmetic.multiply(z, h)
     variance = _over_width(arithmetic.sum(arithmetic.multiply(y, y), keepdims=True), width, arithmetic)
+    variance = arithmetic.divide(variance, arithmetic.multiply(h, h))
     eps_term = arithmetic.multiply(arithmetic.multiply(ratio, ratio), arithmetic.round(jnp.float32(eps / floor**2)))
     variance = arithmetic.add(variance, eps_term)
     # Both are zero where a row is constant and so large that its eps is flushed.
-    return arithmetic.multiply(y, arithmetic.rsqrt(jnp.maximum(variance, arithmetic.format.smallest)))
+    return arithmetic.multiply(z, arithmetic.rsqrt(jnp.maximum(variance, arithmetic.format.smallest)))
 
 
 def _scaled(
     c: Float[Array, "*batch channels"], floor: Float[Array, "..."], numerics: NormNumerics, centred: bool
-) -> tuple[Float[Array, "*batch channels"], Float[Array, "..."]]:
-    """c / s and floor / s."""
+) -> tuple[Float[Array, "*batch channels"], Float[Array, "..."], Float[Array, "..."]]:
+    """c / 2^k, 2^k / s (1 where the scale is a power of two) and floor / 2^k."""
     arithmetic, norm, width = numerics.arithmetic, numerics.pre_normaliser, c.shape[-1]
+    one = jnp.float32(1)
     if norm.surrogate == "none":
-        return c, floor
+        return c, one, floor
     magnitude = jnp.abs(c)
     k = norm.constant(width, numerics.limit, centred=centred)
     # In terms of the sum of |c| = D MAD, which spares a division by D that could underflow.
@@ -107,19 +109,20 @@ def _scaled(
         s, k = arithmetic.multiply(arithmetic.sqrt(total), arithmetic.sqrt(largest)), k / math.sqrt(width)
     s = arithmetic.multiply(s, arithmetic.round(jnp.float32(k)))
     s = jnp.maximum(jnp.maximum(s, floor), arithmetic.format.smallest_normal)
-    if norm.power_of_two:
-        s = _power_of_two_above(s)
-    return arithmetic.divide(c, s), arithmetic.divide(floor, s)
+    above = _power_of_two_above(s)
+    h = one if norm.power_of_two else arithmetic.divide(one, arithmetic.divide(s, above))
+    return arithmetic.divide(c, above), h, arithmetic.divide(floor, above)
 
 
 def _centre(x: Array, safely: bool, arithmetic: Arithmetic) -> Array:
-    """x - mean(x); safely, twice: the second time for the error of the first mean."""
-    for _ in range(2 if safely else 1):
-        mean = _over_width(arithmetic.sum(x, keepdims=True), x.shape[-1], arithmetic)
-        if safely:  # the mean lies between the extremes, whatever its rounding: of a constant row it is exact
-            mean = jnp.clip(mean, jnp.min(x, axis=-1, keepdims=True), jnp.max(x, axis=-1, keepdims=True))
-        x = arithmetic.subtract(x, mean)
-    return x
+    """x - mean(x); safely, with what the rounding of the mean left subtracted too."""
+    mean = _over_width(arithmetic.sum(x, keepdims=True), x.shape[-1], arithmetic)
+    if not safely:
+        return arithmetic.subtract(x, mean)
+    # The mean lies between the extremes, whatever its rounding: that of a constant row is exact.
+    mean = jnp.clip(mean, jnp.min(x, axis=-1, keepdims=True), jnp.max(x, axis=-1, keepdims=True))
+    x = arithmetic.subtract(x, mean)
+    return arithmetic.subtract(x, _over_width(arithmetic.sum(x, keepdims=True), x.shape[-1], arithmetic))
 
 
 def _by_definition(x: Array, eps: float, arithmetic: Arithmetic, centred: bool) -> Array:
