@@ -118,13 +118,14 @@ def _tree(x: Array, format: Format) -> Array:
     """Sum over the first axis by halves.
 
     The barriers keep XLA from computing the addends anew at every level of the tree, and the sum at every use: 20 times
-    slower to run, and a hundred times to compile.
+    slower to run, and minutes to compile where a level is odd.
     """
     x = lax.optimization_barrier(x)
     while (count := x.shape[0]) > 1:
         half = (count + 1) // 2
         pairs = format.round(x[: count - half] + x[half:])
-        x = pairs if count % 2 == 0 else jnp.concatenate([pairs, x[count - half : half]])
+        odd = count % 2 == 1
+        x = lax.optimization_barrier(jnp.concatenate([pairs, x[count - half : half]])) if odd else pairs
     return lax.optimization_barrier(x[0])
 
 
