@@ -10,7 +10,7 @@ streaming   a chunk of one stream of a 20 M parameter model on one core: JAX wit
             PyTorch eager and compiled, ONNX Runtime; and the bound that the core's own rates set (a few minutes, most
             of them compilation)
 numerics    LayerNorm in emulated float16: failures and errors by pre-normaliser, width, distribution, amplitude, format
-            and order of summation (about 10 minutes, most of them compilation); nothing is timed
+            and order of summation (2 minutes, most of them compilation); nothing is timed
 
 PyTorch runs in an environment of its own, which `make peers` makes; ONNX Runtime needs the extra `export`. What is
 missing, `streaming` does without, and says so. Leave the machine otherwise idle.

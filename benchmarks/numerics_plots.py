@@ -74,8 +74,8 @@ def _error_by_width(axes, result: dict) -> None:
     for name in ("MAD, optimal", "max, optimal", "geometric", "geometric, power of two"):
         colour, style = STYLES[name]
         _worst_error(axes, result, style, colour, name, pre_normaliser=name, order="tree", flush_to_zero=True)
-    axes.set(xlabel="width D", ylabel="relative error", title="worst distribution, flush to zero")
-    axes.legend()
+    axes.set(ylabel="relative error", title="worst distribution, flush to zero")
+    _finish(axes)
 
 
 def _error_by_order(axes, result: dict) -> None:
@@ -83,8 +83,8 @@ def _error_by_order(axes, result: dict) -> None:
         _worst_error(
             axes, result, style, "tab:green", order, pre_normaliser="geometric", order=order, flush_to_zero=False
         )
-    axes.set(xlabel="width D", ylabel="relative error", title="worst distribution, by order of the sums")
-    axes.legend()
+    axes.set(ylabel="relative error", title="worst distribution, by order of the sums")
+    _finish(axes)
 
 
 def _worst_error(axes, result: dict, style: str, colour: str, label: str, **setting) -> None:
@@ -99,8 +99,16 @@ def _spread_by_width(axes, result: dict) -> None:
         if "plain" not in name:  # the constant changes nothing
             colour, style = STYLES[name]
             axes.loglog([int(width) for width in spread], spread.values(), style, color=colour, label=name)
-    axes.set(xlabel="width D", ylabel="largest / smallest sum of squares", title="worst-case spread")
-    axes.legend()
+    axes.set(ylabel="largest / smallest sum of squares", title="worst-case spread")
+    _finish(axes)
+
+
+def _finish(axes) -> None:
+    """Names the widths, which are not powers of ten."""
+    axes.set_xlabel("width D")
+    axes.set_xticks([144, 256, 512, 1024, 2048], ["144", "256", "512", "1024", "2048"])
+    axes.minorticks_off()
+    axes.legend(loc="upper left")
 
 
 def _mean(values: list[float]) -> float:

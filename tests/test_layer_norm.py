@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.numerics import PRE_NORMALISERS, distributions, random_peaks, row_errors, summary
+from benchmarks.numerics import distributions, random_peaks, row_errors, summary
 from kernels.emulator import BFLOAT16, FLOAT8_E4M3FN, FLOAT16, Arithmetic, Format
 from kernels.layer_norm import (
     GEOMETRIC,
@@ -200,20 +200,18 @@ def test_theorem_6_the_error_is_within_the_bound(width, arithmetic, norm, seed):
     assert (row_errors(x, numerics)[fits] <= numerics.error_bound(width)).all()
 
 
-@pytest.mark.parametrize("norm", PRE_NORMALISERS.values(), ids=PRE_NORMALISERS.keys())
+@pytest.mark.parametrize("norm", [GEOMETRIC, PLAIN_MAD], ids=["geometric", "plain MAD"])
 def test_eps_counts_at_the_level_of_silence(norm):
     x = np.random.default_rng(0).standard_normal((64, 144)) * 1e-3  # variance 1e-6 under eps = 1e-5
-    if norm.static == 1:  # the static scale made for 6e4 leaves nothing of such rows
-        assert row_errors(x, NormNumerics(Arithmetic(FLOAT16), norm)).max() < (0.011 if norm == PLAIN_MAD else 0.01)
+    assert row_errors(x, NormNumerics(Arithmetic(FLOAT16), norm)).max() < 0.01
 
 
 @pytest.mark.parametrize("format", [FLOAT16, FLUSHING, FLOAT8_E4M3FN], ids=["float16", "flush", "float8_e4m3fn"])
-@pytest.mark.parametrize("block", [None, 1])
-def test_constant_rows_become_the_bias(format, block):
+def test_constant_rows_become_the_bias(format):
     values = np.array([0, 6e-5, 1e-3, 0.1, 1 / 3, 7, 301.3, 440]) * (1 if format == FLOAT8_E4M3FN else 148)
     bias = format.round(jnp.linspace(-1, 1, 359))
     x = jnp.asarray(np.repeat(values[:, None], 359, axis=1), jnp.float32)
-    numerics = NormNumerics(Arithmetic(format, block=block))
+    numerics = NormNumerics(Arithmetic(format, block=1))
     result = jax.jit(lambda x: layer_norm(x, jnp.ones(359), bias, numerics=numerics))(x)
     np.testing.assert_array_equal(result, np.broadcast_to(bias, result.shape))
 

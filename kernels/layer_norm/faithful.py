@@ -81,7 +81,8 @@ def normalise(
     y = arithmetic.multiply(z, h)
     variance = _over_width(arithmetic.sum(arithmetic.multiply(y, y), keepdims=True), width, arithmetic)
     variance = arithmetic.divide(variance, arithmetic.multiply(h, h))
-    eps_term = arithmetic.multiply(arithmetic.multiply(ratio, ratio), arithmetic.round(jnp.float32(eps / floor**2)))
+    # Not ratio^2 first, which would underflow long before the term does.
+    eps_term = arithmetic.multiply(ratio, arithmetic.multiply(ratio, arithmetic.round(jnp.float32(eps / floor**2))))
     variance = arithmetic.add(variance, eps_term)
     # Both are zero where a row is constant and so large that its eps is flushed.
     return arithmetic.multiply(z, arithmetic.rsqrt(jnp.maximum(variance, arithmetic.format.smallest)))
