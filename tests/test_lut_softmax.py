@@ -16,11 +16,9 @@ from kernels.lut_softmax import BoundedExp, Exp, Logarithm, Reciprocal, SoftmaxT
 
 BOUNDED = SoftmaxTables(exp=BoundedExp())
 DEVICES = {
-    f"{'flushed ' * flush}{'tree' if block is None else 'sequential'}": Arithmetic(
-        Format("float16", flush), block=block
-    )
-    for flush in (False, True)
-    for block in (None, 1)
+    prefix + order: Arithmetic(Format("float16", flush_to_zero=bool(prefix)), block=block)
+    for prefix in ("", "flushed ")
+    for order, block in (("tree", None), ("sequential", 1))
 }
 
 

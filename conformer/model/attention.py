@@ -6,6 +6,7 @@ from flax import nnx
 from conformer.config import ModelConfig
 from conformer.model.layers import LayerNorm, linear
 from kernels.chunked_attention import chunked_attention
+from kernels.lut_softmax import softmax
 from kernels.typing import Array, Float, Int
 
 
@@ -21,6 +22,7 @@ class Attention(nnx.Module):
         self.norm = LayerNorm(config.encoder_dim)
         self.query_key_value = linear(config.encoder_dim, 3 * config.encoder_dim, compute=compute, rngs=rngs)
         self.output = linear(config.encoder_dim, config.encoder_dim, compute=compute, rngs=rngs)
+        self.softmax = softmax
         self.relative_bias = nnx.Param(jnp.zeros((config.num_heads, 2 * config.max_relative_distance + 1)))
 
     def __call__(
@@ -48,5 +50,5 @@ class Attention(nnx.Module):
         query, key, value = (
             a.reshape(batch, -1, self.num_heads, channels // self.num_heads) for a in (query, key, value)
         )
-        out = chunked_attention(query, key, value, self.relative_bias[...], key_start, key_end)
+        out = chunked_attention(query, key, value, self.relative_bias[...], key_start, key_end, softmax=self.softmax)
         return self.output(out.reshape(batch, frames, channels)), key_value

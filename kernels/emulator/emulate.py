@@ -81,11 +81,12 @@ class _Interpreter:
             p.scan_p: self._scan,
             p.while_p: self._while,
             p.cond_p: self._cond,
-            **{
-                primitive: lambda x, replacement=emulate(function, arithmetic), **_: replacement(x)
-                for primitive, function in functions.items()
-            },
+            **{primitive: self._replacement(function) for primitive, function in functions.items()},
         }
+
+    def _replacement(self, function: Callable) -> Callable:
+        emulated = emulate(function, self.arithmetic)
+        return lambda x, **_: emulated(x)
 
     def run(self, jaxpr: Jaxpr, inputs) -> list:
         """The results of a trace whose inputs need not be rounded yet."""

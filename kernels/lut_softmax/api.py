@@ -20,7 +20,7 @@ def softmax(
         scores: attention scores.
         mask: true where a key may be attended; broadcast against scores.
         tables: exponential and reciprocal from tables, the arithmetic between them that of scores; for inference, there
-            is no gradient. In the arithmetic of a device: `kernels.emulator.emulate(functools.partial(softmax, tables=tables), arithmetic)`.
+            is no gradient. `kernels.emulator.emulate` runs it in the arithmetic of a device.
     """
     if tables is None:
         return reference.softmax(scores, mask)

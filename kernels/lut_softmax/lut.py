@@ -25,9 +25,9 @@ class SoftmaxTables:
         largest: largest value of the format, which bounds the sum: 65504 in float16.
     """
 
-    exp: Exp | BoundedExp = Exp()
-    reciprocal: Reciprocal = Reciprocal()
-    logarithm: Logarithm = Logarithm()
+    exp: Exp | BoundedExp = dataclasses.field(default_factory=Exp)
+    reciprocal: Reciprocal = dataclasses.field(default_factory=Reciprocal)
+    logarithm: Logarithm = dataclasses.field(default_factory=Logarithm)
     window: tuple[float, float] = (0.0, 3.9375)
     largest: float = 65504.0
 
