@@ -3,6 +3,8 @@
     python bench.py training [--steps=5] [--compute=float32] [--json=FILE]
     python bench.py streaming [--chunks=40] [--json=FILE]
     python bench.py transcription [--runs=10] [--minutes=60] [--json=FILE]
+    python bench.py numerics [--plots=FOLDER] [--json=FILE]
+    python bench.py policies --workdir=runs/words [--json=FILE]
 
 training    a full training step of a 10 M parameter model, JAX and eager PyTorch in alternation (about 2 minutes on
             2 cores)
@@ -12,6 +14,10 @@ streaming   a chunk of one stream of a 20 M parameter model on one core: JAX wit
 transcription
             transcribe.py with a model of that size: from the command to the first text of 10 s of audio, and memory
             after a minute and after an hour of it (about 4 minutes)
+numerics    LayerNorm in emulated float16: failures and errors by pre-normaliser, width, distribution, amplitude, format
+            and order of summation (2 minutes, most of them compilation); nothing is timed
+policies    word error rates of a trained model under every numerics policy, without each stabiliser, and with a
+            larger residual stream (half an hour, most of it compilation); nothing is timed
 
 PyTorch runs in an environment of its own, which `make peers` makes; ONNX Runtime needs the extra `export`. What is
 missing, `streaming` does without, and says so. Leave the machine otherwise idle.
@@ -21,10 +27,11 @@ import sys
 
 from absl import app, flags
 
-from benchmarks import record, streaming, training, transcription
+from benchmarks import numerics, numerics_plots, policies, record, streaming, training, transcription
 from benchmarks.peers import PeerError
 from benchmarks.streaming import DisagreementError
 from benchmarks.transcription import TranscriptionError
+from conformer.config import ConfigError
 
 _JSON = flags.DEFINE_string("json", None, "File that the record is written to: every time, device, versions, command.")
 _STEPS = flags.DEFINE_integer("steps", 5, "training: steps in each block.", lower_bound=1)
@@ -32,6 +39,8 @@ _COMPUTE = flags.DEFINE_enum("compute", "float32", ["float32", "bfloat16"], "tra
 _CHUNKS = flags.DEFINE_integer("chunks", 40, "streaming: chunks in each block.", lower_bound=1)
 _RUNS = flags.DEFINE_integer("runs", 10, "transcription: starts of the command.", lower_bound=1)
 _MINUTES = flags.DEFINE_integer("minutes", 60, "transcription: length of the long recording.", lower_bound=2)
+_PLOTS = flags.DEFINE_string("plots", None, "numerics: folder that plots are written to (needs matplotlib).")
+_WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run.")
 
 
 def main(argv: list[str]) -> None:
@@ -46,12 +55,22 @@ def main(argv: list[str]) -> None:
             case ["transcription"]:
                 result = transcription.run(_RUNS.value, _MINUTES.value)
                 print(transcription.table(result))
+            case ["numerics"]:
+                numerics_plots.check(_PLOTS.value)
+                result = numerics.run()
+                print(numerics.table(result))
+            case ["policies"]:
+                if _WORKDIR.value is None:
+                    raise app.UsageError("policies: name the folder of a training run with --workdir")
+                result = policies.run(_WORKDIR.value)
             case _:
-                raise app.UsageError("name what to measure: training, streaming or transcription")
-    except (PeerError, DisagreementError, TranscriptionError) as error:
+                raise app.UsageError("name what to measure: training, streaming, transcription, numerics or policies")
+    except (PeerError, ConfigError, DisagreementError, TranscriptionError, numerics_plots.MissingError) as error:
         sys.exit(f"bench.py: {error}")
     if _JSON.value:
         record.write(_JSON.value, result)
+    if _PLOTS.value:
+        numerics_plots.draw(result, _PLOTS.value)
 
 
 if __name__ == "__main__":

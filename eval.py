@@ -26,13 +26,16 @@ from conformer.evaluation.latency import plot_latency
 from conformer.evaluation.offline import Transcripts, make_forward, transcribe
 from conformer.evaluation.scorer import write_errors
 from conformer.evaluation.streaming import Timing, transcribe_streaming
-from conformer.model.weights import FORMATS, convert_weights
+from conformer.numerics import POLICIES, apply_policy, scale_residual
 from conformer.training.checkpoint import load_model
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 MANIFEST = flags.DEFINE_string("manifest", None, "JSONL manifest, pack or LibriSpeech folder; default: the run's data.")
 SPLIT = flags.DEFINE_string("split", "test", "Which split of it; all = every row.")
-WEIGHTS = flags.DEFINE_enum("weights", "float32", FORMATS, "Format of the weights.")
+NUMERICS = flags.DEFINE_enum("numerics", "float32", list(POLICIES), "Formats and algorithms of the computation.")
+RESIDUAL_SCALE = flags.DEFINE_float(
+    "residual-scale", 1.0, "Make the residual stream so many times as large, a power of two; the function is the same."
+)
 STREAMING = flags.DEFINE_bool("streaming", False, "Also recognise the utterances as streams.")
 CHUNK_SIZE = flags.DEFINE_list("chunk-size", ["16"], "Encoder frames of a chunk; several, comma separated.")
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
@@ -53,7 +56,7 @@ def main(_) -> None:
 def evaluate(workdir: pathlib.Path) -> None:
     chunk_sizes = read_chunk_sizes() if STREAMING.value else []
     config, model, tokenizer, step = load_model(workdir)
-    convert_weights(model, WEIGHTS.value)
+    model = apply_policy(scale_residual(model, RESIDUAL_SCALE.value), NUMERICS.value)
     utterances = read_split(config)
 
     # --------------------------------------------------------------- whole utterances
@@ -88,7 +91,8 @@ def evaluate(workdir: pathlib.Path) -> None:
             "jax": jax.__version__,
             "step": step,
             "split": SPLIT.value,
-            "weights": WEIGHTS.value,
+            "numerics": NUMERICS.value,
+            "residual_scale": RESIDUAL_SCALE.value,
             "not_scored": len(transcripts.broken),
         }
         streams = {"streaming": rows[1:]} if STREAMING.value else {}

@@ -27,7 +27,7 @@ from conformer.decode.greedy import Decoder, GreedyDecoder
 from conformer.decode.hotwords import HotWords
 from conformer.decode.language_model import NgramModel, ShallowFusion
 from conformer.decode.prefix_beam import PrefixBeamDecoder
-from conformer.model.weights import FORMATS, convert_weights
+from conformer.numerics import POLICIES, apply_policy
 from conformer.streaming import EndpointConfig, Recognizer, Segment, StreamError
 from conformer.streaming.sources import BLOCK_SECONDS, pace, read_pcm, record_microphone
 from conformer.streaming.subtitles import VTT_HEADER, srt_cue, vtt_cue
@@ -38,7 +38,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", requ
 OUTPUT = flags.DEFINE_enum("output", "txt", ["txt", "json", "srt", "vtt"], "What to print of a segment that has ended.")
 CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames recognised at a time.", lower_bound=1)
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
-WEIGHTS = flags.DEFINE_enum("weights", "float32", FORMATS, "Format of the weights.")
+NUMERICS = flags.DEFINE_enum("numerics", "float32", list(POLICIES), "Formats and algorithms of the computation.")
 BEAM_SIZE = flags.DEFINE_integer("beam-size", 0, "Prefixes of a beam search; 0 = greedy.", lower_bound=0)
 LM = flags.DEFINE_string("lm", None, "ARPA n-gram language model of words, for the beam search.")
 LM_WEIGHT = flags.DEFINE_float("lm-weight", 0.5, "Weight of its logarithms.")
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
         sys.exit("transcribe.py: name audio files, - for standard input, --microphone or --example (see --help)")
     try:
         config, model, tokenizer, _ = load_model(WORKDIR.value)
-        convert_weights(model, WEIGHTS.value)
+        model = apply_policy(model, NUMERICS.value)
         recognizer = Recognizer(
             config,
             model,

@@ -1,4 +1,4 @@
-"""This project's contestant: an `Engine` with one slot, its weights in one of the formats."""
+"""This project's contestant: an `Engine` with one slot, under one of the numerics policies."""
 
 import pathlib
 
@@ -11,7 +11,7 @@ from benchmarks.record import versions
 from conformer import runtime
 from conformer.config import Config
 from conformer.model import ConformerCTC
-from conformer.model.weights import convert_weights
+from conformer.numerics import apply_policy
 from conformer.streaming.engine import Engine
 
 
@@ -20,14 +20,14 @@ class JaxStreamer:
 
     Args:
         folder: what is measured (`benchmarks.streaming.save_inputs`).
-        weights: the format they are converted to.
+        numerics: the policy that is applied.
     """
 
-    def __init__(self, folder: str, chunk_size: int, num_left_chunks: int, weights: str):
+    def __init__(self, folder: str, chunk_size: int, num_left_chunks: int, numerics: str):
         runtime.set_up()
         self.versions = versions("jax", "jaxlib", "flax", "numpy")
         config, model = load_model(folder)
-        convert_weights(model, weights)
+        model = apply_policy(model, numerics)
         self.weight_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model)))
         self._engine = Engine(config, model, chunk_size=chunk_size, num_left_chunks=num_left_chunks)
         self._num_frames = np.array([chunk_size], np.int32)

@@ -52,9 +52,9 @@ class Contestant(NamedTuple):
 
 JAX, TWIN, ONNX = "benchmarks.jax_peer", "benchmarks.torch_peer.streaming", "benchmarks.onnx_peer"
 CONTESTANTS = {
-    REFERENCE: Contestant(JAX, {"weights": "float32"}, exact=True),
-    "JAX bfloat16 weights": Contestant(JAX, {"weights": "bfloat16"}, exact=False),
-    "JAX int8 weights": Contestant(JAX, {"weights": "int8"}, exact=False),
+    REFERENCE: Contestant(JAX, {"numerics": "float32"}, exact=True),
+    "JAX bfloat16 weights": Contestant(JAX, {"numerics": "bfloat16"}, exact=False),
+    "JAX int8 weights": Contestant(JAX, {"numerics": "int8"}, exact=False),
     "PyTorch eager": Contestant(TWIN, {"compiled": False}, exact=True),
     "PyTorch compiled": Contestant(TWIN, {"compiled": True}, exact=True),
     "ONNX Runtime float32": Contestant(ONNX, {"weights": "float32"}, exact=True),
@@ -140,7 +140,7 @@ def measure(config: Config, chunk_size: int, num_left_chunks: int, chunks: int) 
             row["median_seconds"] = statistics.median(row["seconds"])
             row["speed"] = rows[REFERENCE]["median_seconds"] / row["median_seconds"]
             if CONTESTANTS[name].module == JAX:
-                row["bound"] = bound(operations, row["weight_bytes"], rates, CONTESTANTS[name].arguments["weights"])
+                row["bound"] = bound(operations, row["weight_bytes"], rates, CONTESTANTS[name].arguments["numerics"])
     cache = jax.eval_shape(lambda: model.encoder.initial_cache(1, chunk_size, num_left_chunks))
     frame_seconds = config.features.frame_shift_ms / 1000 * config.model.subsampling_factor
     return {

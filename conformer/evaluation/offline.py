@@ -34,7 +34,7 @@ def make_forward(config: Config, graphdef: nnx.GraphDef) -> Callable:
         model = nnx.merge(graphdef, params, statistics)
         features, lengths = log_mel(config.features, audio, audio_lengths)
         logits, lengths = model(features, lengths, chunk_size=chunk_size, num_left_chunks=num_left_chunks)
-        return jax.nn.log_softmax(logits), lengths
+        return model.log_softmax(logits), lengths
 
     return forward
 

@@ -1,11 +1,14 @@
 """Multi-head self-attention with relative positions."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from flax import nnx
 
 from conformer.config import ModelConfig
 from conformer.model.layers import LayerNorm, linear
 from kernels.chunked_attention import chunked_attention
+from kernels.lut_softmax import softmax
 from kernels.typing import Array, Float, Int
 
 
@@ -21,6 +24,7 @@ class Attention(nnx.Module):
         self.norm = LayerNorm(config.encoder_dim)
         self.query_key_value = linear(config.encoder_dim, 3 * config.encoder_dim, compute=compute, rngs=rngs)
         self.output = linear(config.encoder_dim, config.encoder_dim, compute=compute, rngs=rngs)
+        self.softmax: Callable[..., Array] = softmax  # of scores and a mask; a numerics policy replaces it
         self.relative_bias = nnx.Param(jnp.zeros((config.num_heads, 2 * config.max_relative_distance + 1)))
 
     def __call__(
@@ -48,5 +52,5 @@ class Attention(nnx.Module):
         key, value = jnp.split(key_value.swapaxes(1, 2), 2, axis=2)
         # Scaled before the product, which could overflow a narrow format.
         query = query * query.shape[-1] ** -0.5
-        out = chunked_attention(query, key, value, self.relative_bias[...], key_start, key_end)
+        out = chunked_attention(query, key, value, self.relative_bias[...], key_start, key_end, softmax=self.softmax)
         return self.output(out.reshape(batch, frames, channels)), key_value

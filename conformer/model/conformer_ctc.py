@@ -6,6 +6,7 @@ from flax import nnx
 from conformer.config import Config
 from conformer.model.encoder import Encoder
 from conformer.model.layers import linear
+from kernels.lut_softmax import log_softmax
 from kernels.typing import Array, Float, Int
 
 
@@ -33,6 +34,7 @@ class ConformerCTC(nnx.Module):
         self.encoder = Encoder(config.model, bins, compute=compute, rngs=rngs)
         # The head feeds the float32 island of loss and decoder.
         self.head = linear(config.model.encoder_dim, config.model.vocab_size, compute="float32", rngs=rngs)
+        self.log_softmax = log_softmax  # of logits: what decoders read
 
     def normalise(self, features: Float[Array, "batch time mel"]) -> Float[Array, "batch time mel"]:
         """Global mean and variance normalisation: unlike an utterance's own, it can stream."""

@@ -13,12 +13,17 @@ from kernels.typing import Array, Float, Key
 
 def linear(in_features: int, out_features: int, *, compute: str, rngs: nnx.Rngs) -> nnx.Linear:
     """y = x W + b, multiplied in the format `compute` and accumulated in float32."""
-    return nnx.Linear(in_features, out_features, dot_general=functools.partial(_dot_general, compute), rngs=rngs)
+    dot_general = functools.partial(low_precision_dot, compute)
+    return nnx.Linear(in_features, out_features, dot_general=dot_general, rngs=rngs)
 
 
-def _dot_general(compute: str, x: Array, weight: Array, dimensions, **_) -> Array:
-    assert dimensions == (((x.ndim - 1,), (0,)), ((), ())), dimensions
-    return _matmul(x, weight, compute)
+def low_precision_dot(compute: str, x: Array, weight: Array, dimensions, **_) -> Array:
+    """A `dot_general` of nnx.Linear and nnx.LinearGeneral that multiplies in `compute` and accumulates in float32."""
+    if dimensions == (((x.ndim - 1,), (0,)), ((), ())):
+        return _matmul(x, weight, compute)
+    return jax.lax.dot_general(
+        x.astype(compute), weight.astype(compute), dimensions, preferred_element_type=jnp.float32
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -51,11 +56,12 @@ class LayerNorm(nnx.Module):
     """Layer normalisation with a learned scale and bias."""
 
     def __init__(self, features: int):
+        self.eps = 1e-5
         self.scale = nnx.Param(jnp.ones(features))
         self.bias = nnx.Param(jnp.zeros(features))
 
     def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
-        return layer_norm(x, self.scale[...], self.bias[...])
+        return layer_norm(x, self.scale[...], self.bias[...], eps=self.eps)
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:

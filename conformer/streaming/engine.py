@@ -51,7 +51,7 @@ class Engine:
             x, new_cache = model.encoder.step(cache, model.normalise(windows), num_frames)
             # A slot with no frames this time keeps its state.
             new_cache = _choose(num_frames > 0, new_cache, cache) if batch_size > 1 else new_cache
-            return jax.nn.log_softmax(model.head(x)), new_cache
+            return model.log_softmax(model.head(x)), new_cache
 
         # The old state is not donated: XLA would copy it first, since most of the new one is a part of it, shifted.
         self._step = jax.jit(step)

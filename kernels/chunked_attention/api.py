@@ -1,6 +1,9 @@
 """The public function; picks the implementation."""
 
+from collections.abc import Callable
+
 from kernels.chunked_attention import reference
+from kernels.lut_softmax import softmax as exact_softmax
 from kernels.typing import Array, Float, Int
 
 
@@ -11,6 +14,8 @@ def chunked_attention(
     relative_bias: Float[Array, "heads distances"],
     key_start: Int[Array, "batch queries"],
     key_end: Int[Array, "batch queries"],
+    *,
+    softmax: Callable[[Array, Array], Array] = exact_softmax,
 ) -> Float[Array, "batch queries heads head_dim"]:
     """Attention of each query to a contiguous range of keys, with a learned bias for each relative position.
 
@@ -24,9 +29,10 @@ def chunked_attention(
         key, value: the sequence attended to; in a stream, the cache followed by the chunk.
         relative_bias: b for distances -R ... R (2R + 1 of them); larger distances share the outermost.
         key_start, key_end: the range of keys of each query (see `chunk_rows`); an empty range gives zeros.
+        softmax: of scores (batch, heads, queries, keys) and a mask that broadcasts against them.
     """
     if relative_bias.shape[1] % 2 == 0:
         raise ValueError(f"relative_bias has {relative_bias.shape[1]} distances: give 2R + 1, for -R ... R")
     if query.shape[1] > key.shape[1]:
         raise ValueError(f"{query.shape[1]} queries but {key.shape[1]} keys: the queries must be the last of the keys")
-    return reference.chunked_attention(query, key, value, relative_bias, key_start, key_end)
+    return reference.chunked_attention(query, key, value, relative_bias, key_start, key_end, softmax)

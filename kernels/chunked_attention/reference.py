@@ -1,8 +1,9 @@
 """The definition of chunked attention, in plain JAX: dense scores under a mask."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
-from kernels.lut_softmax import softmax
 from kernels.typing import Array, Float, Int
 
 
@@ -13,6 +14,7 @@ def chunked_attention(
     relative_bias: Float[Array, "heads distances"],
     key_start: Int[Array, "batch queries"],
     key_end: Int[Array, "batch queries"],
+    softmax: Callable[[Array, Array], Array],
 ) -> Float[Array, "batch queries heads head_dim"]:
     """See `api.chunked_attention`."""
     num_queries, num_keys = query.shape[1], key.shape[1]

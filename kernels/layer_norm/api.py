@@ -1,6 +1,7 @@
-"""The public function; picks the implementation."""
+"""The public functions; they pick the implementation."""
 
 from kernels.layer_norm import reference
+from kernels.layer_norm.faithful import NormNumerics, normalise
 from kernels.typing import Array, Float
 
 
@@ -10,6 +11,7 @@ def layer_norm(
     bias: Float[Array, " channels"],
     *,
     eps: float = 1e-5,
+    numerics: NormNumerics | None = None,
 ) -> Float[Array, "*batch channels"]:
     """Layer normalisation over the last axis (Ba et al., 2016, eq. 4).
 
@@ -19,5 +21,31 @@ def layer_norm(
         x: input; every row along the last axis is normalised by itself.
         scale, bias: one value a channel.
         eps: added to the variance, in the squared unit of x.
+        numerics: a device's arithmetic, emulated operation by operation (not differentiable), with its pre-normaliser.
+            None is the definition in x's own format: fast, differentiable, and in float32 what a stabilised device
+            computes up to its rounding (`docs/numerics.md` bounds it).
     """
-    return reference.layer_norm(x, scale, bias, eps)
+    if numerics is None:
+        return reference.layer_norm(x, scale, bias, eps)
+    arithmetic = numerics.arithmetic
+    scaled = arithmetic.multiply(normalise(x, eps, numerics, centred=True), arithmetic.round(scale))
+    return arithmetic.add(scaled, arithmetic.round(bias))
+
+
+def rms_norm(
+    x: Float[Array, "*batch channels"],
+    scale: Float[Array, " channels"],
+    *,
+    eps: float = 1e-6,
+    numerics: NormNumerics | None = None,
+) -> Float[Array, "*batch channels"]:
+    """Root-mean-square normalisation over the last axis (Zhang and Sennrich, 2019, eq. 4).
+
+        y = x / sqrt(mean(x^2) + eps) * scale
+
+    Arguments as in `layer_norm`.
+    """
+    if numerics is None:
+        return reference.rms_norm(x, scale, eps)
+    arithmetic = numerics.arithmetic
+    return arithmetic.multiply(normalise(x, eps, numerics, centred=False), arithmetic.round(scale))

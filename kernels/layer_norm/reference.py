@@ -1,4 +1,4 @@
-"""The definition of layer normalisation, in plain JAX."""
+"""The definitions of layer and root-mean-square normalisation, in plain JAX."""
 
 import jax
 import jax.numpy as jnp
@@ -16,3 +16,9 @@ def layer_norm(
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(variance + eps) * scale + bias
+
+
+def rms_norm(
+    x: Float[Array, "*batch channels"], scale: Float[Array, " channels"], eps: float
+) -> Float[Array, "*batch channels"]:
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps) * scale

@@ -1,10 +1,15 @@
-"""The public function; picks the implementation."""
+"""The public functions; they pick the implementation."""
 
-from kernels.lut_softmax import reference
+import jax
+
+from kernels.lut_softmax import lut, reference
+from kernels.lut_softmax.lut import SoftmaxTables
 from kernels.typing import Array, Bool, Float
 
 
-def softmax(scores: Float[Array, "*batch keys"], mask: Bool[Array, "*#batch keys"]) -> Float[Array, "*batch keys"]:
+def softmax(
+    scores: Float[Array, "*batch keys"], mask: Bool[Array, "*#batch keys"], *, tables: SoftmaxTables | None = None
+) -> Float[Array, "*batch keys"]:
     """Softmax over the keys where `mask` is true.
 
         p_j = mask_j exp(s_j) / sum_k mask_k exp(s_k)
@@ -14,5 +19,20 @@ def softmax(scores: Float[Array, "*batch keys"], mask: Bool[Array, "*#batch keys
     Args:
         scores: attention scores.
         mask: true where a key may be attended; broadcast against scores.
+        tables: exponential and reciprocal from tables, the arithmetic between them that of scores; for inference, there
+            is no gradient. `kernels.emulator.emulate` runs it in the arithmetic of a device.
     """
-    return reference.softmax(scores, mask)
+    if tables is None:
+        return reference.softmax(scores, mask)
+    return lut.softmax(scores, mask, tables)
+
+
+def log_softmax(
+    scores: Float[Array, "*batch symbols"], *, tables: SoftmaxTables | None = None
+) -> Float[Array, "*batch symbols"]:
+    """log p_j = s_j - log(sum_k exp(s_k)) over the last axis; never -inf for a finite score.
+
+    Args:
+        tables: exponential and logarithm from tables (see `softmax`).
+    """
+    return jax.nn.log_softmax(scores) if tables is None else lut.log_softmax(scores, tables)

@@ -1,0 +1,143 @@
+"""Arithmetic of a device: every operation rounded, sums in a chosen order."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from kernels.emulator.format import Format
+from kernels.typing import Array, Float
+
+_TILE = 2**21  # products of a matrix multiplication held at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Arithmetic:
+    """Arithmetic that rounds the result of each operation to a format.
+
+    Operands are float32 arrays of values of the format (`round` makes them). An operation is done in float32 and
+    rounded, which is the correctly rounded result: double rounding is innocuous for + - * / sqrt where the wider format
+    has 2 p + 2 bits of precision (Figueroa, 1995), and float32 has 24 = 2 * 11 + 2, with p = 11 for float16.
+
+    Args:
+        format: of operands and results.
+        accumulation: format of the products and partial sums of `sum` and `matmul`, whose result is then rounded to
+            `format`; by default `format` itself.
+        block: order of summation. Each `block` addends in turn are summed by a tree, and their sums are added one after
+            another: 1 is a sequential sum, None (a block as long as the sum) a tree. The tree adds the second half of
+            its addends to the first until one is left; of an odd number the middle one waits.
+    """
+
+    format: Format
+    accumulation: Format | None = None
+    block: int | None = None
+
+    def __post_init__(self):
+        if self.block is not None and self.block < 1:
+            raise ValueError(f"block={self.block}: give 1 (sequential), more, or None (one tree)")
+
+    def round(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Also makes an operation of any function computed in float32: `round(jnp.exp(x))`."""
+        return self.format.round(x)
+
+    def add(self, a: Float[Array, "..."], b: Float[Array, "..."] | float) -> Float[Array, "..."]:
+        return self.round(a + b)
+
+    def subtract(self, a: Float[Array, "..."], b: Float[Array, "..."] | float) -> Float[Array, "..."]:
+        return self.round(a - b)
+
+    def multiply(self, a: Float[Array, "..."], b: Float[Array, "..."] | float) -> Float[Array, "..."]:
+        return self.round(a * b)
+
+    def divide(self, a: Float[Array, "..."] | float, b: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.round(a / b)
+
+    def sqrt(self, a: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.round(jnp.sqrt(a))
+
+    def rsqrt(self, a: Float[Array, "..."]) -> Float[Array, "..."]:
+        """1 / sqrt(a), rounded once."""
+        return self.round(1.0 / jnp.sqrt(a))
+
+    def sum(self, x: Float[Array, "..."], axis: int = -1, *, keepdims: bool = False) -> Float[Array, "..."]:
+        """Sum along an axis, each partial sum rounded to the accumulation format; an empty sum is 0."""
+        x = jnp.moveaxis(x, axis, 0)
+        partial = self._partial
+        if x.shape[0] == 0:
+            total = jnp.zeros(x.shape[1:])
+        elif self.block is None or self.block >= x.shape[0]:
+            total = _tree(partial.round(x), partial)
+        else:
+            blocks = _blocks(partial.round(x), self.block)
+            total = _scan(blocks, lambda block: _tree(block, partial), partial)
+        total = self.round(total)
+        return jnp.expand_dims(total, axis) if keepdims else total
+
+    def depth(self, count: int) -> int:
+        """d: additions that an addend of a sum of `count` passes through at most.
+
+        A sum errs by at most ((1 + u)^d - 1) sum |x|, u the unit roundoff, short of overflow (Higham, 2002, section
+        4.2); additions never round subnormals.
+        """
+        block = min(self.block or count, count)
+        return math.ceil(count / block) - 1 + math.ceil(math.log2(block))
+
+    def matmul(
+        self, a: Float[Array, "*batch rows inner"], b: Float[Array, "*#batch inner columns"]
+    ) -> Float[Array, "*batch rows columns"]:
+        """a b; each product and each partial sum is rounded to the accumulation format."""
+        if b.ndim > 2:
+            b = jnp.broadcast_to(b, (*a.shape[:-2], *b.shape[-2:]))
+            flat = lax.map(
+                lambda pair: self.matmul(*pair), (a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:]))
+            )
+            return flat.reshape(*a.shape[:-1], b.shape[-1])
+        partial = self._partial
+        rows, block = a.reshape(-1, a.shape[-1]), min(self.block or len(b), len(b))
+
+        def product(pair: tuple[Array, Array]) -> Array:  # (block, rows) and (block, columns) -> (rows, columns)
+            return _tree(partial.round(pair[0][:, :, None] * pair[1][:, None, :]), partial)
+
+        def tile(rows: Array) -> Array:
+            return _scan((_blocks(rows.T, block), _blocks(b, block, fill=0.0)), product, partial)
+
+        size = max(1, _TILE // (block * b.shape[1]))
+        whole = rows.shape[0] // size * size
+        tiles = [lax.map(tile, rows[:whole].reshape(-1, size, rows.shape[1])).reshape(whole, -1)] if whole else []
+        tiles += [tile(rows[whole:])] if whole < rows.shape[0] else []
+        return self.round(jnp.concatenate(tiles)).reshape(*a.shape[:-1], b.shape[1])
+
+    @property
+    def _partial(self) -> Format:
+        return self.accumulation or self.format
+
+
+def _tree(x: Array, format: Format) -> Array:
+    """Sum over the first axis by halves.
+
+    The barriers keep XLA from computing the addends anew at every level of the tree, and the sum at every use: 20 times
+    slower to run, and minutes to compile where a level is odd.
+    """
+    x = lax.optimization_barrier(x)
+    while (count := x.shape[0]) > 1:
+        half = (count + 1) // 2
+        pairs = format.round(x[: count - half] + x[half:])
+        odd = count % 2 == 1
+        x = lax.optimization_barrier(jnp.concatenate([pairs, x[count - half : half]])) if odd else pairs
+    return lax.optimization_barrier(x[0])
+
+
+def _blocks(x: Array, block: int, fill: float = -0.0) -> Array:
+    """Splits the first axis into blocks; the last is filled up with -0, which changes no sum, not even of zeros."""
+    padding = -x.shape[0] % block
+    x = jnp.pad(x, ((0, padding), *[(0, 0)] * (x.ndim - 1)), constant_values=fill)
+    return x.reshape(-1, block, *x.shape[1:])
+
+
+def _scan(blocks, summed, format: Format) -> Array:
+    """Adds the sums of the blocks one after another."""
+    first = summed(jax.tree.map(lambda x: x[0], blocks))
+    rest = jax.tree.map(lambda x: x[1:], blocks)
+    return lax.scan(lambda total, block: (format.round(total + summed(block)), None), first, rest)[0]

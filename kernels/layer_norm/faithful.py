@@ -1,0 +1,152 @@
+"""Normalisation in a device's own arithmetic, every operation rounded."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+from jax import lax
+
+from kernels.emulator import FLOAT16, Arithmetic
+from kernels.layer_norm.pre_normaliser import GEOMETRIC, NONE, PreNormaliser
+from kernels.typing import Array, Float
+
+_ENOUGH = 2.0**16  # a format of wider range gains nothing from using more of it
+
+
+@dataclasses.dataclass(frozen=True)
+class NormNumerics:
+    """How a low-precision device normalises.
+
+    Args:
+        arithmetic: its format and order of summation.
+        pre_normaliser: what keeps the sum of squares in range.
+    """
+
+    arithmetic: Arithmetic = dataclasses.field(default_factory=lambda: Arithmetic(FLOAT16))
+    pre_normaliser: PreNormaliser = GEOMETRIC
+
+    @property
+    def largest(self) -> float:
+        """M: the format's largest value, as far as it is used."""
+        return min(self.arithmetic.format.largest, _ENOUGH)
+
+    @property
+    def limit(self) -> float:
+        """M / 4, what the optimal constants keep the sum of squares below; the rest is left to rounding."""
+        return self.largest / 4
+
+    def error_bound(self, width: int) -> float:
+        """(2.5 d + 11) u, to first order: |error| / |result| of a normalised row, as Euclidean norms, at most.
+
+        d is the depth of a sum over the row, u the format's unit roundoff. It holds for safe statistics, the optimal
+        scales, gradual underflow, and rows whose mean is less than 1 / ((d + 1) u) standard deviations; errors behave
+        as if random, and are about a tenth of it (`docs/numerics.md`).
+        """
+        return (2.5 * self.arithmetic.depth(width) + 11) * self.arithmetic.format.unit_roundoff
+
+
+def normalise(
+    x: Float[Array, "*batch channels"], eps: float, numerics: NormNumerics, *, centred: bool
+) -> Float[Array, "*batch channels"]:
+    """(x - mean) / sqrt(mean (x - mean)^2 + eps), or without the mean, each result rounded to the format.
+
+    With y = c / s (c the row, centred, s its scale) nothing changes but the range, and eps is kept exactly:
+
+        c / sqrt(mean c^2 + eps) = y / sqrt(mean y^2 + eps / s^2),    s >= f,
+
+    where f, the power of two above sqrt(D eps / limit), keeps the second term in range; a constant row gives zeros.
+    The result is made of z = c / 2^k, which is exact, with 2^k the power of two above s. y = h z, h = 2^k / s between 1
+    and 2, is for the sum of squares alone: no element is divided, and the rounding of h cancels.
+
+    Raises:
+        ValueError: for eps = 0, or a static scale below f.
+    """
+    if eps <= 0:
+        raise ValueError(f"eps={eps}: low precision needs a positive one, or constant rows divide zero by zero")
+    arithmetic, norm, width = numerics.arithmetic, numerics.pre_normaliser, x.shape[-1]
+    x = arithmetic.round(x)
+    if norm == NONE:
+        return _by_definition(x, eps, arithmetic, centred)
+    floor = 2.0 ** math.ceil(math.log2(math.sqrt(width * eps / numerics.limit)))  # f, in the unit of x
+    shift = jnp.float32(1 / norm.static)  # the power of two that x is multiplied by
+    if norm.safe_statistics:
+        largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
+        shift = _power_of_two_below(numerics.largest / (2 * width) / jnp.maximum(largest, floor))
+    elif norm.surrogate == "none" and norm.static < floor:
+        raise ValueError(f"static={norm.static}: make it {floor} or more, or the term of eps={eps} overflows")
+    c = arithmetic.multiply(x, shift)
+    if centred:
+        c = _centre(c, norm.safe_statistics, arithmetic)
+    z, h, ratio = _scaled(c, arithmetic.round(shift * floor), numerics, centred)
+    y = arithmetic.multiply(z, h)
+    variance = _over_width(arithmetic.sum(arithmetic.multiply(y, y), keepdims=True), width, arithmetic)
+    variance = arithmetic.divide(variance, arithmetic.multiply(h, h))
+    # Not ratio^2 first, which would underflow long before the term does.
+    eps_term = arithmetic.multiply(ratio, arithmetic.multiply(ratio, arithmetic.round(jnp.float32(eps / floor**2))))
+    variance = arithmetic.add(variance, eps_term)
+    # Both are zero where a row is constant and so large that its eps is flushed.
+    return arithmetic.multiply(z, arithmetic.rsqrt(jnp.maximum(variance, arithmetic.format.smallest)))
+
+
+def _scaled(
+    c: Float[Array, "*batch channels"], floor: Float[Array, "..."], numerics: NormNumerics, centred: bool
+) -> tuple[Float[Array, "*batch channels"], Float[Array, "..."], Float[Array, "..."]]:
+    """c / 2^k, 2^k / s (1 where the scale is a power of two) and floor / 2^k."""
+    arithmetic, norm, width = numerics.arithmetic, numerics.pre_normaliser, c.shape[-1]
+    one = jnp.float32(1)
+    if norm.surrogate == "none":
+        return c, one, floor
+    magnitude = jnp.abs(c)
+    k = norm.constant(width, numerics.limit, centred=centred)
+    # In terms of the sum of |c| = D MAD, which spares a division by D that could underflow.
+    if norm.surrogate == "max":
+        s = jnp.max(magnitude, axis=-1, keepdims=True)
+    elif norm.surrogate == "mad":
+        s, k = arithmetic.sum(magnitude, keepdims=True), k / width
+    else:
+        largest = jnp.max(magnitude, axis=-1, keepdims=True)
+        total = arithmetic.sum(magnitude, keepdims=True)
+        # Roots first: the product itself may overflow.
+        s, k = arithmetic.multiply(arithmetic.sqrt(total), arithmetic.sqrt(largest)), k / math.sqrt(width)
+    s = arithmetic.multiply(s, arithmetic.round(jnp.float32(k)))
+    s = jnp.maximum(jnp.maximum(s, floor), arithmetic.format.smallest_normal)
+    above = _power_of_two_above(s)
+    h = one if norm.power_of_two else arithmetic.divide(one, arithmetic.divide(s, above))
+    return arithmetic.divide(c, above), h, arithmetic.divide(floor, above)
+
+
+def _centre(x: Array, safely: bool, arithmetic: Arithmetic) -> Array:
+    """x - mean(x); safely, with what the rounding of the mean left subtracted too."""
+    mean = _over_width(arithmetic.sum(x, keepdims=True), x.shape[-1], arithmetic)
+    if not safely:
+        return arithmetic.subtract(x, mean)
+    # The mean lies between the extremes, whatever its rounding: that of a constant row is exact.
+    mean = jnp.clip(mean, jnp.min(x, axis=-1, keepdims=True), jnp.max(x, axis=-1, keepdims=True))
+    x = arithmetic.subtract(x, mean)
+    return arithmetic.subtract(x, _over_width(arithmetic.sum(x, keepdims=True), x.shape[-1], arithmetic))
+
+
+def _by_definition(x: Array, eps: float, arithmetic: Arithmetic, centred: bool) -> Array:
+    if centred:
+        x = _centre(x, False, arithmetic)
+    squares = arithmetic.sum(arithmetic.multiply(x, x), keepdims=True)
+    variance = _over_width(squares, x.shape[-1], arithmetic)
+    return arithmetic.multiply(x, arithmetic.rsqrt(arithmetic.add(variance, arithmetic.round(jnp.float32(eps)))))
+
+
+def _over_width(x: Array, width: int, arithmetic: Arithmetic) -> Array:
+    """x / D. D = m 2^n may be beyond the format: divides by m, between 1 and 2, and shifts by n."""
+    shift = math.floor(math.log2(width))
+    quotient = arithmetic.divide(x, arithmetic.round(jnp.float32(width / 2**shift)))
+    return arithmetic.multiply(quotient, 2.0**-shift)
+
+
+def _power_of_two_below(x: Array) -> Array:
+    """The largest power of two that is not above x > 0: its exponent's bits."""
+    bits = lax.bitcast_convert_type(x, jnp.uint32)
+    return lax.bitcast_convert_type(bits & jnp.uint32(0x7F800000), jnp.float32)
+
+
+def _power_of_two_above(x: Array) -> Array:
+    below = _power_of_two_below(x)
+    return jnp.where(below == x, below, 2 * below)

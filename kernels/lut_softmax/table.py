@@ -1,0 +1,169 @@
+"""Functions from tables with a bounded domain, as accelerators with few operators compute them."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kernels.typing import Array, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A function at the points low, low + step, ..., low + (entries - 1) step; inputs outside are clipped.
+
+    Error of a function f between points (Taylor): to the nearest point h/2 max|f'|, interpolated h^2/8 max|f''|, with
+    h = step. For exp that is exp(h/2) - 1 and h^2/8, relative.
+
+    Args:
+        function: what is tabulated, on float64.
+        low: a multiple of `step`.
+        step: a power of two, so that position and fraction are exact in any format that holds the input.
+        interpolated: linearly between two entries; else the nearest one.
+    """
+
+    function: Callable[[np.ndarray], np.ndarray]
+    low: float
+    step: float
+    entries: int
+    interpolated: bool = True
+
+    def __post_init__(self):
+        if math.frexp(self.step)[0] != 0.5 or (self.low / self.step) % 1:
+            raise ValueError(f"low={self.low}, step={self.step}: give a power of two, and a multiple of it")
+        if self.entries < 2:
+            raise ValueError(f"entries={self.entries} must be at least 2")
+
+    @property
+    def high(self) -> float:
+        """The last point."""
+        return self.low + self.step * (self.entries - 1)
+
+    @functools.cached_property
+    def values(self) -> np.ndarray:
+        """(entries,) float32."""
+        return self.function(self.low + self.step * np.arange(self.entries)).astype(np.float32)
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        first, values = round(self.low / self.step), jnp.asarray(self.values)
+        position = jnp.clip(x, self.low, self.high) / self.step
+        if not self.interpolated:
+            return values[jnp.round(position).astype(jnp.int32) - first]
+        index = jnp.minimum(jnp.floor(position), first + self.entries - 2)
+        fraction, index = position - index, index.astype(jnp.int32) - first
+        return values[index] + fraction * (values[index + 1] - values[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class Exp:
+    """exp(x) = 2^n exp(r), |r| <= ln(2) / 2: an exponent, and a table of 2^fraction.
+
+    r = x - n ln 2 is formed in two steps (Cody and Waite, 1980): n times the first five bits of ln 2 is exact, and so
+    is its difference from x near zero; x log2(e), the usual way, would lose as many bits of r as n has.
+    """
+
+    step: float = 2**-7
+    interpolated: bool = True
+
+    @functools.cached_property
+    def table(self) -> Table:
+        half = math.ceil(math.log(2) / 2 / self.step + 0.5)
+        return Table(np.exp, -half * self.step, self.step, 2 * half + 1, self.interpolated)
+
+    @property
+    def entries(self) -> int:
+        return self.table.entries
+
+    @property
+    def low(self) -> float:
+        """Below, the result is zero; 2^-126, the smallest normal number of float32, lies above."""
+        return -87.0
+
+    def __call__(self, x: Float[Array, "*shape"], headroom: Int[Array, "*#shape"] | int = 0) -> Float[Array, "*shape"]:
+        """exp(x) 2^headroom."""
+        clipped = jnp.clip(x, self.low, 88.0)
+        n = jnp.round(clipped * math.log2(math.e))
+        rest = clipped - n * _LN2_HIGH - n * _LN2_LOW
+        return jnp.where(x < self.low, 0.0, self.table(rest) * power_of_two(n.astype(jnp.int32) + headroom))
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundedExp:
+    """exp(x) from one table over the whole domain [low, high], for hardware that cannot set an exponent."""
+
+    low: float = -12.0
+    step: float = 2**-4
+    entries: int = 256
+    interpolated: bool = True
+
+    @functools.cached_property
+    def table(self) -> Table:
+        return Table(np.exp, self.low, self.step, self.entries, self.interpolated)
+
+    def __call__(self, x: Float[Array, "*shape"], headroom: Int[Array, "*#shape"] | int = 0) -> Float[Array, "*shape"]:
+        """exp(x), 0 below the domain, constant above it; `headroom`, a matter of exponents, is ignored."""
+        return jnp.where(x < self.low, 0.0, self.table(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reciprocal:
+    """1/x for x > 0: x = m 2^e with 1 <= m < 2, a table of 1/m, and an exact scaling by 2^-e.
+
+    The table's domain is [1, 2] whatever x is; the error is that of 1/m, h^2/4 at most with h = step.
+    """
+
+    step: float = 2**-7
+    interpolated: bool = True
+
+    @functools.cached_property
+    def table(self) -> Table:
+        return Table(np.reciprocal, 1.0, self.step, round(1 / self.step) + 1, self.interpolated)
+
+    @property
+    def entries(self) -> int:
+        return self.table.entries
+
+    def times(self, numerator: Float[Array, "*shape"], x: Float[Array, "*#shape"]) -> Float[Array, "*shape"]:
+        """numerator / x. The scaling comes last, for 1/x itself may be too small for the format."""
+        mantissa, exponent = split(x)
+        return numerator * self.table(mantissa) * power_of_two(-exponent)
+
+
+@dataclasses.dataclass(frozen=True)
+class Logarithm:
+    """ln(x) for x > 0: e ln 2 + a table of ln(m), as `Reciprocal`; error h^2/8."""
+
+    step: float = 2**-5
+    interpolated: bool = True
+
+    @functools.cached_property
+    def table(self) -> Table:
+        return Table(np.log, 1.0, self.step, round(1 / self.step) + 1, self.interpolated)
+
+    @property
+    def entries(self) -> int:
+        return self.table.entries
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        mantissa, exponent = split(x)
+        return exponent.astype(jnp.float32) * math.log(2) + self.table(mantissa)
+
+
+_LN2_HIGH = 22 / 32  # five bits
+_LN2_LOW = math.log(2) - _LN2_HIGH
+
+
+def split(x: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Int[Array, "*shape"]]:
+    """m and e with x = m 2^e, 1 <= m < 2, for finite x > 0; of 0 it makes 1 and -127."""
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
+    mantissa = jax.lax.bitcast_convert_type((bits & 0x007FFFFF) | 0x3F800000, jnp.float32)
+    return mantissa, (bits >> 23) - 127
+
+
+def power_of_two(exponent: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """2^exponent, for exponents from -126 to 127; others are clipped."""
+    return jax.lax.bitcast_convert_type((jnp.clip(exponent, -126, 127) + 127) << 23, jnp.float32)
