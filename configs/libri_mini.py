@@ -2,11 +2,11 @@
 
 python train.py --config=configs/libri_mini.py --workdir=runs/libri_mini
 
-Measured after about an hour on 2 shared cores: at step 4,600 WER 91.6 %, CER 60.6 % on dev, 92.2 % as a stream of 640 ms
-chunks; at step 4,800 WER 93.1 %, CER 59.5 % on test (results/libri_mini_*.json). The curve was still falling (CER on dev
-74.6 % at 2,400 steps, 63.1 % at 4,000): the run was stopped for want of time. Its first 2,400 steps followed a schedule
-of that length. 9 % of the words of dev never occur in training: the word error rate stays high, and has nothing to do
-with published figures for LibriSpeech.
+Measured after about an hour on 2 shared cores: at step 4,600 WER 91.6 %, CER 60.6 % on dev, 92.2 % as a stream of 640
+ms chunks; at step 4,800 WER 93.1 %, CER 59.5 % on test (results/libri_mini_*.json). The curve was still falling (CER
+on dev 74.6 % at 2,400 steps, 63.1 % at 4,000): the run was stopped for want of time. Its first 2,400 steps followed a
+schedule of that length. 9 % of the words of dev never occur in training: the word error rate stays high, and has
+nothing to do with published figures for LibriSpeech.
 """
 
 from conformer.config import AugmentConfig, Config, DataConfig, ModelConfig, TokenizerConfig, TrainConfig
