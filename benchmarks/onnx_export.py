@@ -77,7 +77,7 @@ def _depthwise_conv(x, kernel, stride):
     )
 
 
-def _attention(query, key, value, relative_bias, key_start, key_end):
+def _attention(query, key, value, relative_bias, key_start, key_end, _):
     # The weights are constants here, and so is the bias, laid out now. In NumPy, whose operations are not exported.
     table, largest = np.asarray(relative_bias), relative_bias.shape[1] // 2
     position = np.arange(key.shape[1])
