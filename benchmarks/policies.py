@@ -6,6 +6,7 @@ import pathlib
 from flax import nnx
 
 from benchmarks import record
+from conformer import runtime
 from conformer.data import load_utterances
 from conformer.evaluation.offline import make_forward, transcribe
 from conformer.numerics import POLICIES, apply_policy, scale_residual
@@ -22,14 +23,14 @@ ABLATIONS = (
 )
 FAST = [policy for policy in POLICIES.values() if not policy.emulated]
 CASES = [(policy, 1.0) for policy in (*FAST, *ABLATIONS)] + [
-    (policy, factor)
-    for factor in (64.0, 1024.0)
-    for policy in (POLICIES["float32"], EDGE, *ABLATIONS[3:])
-]  # fmt: skip
+    (policy, factor) for factor in (64.0, 1024.0) for policy in (POLICIES["float32"], EDGE, *ABLATIONS[3:])
+]
 
 
 def run(workdir: str | pathlib.Path, split: str = "test") -> dict:
     """Scores the model of a work directory on a split under each policy, some with a scaled residual stream."""
+    circumstances = record.describe_run()
+    runtime.set_up()
     config, model, tokenizer, step = load_model(pathlib.Path(workdir))
     utterances = [utterance for utterance in load_utterances(config) if utterance.split == split]
     rows = []
@@ -40,7 +41,7 @@ def run(workdir: str | pathlib.Path, split: str = "test") -> dict:
         score = transcribe(config, forward, params, statistics, tokenizer, utterances).score()
         rows.append({"policy": policy.name, "residual_scale": factor} | score.as_dict())
         print(line(rows[-1]), flush=True)
-    return record.describe_run() | {"step": step, "split": split, "rows": rows}
+    return circumstances | {"step": step, "split": split, "rows": rows}
 
 
 def line(row: dict) -> str:

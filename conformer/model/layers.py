@@ -19,7 +19,7 @@ def linear(in_features: int, out_features: int, *, compute: str, rngs: nnx.Rngs)
 
 def low_precision_dot(compute: str, x: Array, weight: Array, dimensions, **_) -> Array:
     """A `dot_general` of nnx.Linear and nnx.LinearGeneral that multiplies in `compute` and accumulates in float32."""
-    if dimensions == (((x.ndim - 1,), (0,)), ((), ())):
+    if weight.ndim == 2 and dimensions == (((x.ndim - 1,), (0,)), ((), ())):
         return _matmul(x, weight, compute)
     return jax.lax.dot_general(
         x.astype(compute), weight.astype(compute), dimensions, preferred_element_type=jnp.float32

@@ -5,3 +5,4 @@ from conformer.numerics.policy import POLICIES as POLICIES
 from conformer.numerics.policy import Policy as Policy
 from conformer.numerics.policy import get_policy as get_policy
 from conformer.numerics.residual import scale_residual as scale_residual
+from conformer.numerics.residual import scale_stream as scale_stream
