@@ -32,7 +32,7 @@ from conformer.training.checkpoint import load_model
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 MANIFEST = flags.DEFINE_string("manifest", None, "JSONL manifest, pack or LibriSpeech folder; default: the run's data.")
 SPLIT = flags.DEFINE_string("split", "test", "Which split of it; all = every row.")
-NUMERICS = flags.DEFINE_enum("numerics", "float32", list(POLICIES), "Formats and algorithms of the computation.")
+NUMERICS = flags.DEFINE_enum("numerics", None, list(POLICIES), "Numerics policy; default: that of the run's config.")
 RESIDUAL_SCALE = flags.DEFINE_float(
     "residual-scale", 1.0, "Make the residual stream so many times as large, a power of two; the function is the same."
 )
@@ -56,7 +56,7 @@ def main(_) -> None:
 def evaluate(workdir: pathlib.Path) -> None:
     chunk_sizes = read_chunk_sizes() if STREAMING.value else []
     config, model, tokenizer, step = load_model(workdir)
-    model = apply_policy(scale_residual(model, RESIDUAL_SCALE.value), NUMERICS.value)
+    model = apply_policy(scale_residual(model, RESIDUAL_SCALE.value), NUMERICS.value or config.numerics)
     utterances = read_split(config)
 
     # --------------------------------------------------------------- whole utterances
@@ -91,7 +91,7 @@ def evaluate(workdir: pathlib.Path) -> None:
             "jax": jax.__version__,
             "step": step,
             "split": SPLIT.value,
-            "numerics": NUMERICS.value,
+            "numerics": NUMERICS.value or config.numerics,
             "residual_scale": RESIDUAL_SCALE.value,
             "not_scored": len(transcripts.broken),
         }

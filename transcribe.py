@@ -38,7 +38,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", requ
 OUTPUT = flags.DEFINE_enum("output", "txt", ["txt", "json", "srt", "vtt"], "What to print of a segment that has ended.")
 CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames recognised at a time.", lower_bound=1)
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
-NUMERICS = flags.DEFINE_enum("numerics", "float32", list(POLICIES), "Formats and algorithms of the computation.")
+NUMERICS = flags.DEFINE_enum("numerics", None, list(POLICIES), "Numerics policy; default: that of the run's config.")
 BEAM_SIZE = flags.DEFINE_integer("beam-size", 0, "Prefixes of a beam search; 0 = greedy.", lower_bound=0)
 LM = flags.DEFINE_string("lm", None, "ARPA n-gram language model of words, for the beam search.")
 LM_WEIGHT = flags.DEFINE_float("lm-weight", 0.5, "Weight of its logarithms.")
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
         sys.exit("transcribe.py: name audio files, - for standard input, --microphone or --example (see --help)")
     try:
         config, model, tokenizer, _ = load_model(WORKDIR.value)
-        model = apply_policy(model, NUMERICS.value)
+        model = apply_policy(model, NUMERICS.value or config.numerics)
         recognizer = Recognizer(
             config,
             model,

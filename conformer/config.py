@@ -16,6 +16,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from conformer.policy import POLICIES
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key and the remedy."""
@@ -130,6 +132,7 @@ class Config:
     """One experiment."""
 
     seed: int = 0  # decides initialisation, data order, augmentation and dropout
+    numerics: str = "float32"  # policy that eval.py and transcribe.py apply to the trained model (conformer/policy.py)
     features: FeatureConfig = dataclasses.field(default_factory=FeatureConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -143,6 +146,7 @@ class Config:
     def validate(self) -> None:
         """Raises ConfigError for the first value that no run could use."""
         model, train, data = self.model, self.train, self.data
+        _choice("numerics", self.numerics, tuple(POLICIES))
         _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe"))
         _choice("model.subsampling", model.subsampling, ("vanilla", "depthwise_separable"))
         _choice("model.subsampling_factor", model.subsampling_factor, (4, 6, 8))

@@ -16,8 +16,8 @@ from conformer.model import ConformerCTC
 from conformer.model.attention import Attention
 from conformer.model.layers import LayerNorm, low_precision_dot
 from conformer.numerics.modules import Norm, Softmax, attention, raw_softmax
-from conformer.numerics.policy import Policy, get_policy
 from conformer.numerics.quantised import QuantisedLinear
+from conformer.policy import Policy, get_policy
 from kernels.emulator.emulate import emulate
 from kernels.lut_softmax import SoftmaxTables, log_softmax, softmax
 from kernels.typing import Array, Float
@@ -47,7 +47,7 @@ def apply_policy[M: nnx.Module](model: M, policy: Policy | str) -> M:
         _round_parameters(model, policy)
         _emulate(model, policy)
     else:
-        _replace_children(model, functools.partial(_narrow, policy=policy))
+        replace_children(model, functools.partial(_narrow, policy=policy))
     return model
 
 
@@ -86,7 +86,7 @@ def _round_parameters(model: nnx.Module, policy: Policy) -> None:
 def _emulate(model: nnx.Module, policy: Policy) -> None:
     row_softmax = functools.partial(softmax, tables=policy.tables) if policy.stabilised_softmax else raw_softmax
     if policy.stabilised_norm:
-        _replace_children(model, functools.partial(_stabilise, policy=policy))
+        replace_children(model, functools.partial(_stabilise, policy=policy))
     for _, module in list(nnx.iter_modules(model)):
         if isinstance(module, Attention):
             module.softmax = row_softmax
@@ -150,7 +150,7 @@ def sigmoid(tables: SoftmaxTables, x: Float[Array, "*shape"]) -> Float[Array, "*
     return tables.reciprocal.times(jnp.where(x >= 0, 1.0, t), 1.0 + t)
 
 
-def _replace_children(model: nnx.Module, replacement: Callable[[str, Any], Any]) -> None:
+def replace_children(model: nnx.Module, replacement: Callable[[str, Any], Any]) -> None:
     """Puts `replacement(name, child)` in the place of each child module."""
     for _, module in list(nnx.iter_modules(model)):
         for name, child in list(vars(module).items()):
