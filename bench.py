@@ -4,7 +4,7 @@
     python bench.py streaming [--chunks=40] [--json=FILE]
     python bench.py transcription [--runs=10] [--minutes=60] [--json=FILE]
     python bench.py numerics [--plots=FOLDER] [--json=FILE]
-    python bench.py policies --workdir=runs/words [--json=FILE]
+    python bench.py policies --workdir=runs/words [--policies=int8,edge_fp16] [--json=FILE]
 
 training    a full training step of a 10 M parameter model, JAX and eager PyTorch in alternation (about 2 minutes on
             2 cores)
@@ -31,7 +31,6 @@ from benchmarks import numerics, numerics_plots, policies, record, streaming, tr
 from benchmarks.peers import PeerError
 from benchmarks.streaming import DisagreementError
 from benchmarks.transcription import TranscriptionError
-from conformer.config import ConfigError
 
 _JSON = flags.DEFINE_string("json", None, "File that the record is written to: every time, device, versions, command.")
 _STEPS = flags.DEFINE_integer("steps", 5, "training: steps in each block.", lower_bound=1)
@@ -41,6 +40,7 @@ _RUNS = flags.DEFINE_integer("runs", 10, "transcription: starts of the command."
 _MINUTES = flags.DEFINE_integer("minutes", 60, "transcription: length of the long recording.", lower_bound=2)
 _PLOTS = flags.DEFINE_string("plots", None, "numerics: folder that plots are written to (needs matplotlib).")
 _WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run.")
+_POLICIES = flags.DEFINE_list("policies", [], "policies: these alone, comma separated; default: all, and ablations.")
 
 
 def main(argv: list[str]) -> None:
@@ -62,10 +62,10 @@ def main(argv: list[str]) -> None:
             case ["policies"]:
                 if _WORKDIR.value is None:
                     raise app.UsageError("policies: name the folder of a training run with --workdir")
-                result = policies.run(_WORKDIR.value)
+                result = policies.run(_WORKDIR.value, _POLICIES.value)
             case _:
                 raise app.UsageError("name what to measure: training, streaming, transcription, numerics or policies")
-    except (PeerError, ConfigError, DisagreementError, TranscriptionError, numerics_plots.MissingError) as error:
+    except (PeerError, ValueError, DisagreementError, TranscriptionError, numerics_plots.MissingError) as error:
         sys.exit(f"bench.py: {error}")
     if _JSON.value:
         record.write(_JSON.value, result)

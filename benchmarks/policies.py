@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 from flax import nnx
 
@@ -10,7 +11,7 @@ from conformer import runtime
 from conformer.data import eval_batches, load_utterances
 from conformer.evaluation.offline import make_forward, transcribe
 from conformer.features import log_mel
-from conformer.numerics import POLICIES, apply_policy, calibrate, scale_residual
+from conformer.numerics import POLICIES, apply_policy, calibrate, get_policy, scale_residual
 from conformer.training.checkpoint import load_model
 
 EDGE = POLICIES["edge_fp16"]
@@ -22,19 +23,21 @@ REPAIRS = (
     dataclasses.replace(EDGE, name="edge_fp16, naive softmax", stabilised_softmax=False),
     POLICIES["edge_fp16_naive"],
 )
-DEVICES = (
-    dataclasses.replace(EDGE, name="edge_fp16, one tree", block=None),
-    dataclasses.replace(EDGE, name="edge_fp16, subnormals flushed", flush_to_zero=True),
-)
+ONE_TREE = dataclasses.replace(EDGE, name="edge_fp16, one tree", block=None)
 FAST = [policy for policy in POLICIES.values() if not policy.emulated]
-CASES = [(policy, 1.0) for policy in (*FAST, *DEVICES, *REPAIRS)] + [
+CASES = [(policy, 1.0) for policy in (*FAST, ONE_TREE, *REPAIRS)] + [
     (policy, factor) for factor in (64.0, 1024.0) for policy in (POLICIES["float32"], *REPAIRS)
 ]
 CALIBRATION_UTTERANCES = 64  # of the train split, for static scales
 
 
-def run(workdir: str | pathlib.Path, split: str = "test") -> dict:
-    """Scores the model of a work directory on a split under each policy, some with a scaled residual stream."""
+def run(workdir: str | pathlib.Path, names: Sequence[str] = (), split: str = "test") -> dict:
+    """Scores the model of a work directory on a split under each policy, some with a scaled residual stream.
+
+    Args:
+        names: policies to be scored, with the residual stream as it is; none = every case.
+    """
+    cases = [(get_policy(name), 1.0) for name in names] or CASES
     circumstances = record.describe_run()
     runtime.set_up()
     config, model, tokenizer, step = load_model(pathlib.Path(workdir))
@@ -49,7 +52,7 @@ def run(workdir: str | pathlib.Path, split: str = "test") -> dict:
         log_mel(config.features, batch.audio, batch.audio_lengths) for _, batch in eval_batches(config, seen, {})
     ]
     rows = []
-    for policy, factor in CASES:
+    for policy, factor in cases:
         scaled = scale_residual(model, factor)
         changed = calibrate(scaled, policy, calibration) if policy is STATIC else apply_policy(scaled, policy)
         graphdef, params, statistics = nnx.split(changed, nnx.Param, ...)
