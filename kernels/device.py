@@ -62,6 +62,11 @@ def interpreted(implementation: str, **options) -> Iterator[None]:
         yield
 
 
+def is_interpreted() -> bool:
+    """Whether a kernel that is traced now runs in an interpreter."""
+    return _interpreted.value is not None
+
+
 @contextlib.contextmanager
 def lowered_for(implementation: str) -> Iterator[str]:
     """Inside, functions are traced for an accelerator that need not be there (an H200 or a TPU v6e).
