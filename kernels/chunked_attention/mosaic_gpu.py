@@ -4,7 +4,6 @@ A warpgroup for each block of queries (of keys, for the gradients of keys and va
 that many small programs on a multiprocessor hide each other's loads better than one large program hides its own.
 """
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -75,16 +74,16 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
         def step(indices, k, v, carry):
             accumulator, maximum, total = carry
             j = begin + indices[0]
-            scores = _product(q, k.transpose((1, 0)), BLOCK) * _LOG2E
-            scores += _load(tiles.at[h, diagonals.index(i, j)], plgpu.Layout.WGMMA) * _LOG2E
+            bias = _load(tiles.at[h, diagonals.index(i, j)], plgpu.Layout.WGMMA)
+            scores = _product(q, k.transpose((1, 0)), onto=bias) * _LOG2E
             scores = jnp.where(_seen(j * BLOCK, 1, row_start, row_end), scores, _NEVER)
             new = jnp.maximum(maximum, jnp.max(scores, axis=1))
             decay = jnp.exp2(maximum - new)
             # A row that has seen nothing yet has the maximum _NEVER, and would weigh what is masked by one.
             weights = jnp.where(scores > _NEVER / 2, jnp.exp2(scores - _spread(new, 0)), 0.0)
             total = total * decay + jnp.sum(weights, axis=1)
-            product = _product(weights.astype(v.dtype), v, head_dim)
-            return accumulator * _spread(decay, 0, head_dim) + product, new, total
+            accumulator = _product(weights.astype(v.dtype), v, onto=accumulator * _spread(decay, 0, head_dim))
+            return accumulator, new, total
 
         accumulator, maximum, total = plgpu.emit_pipeline(
             step,
@@ -143,7 +142,7 @@ def _query_gradient(diagonals: Diagonals, first, last, query, key, value, cotang
             j = begin + indices[0]
             tile = tiles.at[h, diagonals.index(i, j)]
             _, d_scores = _gradients(q, k, v, do, tile, rows, keys=j * BLOCK)
-            return accumulator + _product(d_scores.astype(k.dtype), k, head_dim)
+            return _product(d_scores.astype(k.dtype), k, onto=accumulator)
 
         accumulator = plgpu.emit_pipeline(
             step,
@@ -188,8 +187,8 @@ def _key_gradient(diagonals: Diagonals, first, last, query, key, value, cotangen
             columns += [_load(x.at[b, h, queries], _COLUMNS) for x in (lse, delta)]
             tile = tiles.at[h, diagonals.index(i, j)]
             weights, d_scores = _gradients(k, q, do, v, tile, columns, keys=j * BLOCK, transposed=True)
-            v_accumulator += _product(weights.astype(do.dtype), do, head_dim)
-            k_accumulator += _product(d_scores.astype(q.dtype), q, head_dim)
+            v_accumulator = _product(weights.astype(do.dtype), do, onto=v_accumulator)
+            k_accumulator = _product(d_scores.astype(q.dtype), q, onto=k_accumulator)
             return k_accumulator, v_accumulator
 
         k_gradient, v_gradient = plgpu.emit_pipeline(
@@ -281,32 +280,49 @@ def _gradients(a, b, c, d, tile, vectors: list[Array], *, keys, transposed: bool
     """
     axis = 1 if transposed else 0
     start, end, lse, delta = vectors
-    scores = _product(a, b.transpose((1, 0)), BLOCK) * _LOG2E
-    scores += _load(tile, plgpu.Layout.WGMMA) * _LOG2E
+    scores = _product(a, b.transpose((1, 0)), onto=_load(tile, plgpu.Layout.WGMMA)) * _LOG2E
     seen = _seen(keys, 1 - axis, start, end)
     weights = jnp.exp2(jnp.where(seen, scores - _spread(lse, axis), _NEVER))
-    return weights, weights * (_product(d, c.transpose((1, 0)), BLOCK) - _spread(delta, axis))
+    return weights, weights * (_product(d, c.transpose((1, 0)), onto=BLOCK) - _spread(delta, axis))
 
 
 # ------------------------------------------------------------------------- common
 
 
-def _product(a, b, columns: int) -> Array:
-    """a @ b with (BLOCK, columns) sums in float32; a in registers or shared memory, b in shared memory."""
-    if isinstance(a, jax.Array) and is_interpreted():  # the interpreter's wgmma takes no registers
+def _product(a, b, onto: Array | int) -> Array:
+    """onto + a @ b, summed in float32; a in registers or shared memory, b in shared memory.
+
+    Args:
+        onto: (BLOCK, columns) in float32, or a number of columns: zeros.
+    """
+    if is_interpreted():
+        return _interpreted_product(a, b, onto)
+    if isinstance(onto, int):
+        return _new_product(a, b, onto)
+    return pl.run_state(lambda sums: plgpu.wgmma(sums, a, b))(plgpu.ACC.init(onto))
+
+
+def _new_product(a, b, columns: int) -> Array:
+    def multiply(sums):
+        plgpu.wgmma(sums, a, b)
+        return sums[...]
+
+    return pl.run_scoped(multiply, plgpu.ACC((BLOCK, columns), jnp.float32))
+
+
+def _interpreted_product(a, b, onto: Array | int) -> Array:
+    """The interpreter's wgmma takes no operand from registers, and no sums from before."""
+    if isinstance(a, jax.Array):
 
         def stored(buffer):
             buffer[...] = a
             plgpu.commit_smem()
-            return _product(buffer, b, columns)
+            return _interpreted_product(buffer, b, onto)
 
         return pl.run_scoped(stored, plgpu.SMEM(a.shape, a.dtype))
-
-    def multiply(accumulator):
-        plgpu.wgmma(accumulator, a, b)
-        return accumulator[...]
-
-    return pl.run_scoped(multiply, plgpu.ACC((BLOCK, columns), jnp.float32))
+    if isinstance(onto, int):
+        return _new_product(a, b, onto)
+    return onto + _new_product(a, b, onto.shape[1])
 
 
 def _seen(keys: Array, axis: int, start: Array, end: Array) -> Array:
