@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, get_abstract_mesh, use_abstract_mesh
@@ -38,7 +39,7 @@ def current_device() -> Device:
     return _described(chosen if isinstance(chosen, jax.Device) else jax.local_devices()[0])
 
 
-def _described(device: AbstractDevice | jax.Device) -> Device:
+def _described(device: Any) -> Device:
     capability = str(getattr(device, "compute_capability", 0))  # AMD's is no number
     return Device(device.platform, device.device_kind, float(capability) if capability[0].isdigit() else 0.0)
 
