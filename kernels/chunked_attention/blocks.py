@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from kernels.chunked_attention.reference import bias_of, skew
 from kernels.typing import Array, Float, Int
 
 
@@ -53,22 +54,6 @@ class Diagonals:
 
     def tiles(self, relative_bias: Float[Array, "heads distances"]) -> Float[Array, "heads diagonals block block"]:
         """tiles[h, t, i, j] = bias of query i of a block and key j of another on diagonal first + t, in float32."""
-        largest, width = relative_bias.shape[1] // 2, 2 * self.block - 1
         corners = self.offset + self.block * jnp.arange(self.first, self.last + 1)
-        distance = corners[:, None] + jnp.arange(self.block - 1, self.block - 1 - width, -1)
-        rows = jnp.take(relative_bias, jnp.clip(distance, -largest, largest) + largest, axis=1)
-        return skew(rows.astype(jnp.float32), self.block)
-
-
-def skew(row: Float[Array, "*batch length"], num_rows: int) -> Float[Array, "*batch rows columns"]:
-    """out[i, j] = row[num_rows - 1 - i + j], columns = length + 1 - num_rows.
-
-    The row is repeated, one element longer than it is read, so that every read starts one element earlier: a skew by
-    copying, with no gather and no scatter in its gradient.
-    """
-    *batch, length = row.shape
-    padded = jnp.pad(row, [(0, 0)] * len(batch) + [(0, 1)])
-    # Row i reads from offset num_rows - 1 - i: rotated so that row i of the skewed array starts there.
-    padded = jnp.roll(padded, 1 - num_rows, axis=-1)
-    repeated = jnp.tile(padded, (1,) * len(batch) + (num_rows,))[..., : num_rows * length]
-    return repeated.reshape(*batch, num_rows, length)[..., : length + 1 - num_rows]
+        distances = corners[:, None] + jnp.arange(self.block - 1, -self.block, -1)
+        return skew(bias_of(relative_bias, distances).astype(jnp.float32), self.block)

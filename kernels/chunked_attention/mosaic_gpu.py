@@ -39,9 +39,9 @@ def chunked_attention(
     key_start: Int[Array, "batch queries"],
     key_end: Int[Array, "batch queries"],
     softmax: Callable[[Array, Array], Array],
-    window: tuple[int, int] | None = None,
+    chunks: tuple[int, int] | None = None,
 ) -> Float[Array, "batch queries heads head_dim"]:
-    """See `api.chunked_attention`. The ranges of blocks come from the rows; `window` is of no use here."""
+    """See `api.chunked_attention`. The ranges of blocks come from the rows; `chunks` is of no use here."""
     if query.dtype not in (jnp.float16, jnp.bfloat16):
         raise Unsupported(
             f"chunked_attention: query is {query.dtype}, and the products of a GPU's kernel take 16 bits: use bfloat16 "

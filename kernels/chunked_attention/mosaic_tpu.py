@@ -31,9 +31,9 @@ def chunked_attention(
     key_start: Int[Array, "batch queries"],
     key_end: Int[Array, "batch queries"],
     softmax: Callable[[Array, Array], Array],
-    window: tuple[int, int] | None = None,
+    chunks: tuple[int, int] | None = None,
 ) -> Float[Array, "batch queries heads head_dim"]:
-    """See `api.chunked_attention`. The ranges of blocks come from the rows; `window` is of no use here."""
+    """See `api.chunked_attention`. The ranges of blocks come from the rows; `chunks` is of no use here."""
     if query.dtype not in (jnp.float32, jnp.bfloat16):
         raise Unsupported(
             f"chunked_attention: query is {query.dtype}, which a TPU kernel cannot load: use float32 or bfloat16, or "
