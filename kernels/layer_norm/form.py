@@ -19,8 +19,8 @@ class Form:
         y = z / sqrt(mean z^2 + eps / s^2) * scale + bias,    z = c / s.
 
     That is the same function, eps included; only sums that would overflow float32 (elements beyond 1e18) no longer do.
-    Constants and powers of two in s matter to narrower sums alone (`faithful`), so here s is MAD, max or their geometric
-    mean, and at least sqrt(eps), lest a constant row be 0 / 0.
+    Constants and powers of two in s matter to narrower sums alone (`faithful`), so here s is MAD, max or their
+    geometric mean, and at least sqrt(eps), lest a constant row be 0 / 0.
     """
 
     eps: float

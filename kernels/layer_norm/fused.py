@@ -1,7 +1,7 @@
 """The normalisation of a kernel: rows laid flat, and a gradient that the kernel computes too."""
 
 import functools
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -43,12 +43,15 @@ def normalise(
     """As `reference.normalise`."""
     flat = (-1, x.shape[-1])
     added = None if residual is None else residual.reshape(flat)
-    y, total = _normalise(kernels, x.reshape(flat), added, scale, bias, form)
+    results: Any = _normalise(kernels, x.reshape(flat), added, scale, bias, form)
+    y, total = results
     return y.reshape(x.shape), None if total is None else total.reshape(x.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 5))
-def _normalise(kernels: Kernels, x: Array, residual: Array | None, scale: Array, bias: Array | None, form: Form):
+def _normalise(
+    kernels: Kernels, x: Array, residual: Array | None, scale: Array, bias: Array | None, form: Form
+) -> tuple[Array, Array | None]:
     return kernels.forward(x, residual, scale, bias, form)
 
 
