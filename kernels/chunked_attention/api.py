@@ -101,6 +101,6 @@ def _check(query: Array, key: Array, value: Array, relative_bias: Array, key_sta
             raise ValueError(f"{name} of shape {rows.shape} must be {(batch, num_queries)}, a number for each query")
     if query.dtype.name not in _DTYPES or not query.dtype == key.dtype == value.dtype:
         raise ValueError(
-            f"query is {query.dtype}, key {key.dtype} and value {value.dtype}: give one of {', '.join(_DTYPES)} for all "
-            "three (float8 is for storage: convert it first)"
+            f"query is {query.dtype}, key {key.dtype} and value {value.dtype}: give one of {', '.join(_DTYPES)} for "
+            "all three (float8 is for storage: convert it first)"
         )

@@ -6,6 +6,7 @@ that many small programs on a multiprocessor hide each other's loads better than
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +118,9 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
 # ----------------------------------------------------------------------- backward
 
 
-def _backward(diagonals: Diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent):
+def _backward(
+    diagonals: Diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent
+):
     rows = start, end, lse, delta
     query_gradient = _query_gradient(diagonals, *key_range, query, key, value, cotangent, tiles, *rows)
     key_gradient, value_gradient = _key_gradient(diagonals, *query_range, query, key, value, cotangent, tiles, *rows)
@@ -169,9 +172,7 @@ def _query_gradient(diagonals: Diagonals, first, last, query, key, value, cotang
 def _key_gradient(diagonals: Diagonals, first, last, query, key, value, cotangent, tiles, start, end, lse, delta):
     batch, length, heads, head_dim = key.shape
 
-    def kernel(
-        first, last, q_all, k_all, v_all, do_all, tiles, start, end, lse, delta, dk_all, dv_all, k, v, barrier
-    ):
+    def kernel(first, last, q_all, k_all, v_all, do_all, tiles, start, end, lse, delta, dk_all, dv_all, k, v, barrier):
         b, h, j = lax.axis_index("batch"), lax.axis_index("heads"), lax.axis_index("blocks")
         keys = pl.ds(j * BLOCK, BLOCK)
         plgpu.copy_gmem_to_smem(k_all.at[b, keys, h], k, barrier)
@@ -216,9 +217,11 @@ def _key_gradient(diagonals: Diagonals, first, last, query, key, value, cotangen
 
 
 def _tiles_gradient(diagonals: Diagonals, first, last, query, key, value, cotangent, tiles, start, end, lse, delta):
-    """Sums of dS along each diagonal of blocks. Programs share the query blocks; their parts are added up by XLA, in an
-    order that does not depend on timing."""
-    batch, length, heads, head_dim = query.shape
+    """Sums of dS along each diagonal of blocks.
+
+    Programs share the query blocks; XLA adds their parts up, in an order that does not depend on timing.
+    """
+    batch, length, heads, _ = query.shape
     num_blocks, items = length // BLOCK, batch * length // BLOCK
     splits = min(_SPLITS, items)
 
@@ -348,11 +351,11 @@ def _vector(value: float, layout) -> Array:
     return plgpu.layout_cast(jnp.full((BLOCK,), value, jnp.float32), layout)
 
 
-def _buffer(array: Array) -> plgpu.SMEM:
+def _buffer(array: Array) -> Any:
     return plgpu.SMEM((BLOCK, array.shape[3]), array.dtype, transforms=_TRANSFORMS)
 
 
-def _block_spec(head_dim: int, begin: Array) -> plgpu.BlockSpec:
+def _block_spec(head_dim: int, begin: Array) -> Any:
     return plgpu.BlockSpec((BLOCK, head_dim), lambda step: (begin + step, 0), transforms=_TRANSFORMS)
 
 

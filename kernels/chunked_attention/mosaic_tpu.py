@@ -133,7 +133,9 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
 # ----------------------------------------------------------------------- backward
 
 
-def _backward(diagonals: Diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent):
+def _backward(
+    diagonals: Diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent
+):
     query, key, value, cotangent = (x.swapaxes(1, 2) for x in (query, key, value, cotangent))
     arrays = query, key, value, cotangent, tiles.swapaxes(2, 3), start[:, None], end[:, None], lse[:, :, None]
     arrays = *arrays, delta[:, :, None]

@@ -59,7 +59,9 @@ def banded(query, key, value, relative_bias, key_start, key_end, softmax, chunks
     query = _pad(query, 0, blocks * block - num_queries).reshape(batch, blocks, block, heads, -1)
     # Slice i begins `before` keys ahead of the first query of block i.
     first = num_keys - num_queries - before
-    key, value = (_slices(_pad(x[:, max(first, 0) :], max(-first, 0), blocks * block), blocks, block, width) for x in (key, value))
+    key, value = (
+        _slices(_pad(x[:, max(first, 0) :], max(-first, 0), blocks * block), blocks, block, width) for x in (key, value)
+    )
     start, end = (
         _pad(x, 0, blocks * block - num_queries).reshape(batch, blocks, 1, block, 1) for x in (key_start, key_end)
     )
@@ -90,7 +92,9 @@ def looped(query, key, value, relative_bias, key_start, key_end, softmax) -> Arr
     def attend(operands):
         index, query, start, end = operands
         own = jax.lax.dynamic_slice_in_dim(row, (blocks - 1 - index) * LOOP, LOOP + num_keys - 1, axis=1)
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) + reference.skew(own, LOOP)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) + reference.skew(
+            own, LOOP
+        )
         mask = (start[:, None, :, None] <= keys) & (keys < end[:, None, :, None])
         weights = softmax(scores, mask).astype(value.dtype)
         return jnp.einsum("bhqk,bkhd->bqhd", weights, value, preferred_element_type=jnp.float32).astype(query.dtype)
