@@ -22,7 +22,8 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig, *, compute: str, rngs: nnx.Rngs):
         self.num_heads = config.num_heads
         self.compute = compute
-        self.norm = LayerNorm(config.encoder_dim)
+        self.implementation = config.kernels or None
+        self.norm = LayerNorm(config.encoder_dim, config.kernels)
         self.query_key_value = linear(config.encoder_dim, 3 * config.encoder_dim, compute=compute, rngs=rngs)
         self.output = linear(config.encoder_dim, config.encoder_dim, compute=compute, rngs=rngs)
         self.softmax: Callable[..., Array] = softmax  # of scores and a mask; a numerics policy replaces it
@@ -55,7 +56,6 @@ class Attention(nnx.Module):
         key, value = jnp.split(key_value.swapaxes(1, 2), 2, axis=2)
         # Scaled before the product, which could overflow a narrow format.
         query, key, value = (x.astype(self.compute) for x in (query * query.shape[-1] ** -0.5, key, value))
-        out = chunked_attention(
-            query, key, value, self.relative_bias[...], key_start, key_end, softmax=self.softmax, chunks=chunks
-        )
+        arrays = query, key, value, self.relative_bias[...], key_start, key_end
+        out = chunked_attention(*arrays, softmax=self.softmax, chunks=chunks, implementation=self.implementation)
         return self.output(out.reshape(batch, frames, channels)), key_value

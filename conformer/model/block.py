@@ -29,7 +29,7 @@ class Block(nnx.Module):
         self.attention = Attention(config, compute=compute, rngs=rngs)
         self.convolution = Convolution(config, compute=compute, rngs=rngs)
         self.second_feed_forward = FeedForward(config, compute=compute, rngs=rngs)
-        self.norm = LayerNorm(config.encoder_dim)
+        self.norm = LayerNorm(config.encoder_dim, config.kernels)
 
     def __call__(
         self,

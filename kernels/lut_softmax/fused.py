@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def softmax(
         mask = jnp.broadcast_to(mask, scores.shape)
     mask = jnp.broadcast_to(mask, (*mask.shape[:-1], num_keys)).reshape(-1, num_keys).astype(jnp.int8)
     flat = scores.reshape(-1, num_keys)
-    result = kernels.forward(flat, mask, tables) if tables is not None else _softmax(kernels, flat, mask)
+    result: Any = kernels.forward(flat, mask, tables) if tables is not None else _softmax(kernels, flat, mask)
     return result.reshape(scores.shape)
 
 

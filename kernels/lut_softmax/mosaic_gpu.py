@@ -124,7 +124,7 @@ def _interpreted_gather(ref: Any):
 
 def _gather(ref: Any, layout: Any):
     """A look-up for each element: every thread loads its own entries."""
-    from jax._src.lib.mlir import ir
+    from jax._src.lib.mlir import ir  # pyright: ignore[reportPrivateImportUsage]
     from jax._src.lib.mlir.dialects import arith, memref, vector
     from jax.experimental.mosaic import gpu as mgpu
 
@@ -142,7 +142,7 @@ def _gather(ref: Any, layout: Any):
                 registers[place] = vector.from_elements(ir.VectorType.get((length,), ir.F32Type.get()), found)
             return mgpu.FragmentedArray(_registers=registers, _layout=index.layout, _is_signed=None)
 
-        return load_entries(ref, index)
+        return load_entries(ref, index)  # pyright: ignore[reportCallIssue]
 
     return lookup
 

@@ -59,8 +59,7 @@ def candidates(width: int) -> list[Blocks]:
 
 
 def _forward(scores: Array, mask: Array, tables: SoftmaxTables | None) -> Array:
-    count, num_keys = scores.shape
-    shared = mask.shape[0] == 1 < count
+    num_keys = scores.shape[1]
     entries = [] if tables is None else [_lanes(tables.exp.table.values), _lanes(tables.reciprocal.table.values)]
 
     def body(scores_ref, mask_ref, *refs):

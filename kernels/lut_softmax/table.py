@@ -11,7 +11,6 @@ import numpy as np
 
 from kernels.typing import Array, Float, Int
 
-
 type Lookup = Callable[["Table", Array], Array]  # the entries of a table at indices, in the form that a device has
 
 
