@@ -103,6 +103,7 @@ class ModelConfig:
     causal_conv: bool = True  # convolve over the past only (needed for streaming); False = symmetric
     max_relative_distance: int = 64  # relative positions beyond this many encoder frames share one bias
     dropout: float = 0.1  # on every residual branch
+    kernels: str = ""  # of norms and attention: "reference", "xla", "mosaic_gpu", "mosaic_tpu"; "" = the fastest here
     vocab_size: int = 0  # units including blank; filled in from the tokenizer
 
 
@@ -150,6 +151,7 @@ class Config:
         _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe"))
         _choice("model.subsampling", model.subsampling, ("vanilla", "depthwise_separable"))
         _choice("model.subsampling_factor", model.subsampling_factor, (4, 6, 8))
+        _choice("model.kernels", model.kernels, ("", "reference", "xla", "mosaic_gpu", "mosaic_tpu"))
         _choice("train.compute", train.compute, ("float32", "bfloat16", "float16"))
         at_least_one = {
             "model": (

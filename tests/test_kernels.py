@@ -7,8 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.chunked_attention import chunk_rows, chunked_attention
-from kernels.chunked_attention.reference import toeplitz
 from kernels.depthwise_conv import depthwise_conv
 from kernels.depthwise_conv import reference as depthwise_reference
 from kernels.layer_norm import layer_norm
@@ -121,84 +119,3 @@ def test_depthwise_conv_names_shapes_that_do_not_fit():
         depthwise_conv(normal(0, 1, 9, 3), normal(1, 3, 3, 3))
     with pytest.raises(ValueError, match="smaller than the kernel's"):
         depthwise_conv(normal(0, 1, 3, 3), normal(1, 4, 3))
-
-
-# ------------------------------------------------------------------ attention
-
-
-@settings(deadline=None, max_examples=10)
-@given(st.integers(1, 6), st.integers(0, 6), st.integers(0, 4))
-def test_toeplitz_is_the_bias_of_each_distance(num_queries, more_keys, largest):
-    num_keys, bias = num_queries + more_keys, normal(num_queries, 2, 2 * largest + 1)
-    result = np.asarray(toeplitz(bias, num_queries, num_keys))
-    bias = np.asarray(bias)
-    for i in range(num_queries):
-        for j in range(num_keys):
-            distance = np.clip(more_keys + i - j, -largest, largest)  # the queries are the last of the keys
-            np.testing.assert_array_equal(result[:, i, j], bias[:, distance + largest])
-
-
-@settings(deadline=None, max_examples=12)
-@given(
-    st.integers(1, 20),
-    st.lists(st.integers(0, 20), min_size=1, max_size=3),
-    st.integers(0, 25),
-    st.integers(-1, 3),
-)
-def test_chunk_rows_are_the_chunks(num_frames, lengths, chunk_size, num_left_chunks):
-    lengths = np.minimum(lengths, num_frames)
-    rows = chunk_rows(num_frames, jnp.asarray(lengths), chunk_size, num_left_chunks)
-    start, end = map(np.asarray, rows)
-    size = chunk_size or num_frames
-    for row, length in enumerate(lengths):
-        for i in range(num_frames):
-            seen = {
-                j
-                for j in range(length)
-                if j // size <= i // size and (num_left_chunks < 0 or j // size >= i // size - num_left_chunks)
-            }
-            assert set(range(start[row, i], end[row, i])) == (seen if i < length else set())
-
-
-def test_chunk_rows_take_traced_chunks():
-    lengths = jnp.array([9, 4])
-    traced = jax.jit(lambda size, left: chunk_rows(9, lengths, size, left))
-    for size, left in [(0, -1), (4, 1), (3, 0)]:
-        for mine, constant in zip(traced(size, left), chunk_rows(9, lengths, size, left), strict=True):
-            np.testing.assert_array_equal(mine, constant)
-
-
-def test_attention_is_its_formula_and_an_empty_range_gives_zeros():
-    queries, keys, heads, dim = 4, 7, 2, 3
-    query, key, value = (
-        normal(0, 1, queries, heads, dim),
-        normal(1, 1, keys, heads, dim),
-        normal(2, 1, keys, heads, dim),
-    )
-    bias = normal(3, heads, 5)
-    start, end = np.array([[0, 2, 3, 1]]), np.array([[5, 7, 3, 2]])  # the third sees nothing
-    result = np.asarray(chunked_attention(query, key, value, bias, jnp.asarray(start), jnp.asarray(end)))
-    query, key, value, bias = map(np.asarray, (query, key, value, bias))
-    for i, h in np.ndindex(queries, heads):
-        seen = np.arange(start[0, i], end[0, i])
-        distance = np.clip(keys - queries + i - seen, -2, 2)
-        scores = key[0, seen, h] @ query[0, i, h] + bias[h, distance + 2]
-        weights = np.exp(scores) / np.exp(scores).sum()
-        np.testing.assert_allclose(result[0, i, h], weights @ value[0, seen, h], atol=1e-6)
-    assert (result[0, 2] == 0).all()
-
-
-def test_attention_gradients_are_right_and_finite_with_rows_that_see_nothing():
-    shape = (1, 5, 1, 2)
-    start, end = chunk_rows(5, jnp.array([3]), 2, 1)
-    arguments = normal(0, *shape), normal(1, *shape), normal(2, *shape), normal(3, 1, 3)
-    assert_gradient_is_numerical(lambda *a: chunked_attention(*a, start, end), *arguments)
-
-
-def test_attention_names_shapes_that_do_not_fit():
-    rows = jnp.zeros((1, 4), jnp.int32)
-    long, short = normal(0, 1, 4, 1, 2), normal(0, 1, 3, 1, 2)
-    with pytest.raises(ValueError, match="2R \\+ 1"):
-        chunked_attention(long, long, long, normal(1, 1, 4), rows, rows)
-    with pytest.raises(ValueError, match="4 queries but 3 keys"):
-        chunked_attention(long, short, short, normal(1, 1, 5), rows, rows)

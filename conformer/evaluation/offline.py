@@ -27,9 +27,12 @@ class Transcripts(NamedTuple):
 
 
 def make_forward(config: Config, graphdef: nnx.GraphDef) -> Callable:
-    """forward(params, statistics, audio, audio_lengths, chunk_size, num_left_chunks) -> (log_probs, lengths)."""
+    """forward(params, statistics, audio, audio_lengths, chunk_size, num_left_chunks) -> (log_probs, lengths).
 
-    @jax.jit
+    Compiled for each chunk_size and num_left_chunks, so that attention is computed within them alone.
+    """
+
+    @jax.jit(static_argnums=(4, 5))
     def forward(params, statistics, audio, audio_lengths, chunk_size, num_left_chunks):
         model = nnx.merge(graphdef, params, statistics)
         features, lengths = log_mel(config.features, audio, audio_lengths)

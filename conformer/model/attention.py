@@ -21,7 +21,9 @@ class Attention(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, compute: str, rngs: nnx.Rngs):
         self.num_heads = config.num_heads
-        self.norm = LayerNorm(config.encoder_dim)
+        self.compute = compute
+        self.implementation = config.kernels or None
+        self.norm = LayerNorm(config.encoder_dim, config.kernels)
         self.query_key_value = linear(config.encoder_dim, 3 * config.encoder_dim, compute=compute, rngs=rngs)
         self.output = linear(config.encoder_dim, config.encoder_dim, compute=compute, rngs=rngs)
         self.softmax: Callable[..., Array] = softmax  # of scores and a mask; a numerics policy replaces it
@@ -33,11 +35,13 @@ class Attention(nnx.Module):
         key_start: Int[Array, "batch frames"],
         key_end: Int[Array, "batch frames"],
         past: Float[Array, "batch key_value_heads past head_dim"] | None = None,
+        chunks: tuple[int, int] | None = None,
     ) -> tuple[Float[Array, "batch frames channels"], Float[Array, "batch key_value_heads keys head_dim"]]:
         """Attends to keys [key_start, key_end) of `past` followed by x.
 
         Args:
             past: keys of earlier frames, head by head, then values (key_value_heads = 2 * heads); None = none.
+            chunks: (chunk_size, num_left_chunks) of the ranges, where they are known before tracing.
 
         Returns:
             the output, and the keys and values of past and x together, from which a stream keeps the newest.
@@ -51,6 +55,7 @@ class Attention(nnx.Module):
             key_value = jnp.concatenate([past, key_value], axis=2)
         key, value = jnp.split(key_value.swapaxes(1, 2), 2, axis=2)
         # Scaled before the product, which could overflow a narrow format.
-        query = query * query.shape[-1] ** -0.5
-        out = chunked_attention(query, key, value, self.relative_bias[...], key_start, key_end, softmax=self.softmax)
+        query, key, value = (x.astype(self.compute) for x in (query * query.shape[-1] ** -0.5, key, value))
+        arrays = query, key, value, self.relative_bias[...], key_start, key_end
+        out = chunked_attention(*arrays, softmax=self.softmax, chunks=chunks, implementation=self.implementation)
         return self.output(out.reshape(batch, frames, channels)), key_value

@@ -29,7 +29,7 @@ class Block(nnx.Module):
         self.attention = Attention(config, compute=compute, rngs=rngs)
         self.convolution = Convolution(config, compute=compute, rngs=rngs)
         self.second_feed_forward = FeedForward(config, compute=compute, rngs=rngs)
-        self.norm = LayerNorm(config.encoder_dim)
+        self.norm = LayerNorm(config.encoder_dim, config.kernels)
 
     def __call__(
         self,
@@ -38,13 +38,14 @@ class Block(nnx.Module):
         key_end: Int[Array, "batch frames"],
         inside: Bool[Array, "batch frames"],
         past: Past | None = None,
+        chunks: tuple[int, int] | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "batch frames channels"], Past]:
         """See `Attention` and `Convolution` for the arguments; returns what a stream remembers beside the output."""
         keys = [None] * 4 if dropout_key is None else list(jax.random.split(dropout_key, 4))
         past_attention, past_convolution = past if past is not None else (None, None)
         x = x + 0.5 * dropout(self.first_feed_forward(x), self.dropout, keys[0])
-        attended, key_value = self.attention(x, key_start, key_end, past_attention)
+        attended, key_value = self.attention(x, key_start, key_end, past_attention, chunks)
         x = x + dropout(attended, self.dropout, keys[1])
         convolved, inputs = self.convolution(x, inside, past_convolution)
         x = x + dropout(convolved, self.dropout, keys[2])

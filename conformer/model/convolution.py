@@ -19,10 +19,10 @@ class Convolution(nnx.Module):
     def __init__(self, config: ModelConfig, *, compute: str, rngs: nnx.Rngs):
         dim, taps = config.encoder_dim, config.kernel_size
         self.causal = config.causal_conv
-        self.norm = LayerNorm(dim)
+        self.norm = LayerNorm(dim, config.kernels)
         self.gate = linear(dim, 2 * dim, compute=compute, rngs=rngs)
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (taps, dim)) * taps**-0.5)
-        self.middle_norm = LayerNorm(dim)
+        self.middle_norm = LayerNorm(dim, config.kernels)
         self.output = linear(dim, dim, compute=compute, rngs=rngs)
 
     def __call__(

@@ -43,7 +43,8 @@ class Encoder(nnx.Module):
             features: normalised log-mel frames.
             lengths: valid feature frames of each utterance.
             chunk_size: encoder frames that see each other; 0 = the whole utterance. May be traced, as may
-            num_left_chunks: chunks before it that are seen too; negative = all.
+            num_left_chunks: chunks before it that are seen too; negative = all. Where both are Python integers that
+                limit the context, attention takes time and memory for that context alone.
             dropout_key: turns dropout on.
 
         Returns:
@@ -52,9 +53,11 @@ class Encoder(nnx.Module):
         x, lengths = self.subsampling(features), self.subsampling.output_lengths(lengths)
         key_start, key_end = chunk_rows(x.shape[1], lengths, chunk_size, num_left_chunks)
         inside = jnp.arange(x.shape[1]) < lengths[:, None]
+        static = isinstance(chunk_size, int) and isinstance(num_left_chunks, int)
+        chunks = (chunk_size, num_left_chunks) if static and chunk_size > 0 and num_left_chunks >= 0 else None
         for index, block in enumerate(self.blocks):
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-            x, _ = block(x, key_start, key_end, inside, dropout_key=key)
+            x, _ = block(x, key_start, key_end, inside, chunks=chunks, dropout_key=key)
         return x, lengths
 
     def initial_cache(self, batch_size: int, chunk_size: int, num_left_chunks: int) -> Cache:

@@ -53,15 +53,20 @@ def _product(equation: str, a: Array, b: Array, compute: str) -> Array:
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation with a learned scale and bias."""
+    """Layer normalisation with a learned scale and bias.
 
-    def __init__(self, features: int):
+    Args:
+        kernels: as `ModelConfig.kernels`.
+    """
+
+    def __init__(self, features: int, kernels: str):
         self.eps = 1e-5
+        self.implementation = kernels or None
         self.scale = nnx.Param(jnp.ones(features))
         self.bias = nnx.Param(jnp.zeros(features))
 
     def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
-        return layer_norm(x, self.scale[...], self.bias[...], eps=self.eps)
+        return layer_norm(x, self.scale[...], self.bias[...], eps=self.eps, implementation=self.implementation)
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:

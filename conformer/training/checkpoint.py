@@ -114,6 +114,7 @@ def load_model(workdir: str | pathlib.Path) -> tuple[Config, ConformerCTC, Token
             f"{workdir}: the tokenizer has {tokenizer.vocab_size} units, the model {config.model.vocab_size}: "
             "restore the tokenizer that it was trained with"
         )
+    config.model.kernels = ""  # it was a choice for the machine that trained
     # Shapes alone: initialising a model only to replace it would take most of a script's start.
     model = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
     graphdef, params, statistics = nnx.split(model, nnx.Param, ...)

@@ -2,9 +2,14 @@
 
 from collections.abc import Callable
 
-from kernels.chunked_attention import reference
+import jax.numpy as jnp
+
+from kernels.chunked_attention import reference, xla
+from kernels.implementation import deferred, dispatch
 from kernels.lut_softmax import softmax as exact_softmax
 from kernels.typing import Array, Float, Int
+
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def chunked_attention(
@@ -16,6 +21,8 @@ def chunked_attention(
     key_end: Int[Array, "batch queries"],
     *,
     softmax: Callable[[Array, Array], Array] = exact_softmax,
+    chunks: tuple[int, int] | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "batch queries heads head_dim"]:
     """Attention of each query to a contiguous range of keys, with a learned bias for each relative position.
 
@@ -24,15 +31,76 @@ def chunked_attention(
     The bias depends on i - j alone, so it is one Toeplitz block, the same for every chunk (Raffel et al., 2020, section
     2.1, without buckets): nothing is gathered in a stream, unlike the content-dependent form of Transformer-XL.
 
+    The kernels never store the scores: memory is linear in the length, and blocks of keys that no query of a block of
+    queries sees are not loaded. Differentiable in query, key, value and relative_bias; vmap works.
+
     Args:
-        query: already scaled by 1 / sqrt(head_dim). The queries are the last `queries` of the keys' positions.
-        key, value: the sequence attended to; in a stream, the cache followed by the chunk.
+        query: already scaled by 1 / sqrt(head_dim); float32, bfloat16 or float16. The queries are the last `queries`
+            of the keys' positions.
+        key, value: the sequence attended to, in the query's type; in a stream, the cache followed by the chunk.
         relative_bias: b for distances -R ... R (2R + 1 of them); larger distances share the outermost.
-        key_start, key_end: the range of keys of each query (see `chunk_rows`); an empty range gives zeros.
-        softmax: of scores (batch, heads, queries, keys) and a mask that broadcasts against them.
+        key_start, key_end: the range of keys of each query (see `chunk_rows`), traced or not; an empty range gives
+            zeros, and no gradient.
+        softmax: of scores (*batch, heads, queries, keys) and a mask that broadcasts against them. Another than the
+            exact one needs the implementation "reference" or "xla".
+        chunks: (chunk_size, num_left_chunks) where they are known before tracing, the first at least 1, the second at
+            least 0. No key outside them is attended, whatever the rows say, and "xla" works on that band alone.
+        implementation: "reference", "xla", "mosaic_gpu", "mosaic_tpu", or None: see `kernels.implementation`.
+
+    Returns:
+        in the query's type; products are added up in float32.
+
+    Raises:
+        ValueError: for shapes or types that do not fit together.
+        Unsupported: the implementation named does not run here, or not with these arguments.
     """
+    _check(query, key, value, relative_bias, key_start, key_end)
+    if chunks is not None:
+        key_start, key_end = _within(chunks, query.shape[1], key.shape[1], key_start, key_end)
+    arrays = query, key, value, relative_bias, key_start, key_end
+    return dispatch("chunked_attention", IMPLEMENTATIONS, implementation, *arrays, softmax, chunks)
+
+
+IMPLEMENTATIONS = {
+    "reference": lambda *arguments: reference.chunked_attention(*arguments[:-1]),  # the rows are all it needs
+    "xla": xla.chunked_attention,
+    "mosaic_gpu": deferred("kernels.chunked_attention.mosaic_gpu", "chunked_attention"),
+    "mosaic_tpu": deferred("kernels.chunked_attention.mosaic_tpu", "chunked_attention"),
+}
+
+
+def _within(
+    chunks: tuple[int, int], num_queries: int, num_keys: int, key_start: Array, key_end: Array
+) -> tuple[Array, Array]:
+    chunk_size, num_left_chunks = chunks
+    if chunk_size < 1 or num_left_chunks < 0:
+        raise ValueError(f"chunks={chunks} must hold at least 1 and at least 0: give None where there is no such limit")
+    first = jnp.arange(num_keys - num_queries, num_keys) // chunk_size * chunk_size
+    start = jnp.maximum(key_start, first - num_left_chunks * chunk_size)
+    return start, jnp.minimum(key_end, first + chunk_size)
+
+
+def _check(query: Array, key: Array, value: Array, relative_bias: Array, key_start: Array, key_end: Array) -> None:
+    for name, array, rank in (("query", query, 4), ("key", key, 4), ("value", value, 4), ("key_start", key_start, 2)):
+        if array.ndim != rank:
+            raise ValueError(f"{name} of shape {array.shape} has {array.ndim} axes, not {rank}: see chunked_attention")
+    batch, num_queries, heads, head_dim = query.shape
+    if key.shape != value.shape or key.shape != (batch, key.shape[1], heads, head_dim):
+        raise ValueError(
+            f"key {key.shape} and value {value.shape} do not fit query {query.shape}: they may differ in the number of "
+            "keys alone, and not from each other"
+        )
+    if num_queries > key.shape[1]:
+        raise ValueError(f"{num_queries} queries but {key.shape[1]} keys: the queries must be the last of the keys")
+    if relative_bias.ndim != 2 or relative_bias.shape[0] != heads:
+        raise ValueError(f"relative_bias of shape {relative_bias.shape} must be ({heads} heads, 2R + 1)")
     if relative_bias.shape[1] % 2 == 0:
         raise ValueError(f"relative_bias has {relative_bias.shape[1]} distances: give 2R + 1, for -R ... R")
-    if query.shape[1] > key.shape[1]:
-        raise ValueError(f"{query.shape[1]} queries but {key.shape[1]} keys: the queries must be the last of the keys")
-    return reference.chunked_attention(query, key, value, relative_bias, key_start, key_end, softmax)
+    for name, rows in (("key_start", key_start), ("key_end", key_end)):
+        if rows.shape != (batch, num_queries):
+            raise ValueError(f"{name} of shape {rows.shape} must be {(batch, num_queries)}, a number for each query")
+    if query.dtype.name not in _DTYPES or not query.dtype == key.dtype == value.dtype:
+        raise ValueError(
+            f"query is {query.dtype}, key {key.dtype} and value {value.dtype}: give one of {', '.join(_DTYPES)} for "
+            "all three (float8 is for storage: convert it first)"
+        )

@@ -27,7 +27,7 @@ def chunked_attention(
     mask = (key_start[..., None] <= keys) & (keys < key_end[..., None])
     weights = softmax(scores, mask[:, None])
     out = jnp.einsum("bhqk,bkhd->bhqd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
-    return out.swapaxes(1, 2)
+    return out.swapaxes(1, 2).astype(query.dtype)
 
 
 def toeplitz(
@@ -35,17 +35,30 @@ def toeplitz(
 ) -> Float[Array, "heads queries keys"]:
     """bias[h, i, j] = relative_bias[h, clip(distance) + R], distance = (position of query i) - j.
 
-    The queries are the last of the keys. One row of all the distances is repeated, one element longer than it is read,
-    so that every read starts one element earlier: a skew by copying, with no gather and no scatter in its gradient.
+    The queries are the last of the keys.
     """
-    heads, distances = relative_bias.shape
-    largest = distances // 2
-    length = num_queries + num_keys - 1
-    distance = jnp.arange(
-        num_keys - 1, num_keys - 1 - length, -1
-    )  # of the last query, from the first key on, and beyond
-    row = jnp.take(relative_bias, jnp.clip(distance, -largest, largest) + largest, axis=1)
-    # Query i reads from offset (num_queries - 1 - i): rotate so that row i of the skewed array starts there.
-    row = jnp.roll(jnp.pad(row, ((0, 0), (0, 1))), -(num_queries - 1), axis=1)
-    skewed = jnp.tile(row, (1, num_queries))[:, : num_queries * length].reshape(heads, num_queries, length)
-    return skewed[:, :, :num_keys]
+    # Of the last query, from the first key on, and beyond: row i of the skew starts num_queries - 1 - i further.
+    distances = jnp.arange(num_keys - 1, -num_queries, -1)
+    return skew(bias_of(relative_bias, distances), num_queries)
+
+
+def bias_of(
+    relative_bias: Float[Array, "heads distances"], distances: Int[Array, "*shape"]
+) -> Float[Array, "heads *shape"]:
+    """The bias of each distance; larger ones share the outermost."""
+    largest = relative_bias.shape[1] // 2
+    return jnp.take(relative_bias, jnp.clip(distances, -largest, largest) + largest, axis=1)
+
+
+def skew(row: Float[Array, "*batch length"], num_rows: int) -> Float[Array, "*batch rows columns"]:
+    """out[i, j] = row[num_rows - 1 - i + j], columns = length + 1 - num_rows.
+
+    The row is repeated, one element longer than it is read, so that every read starts one element earlier: a skew by
+    copying, with no gather and no scatter in its gradient.
+    """
+    *batch, length = row.shape
+    padded = jnp.pad(row, [(0, 0)] * len(batch) + [(0, 1)])
+    # Row i reads from offset num_rows - 1 - i: rotated so that row i of the skewed array starts there.
+    padded = jnp.roll(padded, 1 - num_rows, axis=-1)
+    repeated = jnp.tile(padded, (1,) * len(batch) + (num_rows,))[..., : num_rows * length]
+    return repeated.reshape(*batch, num_rows, length)[..., : length + 1 - num_rows]

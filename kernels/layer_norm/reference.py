@@ -3,22 +3,41 @@
 import jax
 import jax.numpy as jnp
 
+from kernels.layer_norm.form import Form, stored
 from kernels.typing import Array, Float
 
 
-def layer_norm(
+def normalise(
     x: Float[Array, "*batch channels"],
+    residual: Float[Array, "*batch channels"] | None,
     scale: Float[Array, " channels"],
-    bias: Float[Array, " channels"],
-    eps: float,
-) -> Float[Array, "*batch channels"]:
-    """Centres first and then squares: E[x^2] - mean^2 would cancel for inputs with a large mean."""
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + eps) * scale + bias
+    bias: Float[Array, " channels"] | None,
+    form: Form,
+) -> tuple[Float[Array, "*batch channels"], Float[Array, "*batch channels"] | None]:
+    """The normalisation (see `Form`) of x + residual, and that sum (None without a residual), in the format of x."""
+    total = x if residual is None else stored(x.astype(jnp.float32) + residual.astype(jnp.float32), x.dtype)
+    c = total.astype(jnp.float32)
+    if form.centred:  # first; E[x^2] - mean^2 would cancel for inputs with a large mean
+        c = c - jnp.mean(c, axis=-1, keepdims=True)
+    s = _scale(c, form)
+    z = c if s is None else c / s
+    eps = form.eps if s is None else jnp.square(form.eps**0.5 / s)
+    y = z * jax.lax.rsqrt(jnp.mean(jnp.square(z), axis=-1, keepdims=True) + eps) * scale
+    return stored(y if bias is None else y + bias, x.dtype), None if residual is None else total
 
 
-def rms_norm(
-    x: Float[Array, "*batch channels"], scale: Float[Array, " channels"], eps: float
-) -> Float[Array, "*batch channels"]:
-    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps) * scale
+def _scale(c: Float[Array, "*batch channels"], form: Form) -> Float[Array, "..."] | float | None:
+    """s; None for one. The result does not depend on it, so neither does its gradient."""
+    norm = form.pre_normaliser
+    if norm.surrogate == "none":
+        return None if norm.static == 1 else norm.static
+    magnitude = jax.lax.stop_gradient(jnp.abs(c))
+    match norm.surrogate:
+        case "max":
+            s = jnp.max(magnitude, axis=-1, keepdims=True)
+        case "mad":
+            s = jnp.mean(magnitude, axis=-1, keepdims=True)
+        case _:
+            largest = jnp.max(magnitude, axis=-1, keepdims=True)
+            s = jnp.sqrt(jnp.mean(magnitude, axis=-1, keepdims=True)) * jnp.sqrt(largest)  # their product may overflow
+    return jnp.maximum(s, form.smallest_scale)

@@ -1,14 +1,34 @@
 """The public functions; they pick the implementation."""
 
 import jax
+import jax.numpy as jnp
 
+from kernels.implementation import deferred, dispatch
 from kernels.lut_softmax import lut, reference
 from kernels.lut_softmax.lut import SoftmaxTables
 from kernels.typing import Array, Bool, Float
 
+FORMATS = ("float32", "bfloat16", "float16")
+
+
+def _plain(scores: Array, mask: Array, tables: SoftmaxTables | None) -> Array:
+    return reference.softmax(scores, mask) if tables is None else lut.softmax(scores, mask, tables)
+
+
+IMPLEMENTATIONS = {
+    "reference": _plain,
+    "xla": _plain,  # which XLA fuses
+    "mosaic_gpu": deferred("kernels.lut_softmax.mosaic_gpu", "softmax"),
+    "mosaic_tpu": deferred("kernels.lut_softmax.mosaic_tpu", "softmax"),
+}
+
 
 def softmax(
-    scores: Float[Array, "*batch keys"], mask: Bool[Array, "*#batch keys"], *, tables: SoftmaxTables | None = None
+    scores: Float[Array, "*batch keys"],
+    mask: Bool[Array, "*#batch keys"],
+    *,
+    tables: SoftmaxTables | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "*batch keys"]:
     """Softmax over the keys where `mask` is true.
 
@@ -17,14 +37,21 @@ def softmax(
     A masked key gets exactly zero, and so does every key of a row that is masked as a whole (never NaN).
 
     Args:
-        scores: attention scores.
+        scores: attention scores in float32, bfloat16 or float16, as is the result; computed in float32, unless with
+            tables and by "reference" or "xla", in their own format.
         mask: true where a key may be attended; broadcast against scores.
         tables: exponential and reciprocal from tables, the arithmetic between them that of scores; for inference, there
             is no gradient. `kernels.emulator.emulate` runs it in the arithmetic of a device.
+        implementation: "reference", "xla", "mosaic_gpu", "mosaic_tpu", or None for what was measured to be the fastest
+            on this device (`kernels.implementation`).
+
+    Raises:
+        ValueError: a format or a mask that does not fit.
+        Unsupported: the named implementation cannot run on this device or with these arguments.
     """
-    if tables is None:
-        return reference.softmax(scores, mask)
-    return lut.softmax(scores, mask, tables)
+    if jnp.dtype(scores.dtype).name not in FORMATS:
+        raise ValueError(f"softmax: scores are {scores.dtype}, not one of {', '.join(FORMATS)}: cast them")
+    return dispatch("lut_softmax", IMPLEMENTATIONS, implementation, scores, mask, tables)
 
 
 def log_softmax(

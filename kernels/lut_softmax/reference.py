@@ -7,9 +7,12 @@ from kernels.typing import Array, Bool, Float
 
 
 def softmax(scores: Float[Array, "*batch keys"], mask: Bool[Array, "*#batch keys"]) -> Float[Array, "*batch keys"]:
-    """Shifts by the largest unmasked score; a row without one sums to zero and is divided by one instead."""
-    masked = jnp.where(mask, scores, -jnp.inf)
+    """Shifts by the largest unmasked score; a row without one sums to zero and is divided by one instead.
+
+    In float32, whatever the format of the scores.
+    """
+    masked = jnp.where(mask, scores.astype(jnp.float32), -jnp.inf)
     largest = jax.lax.stop_gradient(jnp.max(masked, axis=-1, keepdims=True))
     weights = jnp.exp(masked - jnp.where(jnp.isfinite(largest), largest, 0.0))
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    return weights / jnp.where(total == 0.0, 1.0, total)
+    return (weights / jnp.where(total == 0.0, 1.0, total)).astype(scores.dtype)

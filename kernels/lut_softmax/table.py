@@ -11,6 +11,13 @@ import numpy as np
 
 from kernels.typing import Array, Float, Int
 
+type Lookup = Callable[["Table", Array], Array]  # the entries of a table at indices, in the form that a device has
+
+
+def take(table: "Table", index: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The entries at these indices."""
+    return jnp.asarray(table.values)[index]
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -48,14 +55,15 @@ class Table:
         """(entries,) float32."""
         return self.function(self.low + self.step * np.arange(self.entries)).astype(np.float32)
 
-    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        first, values = round(self.low / self.step), jnp.asarray(self.values)
+    def __call__(self, x: Float[Array, "*shape"], lookup: Lookup = take) -> Float[Array, "*shape"]:
+        first = round(self.low / self.step)
         position = jnp.clip(x, self.low, self.high) / self.step
         if not self.interpolated:
-            return values[jnp.round(position).astype(jnp.int32) - first]
-        index = jnp.minimum(jnp.floor(position), first + self.entries - 2)
-        fraction, index = position - index, index.astype(jnp.int32) - first
-        return values[index] + fraction * (values[index + 1] - values[index])
+            return lookup(self, jnp.round(position).astype(jnp.int32) - first)
+        floor = position.astype(jnp.int32)  # towards zero; not every kernel has a floor
+        floor = jnp.minimum(jnp.where(floor > position, floor - 1, floor), first + self.entries - 2)
+        low, high = lookup(self, floor - first), lookup(self, floor - first + 1)
+        return low + (position - floor.astype(position.dtype)) * (high - low)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +91,14 @@ class Exp:
         """Below, the result is zero; 2^-126, the smallest normal number of float32, lies above."""
         return -87.0
 
-    def __call__(self, x: Float[Array, "*shape"], headroom: Int[Array, "*#shape"] | int = 0) -> Float[Array, "*shape"]:
+    def __call__(
+        self, x: Float[Array, "*shape"], headroom: Int[Array, "*#shape"] | int = 0, lookup: Lookup = take
+    ) -> Float[Array, "*shape"]:
         """exp(x) 2^headroom."""
         clipped = jnp.clip(x, self.low, 88.0)
         n = jnp.round(clipped * math.log2(math.e))
         rest = clipped - n * _LN2_HIGH - n * _LN2_LOW
-        return jnp.where(x < self.low, 0.0, self.table(rest) * power_of_two(n.astype(jnp.int32) + headroom))
+        return jnp.where(x < self.low, 0.0, self.table(rest, lookup) * power_of_two(n.astype(jnp.int32) + headroom))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +114,11 @@ class BoundedExp:
     def table(self) -> Table:
         return Table(np.exp, self.low, self.step, self.entries, self.interpolated)
 
-    def __call__(self, x: Float[Array, "*shape"], headroom: Int[Array, "*#shape"] | int = 0) -> Float[Array, "*shape"]:
+    def __call__(
+        self, x: Float[Array, "*shape"], headroom: Int[Array, "*#shape"] | int = 0, lookup: Lookup = take
+    ) -> Float[Array, "*shape"]:
         """exp(x), 0 below the domain, constant above it; `headroom`, a matter of exponents, is ignored."""
-        return jnp.where(x < self.low, 0.0, self.table(x))
+        return jnp.where(x < self.low, 0.0, self.table(x, lookup))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +141,15 @@ class Reciprocal:
 
     def times(self, numerator: Float[Array, "*shape"], x: Float[Array, "*#shape"]) -> Float[Array, "*shape"]:
         """numerator / x. The scaling comes last, for 1/x itself may be too small for the format."""
+        reciprocal, scale = self.factors(x)
+        return numerator * reciprocal * scale
+
+    def factors(
+        self, x: Float[Array, "*shape"], lookup: Lookup = take
+    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        """1/x as a number between 1/2 and 1, and a power of two."""
         mantissa, exponent = split(x)
-        return numerator * self.table(mantissa) * power_of_two(-exponent)
+        return self.table(mantissa, lookup), power_of_two(-exponent)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""What the kernels have in common: padding to blocks, the bias as tiles, the rule of differentiation, vmap.
+
+Nothing of size queries x keys is ever stored. The forward kernel keeps for each row of scores the logarithm of its sum
+of exponentials, from which the backward kernels make the weights again, block by block (Dao et al., 2022, section 3):
+
+    P = exp(S - lse),    dV = P^T dO,    dP = dO V^T,    dS = P (dP - rowsum(dO O)),    dQ = dS K,    dK = dS^T Q
+
+The gradient of the bias is the sum of the blocks of dS that share a tile.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kernels.chunked_attention.blocks import Diagonals, key_blocks, query_blocks
+from kernels.typing import Array, Float, Int
+
+HEAD_DIM = 64  # head dimensions are padded to a multiple of it
+
+
+class Backend(NamedTuple):
+    """The kernels of a device. All their arrays are padded to whole blocks; ranges of blocks are [first, last).
+
+    Args:
+        forward: (diagonals, query, key, value, tiles, start, end, first, last) -> (out, lse); lse (batch, heads,
+            queries) in float32, anything for a row that sees nothing.
+        backward: (diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent) ->
+            gradients of query, key, value and tiles; delta = rowsum(dO O), (batch, heads, queries) in float32.
+        block: queries, and keys, of a block.
+    """
+
+    forward: Callable
+    backward: Callable
+    block: int
+
+
+def attention(
+    backend: Backend,
+    query: Float[Array, "batch queries heads head_dim"],
+    key: Float[Array, "batch keys heads head_dim"],
+    value: Float[Array, "batch keys heads head_dim"],
+    relative_bias: Float[Array, "heads distances"],
+    key_start: Int[Array, "batch queries"],
+    key_end: Int[Array, "batch queries"],
+) -> Float[Array, "batch queries heads head_dim"]:
+    """See `api.chunked_attention`."""
+    num_queries, head_dim = query.shape[1], query.shape[3]
+    diagonals = Diagonals(num_queries, key.shape[1], relative_bias.shape[1] // 2, backend.block)
+    tiles = diagonals.tiles(relative_bias)
+    padding = (-head_dim) % HEAD_DIM
+    query, key, value = (_pad(_pad(x, 1, (-x.shape[1]) % backend.block), 3, padding) for x in (query, key, value))
+    start, end = (_pad(x.astype(jnp.int32), 1, (-num_queries) % backend.block) for x in (key_start, key_end))
+    return _attention(backend, diagonals, query, key, value, tiles, start, end)[:, :num_queries, :, :head_dim]
+
+
+def _pad(x: Array, axis: int, amount: int) -> Array:
+    return jnp.pad(x, [(0, amount if i == axis else 0) for i in range(x.ndim)]) if amount else x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attention(backend: Backend, diagonals: Diagonals, *arrays: Array) -> Array:
+    return _forward(backend, diagonals, *arrays)[0]
+
+
+def _forward(backend: Backend, diagonals: Diagonals, query, key, value, tiles, start, end):
+    def forward(tiles, query, key, value, start, end):
+        first, last = key_blocks(start, end, backend.block)
+        return backend.forward(diagonals, query, key, value, tiles, start, end, first, last)
+
+    out, lse = _folded(forward, per_example=False)(tiles, query, key, value, start, end)
+    return out, (query, key, value, tiles, start, end, out, lse)
+
+
+def _backward(backend: Backend, diagonals: Diagonals, residuals: tuple[Array, ...], cotangent: Array):
+    def backward(tiles, query, key, value, start, end, out, lse, cotangent):
+        first, last = key_range = key_blocks(start, end, backend.block)
+        query_range = query_blocks(first, last, key.shape[1] // backend.block)
+        delta = jnp.einsum("bqhd,bqhd->bhq", cotangent, out, preferred_element_type=jnp.float32)
+        return backend.backward(
+            diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent
+        )
+
+    query, key, value, tiles, start, end, out, lse = residuals
+    gradients = _folded(backward, per_example=True)(tiles, query, key, value, start, end, out, lse, cotangent)
+    return *gradients, None, None
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def _folded(kernels: Callable, *, per_example: bool) -> Callable:
+    """`kernels(tiles, *batched)` with a rule for vmap: one call for all, the mapped axis as part of the batch.
+
+    Args:
+        per_example: an output is summed over the batch (the gradient of the tiles), so that vmap is a loop.
+    """
+    function = jax.custom_batching.custom_vmap(kernels)
+
+    @function.def_vmap
+    def _(size: int, in_batched: list[bool], tiles: Array, *arrays: Array):
+        every = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(arrays, in_batched[1:], strict=True)]
+        if per_example or in_batched[0]:
+            every_tiles = tiles if in_batched[0] else jnp.broadcast_to(tiles, (size, *tiles.shape))
+            out = jax.lax.map(lambda one: function(*one), (every_tiles, *every))
+        else:
+            merged = function(tiles, *(x.reshape(-1, *x.shape[2:]) for x in every))
+            out = tuple(x.reshape(size, -1, *x.shape[1:]) for x in merged)
+        return out, (True,) * len(out)
+
+    return function

@@ -1,0 +1,315 @@
+"""Chunked attention on TPUs: one pass over the blocks of keys that a block of queries sees, and its gradients.
+
+Scores are kept transposed, keys x queries: what there is one of for each query (its range, its maximum, its sum) is
+then a vector along the lanes. The grid's last axis is as long as the longest range of blocks; a shorter one asks for
+its last block again, which is not loaded again, and does nothing with it.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from kernels.chunked_attention import flash
+from kernels.chunked_attention.blocks import Diagonals
+from kernels.implementation import Unsupported
+from kernels.lut_softmax import softmax as exact_softmax
+from kernels.typing import Array, Float, Int
+
+BLOCK = 128  # of queries and of keys; Mosaic cannot prove smaller slices of lanes to be aligned
+LARGEST_TILES = 8 * 2**20  # bytes of VMEM that the bias of one head may take, twice in the backward pass
+_NEVER = -1e30  # a score below all others, whose differences are finite
+
+
+def chunked_attention(
+    query: Float[Array, "batch queries heads head_dim"],
+    key: Float[Array, "batch keys heads head_dim"],
+    value: Float[Array, "batch keys heads head_dim"],
+    relative_bias: Float[Array, "heads distances"],
+    key_start: Int[Array, "batch queries"],
+    key_end: Int[Array, "batch queries"],
+    softmax: Callable[[Array, Array], Array],
+    chunks: tuple[int, int] | None = None,
+) -> Float[Array, "batch queries heads head_dim"]:
+    """See `api.chunked_attention`. The ranges of blocks come from the rows; `chunks` is of no use here."""
+    if query.dtype not in (jnp.float32, jnp.bfloat16):
+        raise Unsupported(
+            f"chunked_attention: query is {query.dtype}, which a TPU kernel cannot load: use float32 or bfloat16, or "
+            "implementation='xla'"
+        )
+    if softmax is not exact_softmax:
+        raise Unsupported("chunked_attention: softmax is not the exact one: use implementation='xla'")
+    if (size := 4 * 2 * BLOCK * relative_bias.shape[1]) > LARGEST_TILES:
+        raise Unsupported(
+            f"chunked_attention: relative_bias has {relative_bias.shape[1]} distances, about {size / 2**20:.0f} MiB of "
+            "VMEM a head: use fewer, or implementation='xla'"
+        )
+    return flash.attention(BACKEND, query, key, value, relative_bias, key_start, key_end)
+
+
+# ------------------------------------------------------------------------ forward
+
+
+def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, last):
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    tiles = tiles.swapaxes(2, 3)
+    batch, heads, length, head_dim = query.shape
+
+    def kernel(first, last, q, k, v, tile, start, end, out, lse, total, maximum, accumulator):
+        b, i, step = pl.program_id(1), pl.program_id(2), pl.program_id(3)
+        j = first[b, i] + step
+
+        @pl.when(step == 0)
+        def _():
+            total[...] = jnp.zeros_like(total)
+            maximum[...] = jnp.full_like(maximum, _NEVER)
+            accumulator[...] = jnp.zeros_like(accumulator)
+
+        @pl.when(j < last[b, i])
+        def _():
+            seen = _seen(j, start[0], end[0])
+            scores = jnp.where(seen, _scores(k, q) + tile[0, diagonals.index(i, j)], _NEVER)
+            old, new = maximum[...], jnp.maximum(maximum[...], jnp.max(scores, axis=0, keepdims=True))
+            weights = jnp.where(seen, jnp.exp(scores - new), 0.0)
+            decay = jnp.exp(old - new)
+            maximum[...] = new
+            total[...] = decay * total[...] + jnp.sum(weights, axis=0, keepdims=True)
+            accumulator[...] = decay * accumulator[...] + _dot(v[0, 0], weights.astype(v.dtype), (0, 0))
+
+        @pl.when(step == pl.num_programs(3) - 1)
+        def _():
+            empty = total[...] == 0.0
+            sums = jnp.where(empty, 1.0, total[...])
+            out[0, 0] = (accumulator[...] / sums).astype(out.dtype)
+            lse[0, 0] = jnp.where(empty, 0.0, maximum[...] + jnp.log(sums))
+
+    def queries(h, b, i, step, first, last):
+        return b, h, i, 0
+
+    def columns(h, b, i, step, first, last):
+        return b, h, 0, i
+
+    def keys(h, b, i, step, first, last):
+        return b, h, _block(first[b, i], last[b, i], step), 0
+
+    def rows(h, b, i, step, first, last):
+        return b, 0, i
+
+    out, lse = pl.pallas_call(
+        kernel,
+        out_shape=(
+            jax.ShapeDtypeStruct((batch, heads, head_dim, length), query.dtype),
+            jax.ShapeDtypeStruct((batch, heads, 1, length), jnp.float32),
+        ),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=(heads, batch, length // BLOCK, _longest(first, last)),
+            in_specs=[
+                pl.BlockSpec((1, 1, BLOCK, head_dim), queries),
+                pl.BlockSpec((1, 1, BLOCK, head_dim), keys),
+                pl.BlockSpec((1, 1, BLOCK, head_dim), keys),
+                pl.BlockSpec((1, *tiles.shape[1:]), lambda h, *_: (h, 0, 0, 0)),
+                pl.BlockSpec((1, 1, BLOCK), rows),
+                pl.BlockSpec((1, 1, BLOCK), rows),
+            ],
+            out_specs=(
+                pl.BlockSpec((1, 1, head_dim, BLOCK), columns),
+                pl.BlockSpec((1, 1, 1, BLOCK), columns),
+            ),
+            scratch_shapes=[
+                pltpu.VMEM((1, BLOCK), jnp.float32),
+                pltpu.VMEM((1, BLOCK), jnp.float32),
+                pltpu.VMEM((head_dim, BLOCK), jnp.float32),
+            ],
+        ),
+        compiler_params=_PARAMS,
+        name="chunked_attention",
+    )(first, last, query, key, value, tiles, start[:, None], end[:, None])
+    return out.transpose(0, 3, 1, 2), lse[:, :, 0]
+
+
+# ----------------------------------------------------------------------- backward
+
+
+def _backward(
+    diagonals: Diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent
+):
+    query, key, value, cotangent = (x.swapaxes(1, 2) for x in (query, key, value, cotangent))
+    arrays = query, key, value, cotangent, tiles.swapaxes(2, 3), start[:, None], end[:, None], lse[:, :, None]
+    arrays = *arrays, delta[:, :, None]
+    query_gradient, tiles_gradient = _query_gradient(diagonals, *key_range, *arrays)
+    key_gradient, value_gradient = _key_gradient(diagonals, *query_range, *arrays)
+    return (
+        query_gradient.transpose(0, 3, 1, 2),
+        key_gradient.swapaxes(1, 2),
+        value_gradient.swapaxes(1, 2),
+        tiles_gradient.swapaxes(2, 3),
+    )
+
+
+def _query_gradient(diagonals: Diagonals, first, last, query, key, value, cotangent, tiles, start, end, lse, delta):
+    batch, heads, length, head_dim = query.shape
+
+    def kernel(first, last, q, k, v, do, tile, start, end, lse, delta, dq, d_tile, accumulator):
+        b, i, step = pl.program_id(1), pl.program_id(2), pl.program_id(3)
+        j = first[b, i] + step
+
+        @pl.when(step == 0)
+        def _():
+            accumulator[...] = jnp.zeros_like(accumulator)
+
+        @pl.when((b == 0) & (i == 0) & (step == 0))
+        def _():
+            d_tile[...] = jnp.zeros_like(d_tile)
+
+        @pl.when(j < last[b, i])
+        def _():
+            diagonal = diagonals.index(i, j)
+            _, d_scores = _gradients(j, diagonal, q, k, v, do, tile, start, end, lse, delta)
+            d_tile[0, diagonal] += d_scores
+            accumulator[...] += _dot(k[0, 0], d_scores.astype(k.dtype), (0, 0))
+
+        @pl.when(step == pl.num_programs(3) - 1)
+        def _():
+            dq[0, 0] = accumulator[...].astype(dq.dtype)
+
+    def queries(h, b, i, step, first, last):
+        return b, h, i, 0
+
+    def columns(h, b, i, step, first, last):
+        return b, h, 0, i
+
+    def keys(h, b, i, step, first, last):
+        return b, h, _block(first[b, i], last[b, i], step), 0
+
+    def rows(h, b, i, step, first, last):
+        return b, 0, i
+
+    return pl.pallas_call(
+        kernel,
+        out_shape=(
+            jax.ShapeDtypeStruct((batch, heads, head_dim, length), query.dtype),
+            jax.ShapeDtypeStruct(tiles.shape, jnp.float32),
+        ),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=(heads, batch, length // BLOCK, _longest(first, last)),
+            in_specs=_backward_specs(queries, keys, columns, rows, head_dim, tiles.shape),
+            out_specs=(
+                pl.BlockSpec((1, 1, head_dim, BLOCK), columns),
+                pl.BlockSpec((1, *tiles.shape[1:]), lambda h, *_: (h, 0, 0, 0)),
+            ),
+            scratch_shapes=[pltpu.VMEM((head_dim, BLOCK), jnp.float32)],
+        ),
+        compiler_params=_PARAMS,
+        name="chunked_attention_query_gradient",
+    )(first, last, query, key, value, cotangent, tiles, start, end, lse, delta)
+
+
+def _key_gradient(diagonals: Diagonals, first, last, query, key, value, cotangent, tiles, start, end, lse, delta):
+    batch, heads, length, head_dim = key.shape
+
+    def kernel(first, last, q, k, v, do, tile, start, end, lse, delta, dk, dv, k_accumulator, v_accumulator):
+        b, j, step = pl.program_id(1), pl.program_id(2), pl.program_id(3)
+        i = first[b, j] + step
+
+        @pl.when(step == 0)
+        def _():
+            k_accumulator[...] = jnp.zeros_like(k_accumulator)
+            v_accumulator[...] = jnp.zeros_like(v_accumulator)
+
+        @pl.when(i < last[b, j])
+        def _():
+            weights, d_scores = _gradients(j, diagonals.index(i, j), q, k, v, do, tile, start, end, lse, delta)
+            v_accumulator[...] += _dot(weights.astype(do.dtype), do[0, 0], (1, 0))
+            k_accumulator[...] += _dot(d_scores.astype(q.dtype), q[0, 0], (1, 0))
+
+        @pl.when(step == pl.num_programs(3) - 1)
+        def _():
+            dk[0, 0] = k_accumulator[...].astype(dk.dtype)
+            dv[0, 0] = v_accumulator[...].astype(dv.dtype)
+
+    def queries(h, b, j, step, first, last):
+        return b, h, _block(first[b, j], last[b, j], step), 0
+
+    def columns(h, b, j, step, first, last):
+        return b, h, 0, _block(first[b, j], last[b, j], step)
+
+    def keys(h, b, j, step, first, last):
+        return b, h, j, 0
+
+    def rows(h, b, j, step, first, last):
+        return b, 0, _block(first[b, j], last[b, j], step)
+
+    return pl.pallas_call(
+        kernel,
+        out_shape=(jax.ShapeDtypeStruct(key.shape, key.dtype), jax.ShapeDtypeStruct(value.shape, value.dtype)),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=(heads, batch, length // BLOCK, _longest(first, last)),
+            in_specs=_backward_specs(queries, keys, columns, rows, head_dim, tiles.shape),
+            out_specs=(pl.BlockSpec((1, 1, BLOCK, head_dim), keys),) * 2,
+            scratch_shapes=[pltpu.VMEM((BLOCK, head_dim), jnp.float32)] * 2,
+        ),
+        compiler_params=_PARAMS,
+        name="chunked_attention_key_gradient",
+    )(first, last, query, key, value, cotangent, tiles, start, end, lse, delta)
+
+
+def _backward_specs(queries, keys, columns, rows, head_dim: int, tiles: tuple[int, ...]) -> list[pl.BlockSpec]:
+    """Of query, key, value, cotangent, tiles, start, end, lse and delta."""
+    return [
+        pl.BlockSpec((1, 1, BLOCK, head_dim), queries),
+        pl.BlockSpec((1, 1, BLOCK, head_dim), keys),
+        pl.BlockSpec((1, 1, BLOCK, head_dim), keys),
+        pl.BlockSpec((1, 1, BLOCK, head_dim), queries),
+        pl.BlockSpec((1, *tiles[1:]), lambda h, *_: (h, 0, 0, 0)),
+        pl.BlockSpec((1, 1, BLOCK), rows),
+        pl.BlockSpec((1, 1, BLOCK), rows),
+        pl.BlockSpec((1, 1, 1, BLOCK), columns),
+        pl.BlockSpec((1, 1, 1, BLOCK), columns),
+    ]
+
+
+def _gradients(j, diagonal, q, k, v, do, tile, start, end, lse, delta) -> tuple[Array, Array]:
+    """P and dS of a block, transposed."""
+    scores = _scores(k, q) + tile[0, diagonal]
+    # Masked first: exp of a score that no query sees could be infinite.
+    weights = jnp.exp(jnp.where(_seen(j, start[0], end[0]), scores - lse[0, 0], _NEVER))
+    return weights, weights * (_scores(v, do) - delta[0, 0])
+
+
+# ------------------------------------------------------------------------- common
+
+
+def _longest(first: Array, last: Array) -> Array:
+    """Steps of the grid's last axis; at least one, for the outputs are written in the last."""
+    return jnp.maximum(jnp.max(last - first), 1)
+
+
+def _block(first: Array, last: Array, step: Array) -> Array:
+    """The block of a step; beyond the range its last one."""
+    return jnp.maximum(jnp.minimum(first + step, last - 1), 0)
+
+
+def _seen(j: Array, start: Array, end: Array) -> Array:
+    """(BLOCK keys, BLOCK queries): which of the keys of block j the queries see."""
+    keys = j * BLOCK + jax.lax.broadcasted_iota(jnp.int32, (BLOCK, BLOCK), 0)
+    return (start <= keys) & (keys < end)
+
+
+def _scores(a, b) -> Array:
+    """(keys, queries) of a's rows with b's."""
+    return _dot(a[0, 0], b[0, 0], (1, 1))
+
+
+def _dot(a: Array, b: Array, contracted: tuple[int, int]) -> Array:
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    dimensions = (((contracted[0],), (contracted[1],)), ((), ()))
+    return jax.lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
+
+
+_PARAMS = pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary"))
+BACKEND = flash.Backend(_forward, _backward, BLOCK)

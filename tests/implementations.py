@@ -1,0 +1,33 @@
+"""What the tests of kernels share: every implementation, run or lowered on this machine."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kernels.device import interpreted, lowered_for
+
+KERNELS = ("mosaic_gpu", "mosaic_tpu")
+IMPLEMENTATIONS = ("xla", *KERNELS)
+
+
+def running(implementation: str):
+    """A context in which it runs on the CPU."""
+    return interpreted(implementation) if implementation in KERNELS else contextlib.nullcontext()
+
+
+def lower(implementation: str, function, *arrays) -> str:
+    """The program for its device, of a function of arrays of these shapes."""
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
+    with lowered_for(implementation) as platform:
+        return jax.jit(function).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+
+
+def normal(seed: int, *shape: int, format="float32") -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), format)
+
+
+def roundings(format) -> float:
+    """Tolerance of a few roundings, of results of size one."""
+    return 3 * float(jnp.finfo(format).eps)

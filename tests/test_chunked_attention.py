@@ -1,0 +1,388 @@
+"""One suite for every implementation of attention: the kernels in the interpreters of their back ends."""
+
+import contextlib
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from kernels.chunked_attention import chunk_rows, chunked_attention, reference, xla
+from kernels.chunked_attention.blocks import Diagonals, key_blocks, query_blocks
+from kernels.chunked_attention.shapes import SHAPES, Shape
+from kernels.device import interpreted
+from kernels.implementation import Unsupported
+from kernels.lut_softmax import softmax
+from tests.implementations import IMPLEMENTATIONS, KERNELS, lower, normal, roundings, running
+
+every = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+NAMES = "output", "query", "key", "value", "relative_bias"
+kernels = pytest.mark.parametrize("implementation", KERNELS)
+few = settings(deadline=None, max_examples=6, derandomize=True)
+FORMATS = [("xla", f) for f in ("float32", "bfloat16", "float16")]
+FORMATS += [("mosaic_gpu", f) for f in ("bfloat16", "float16")] + [("mosaic_tpu", f) for f in ("float32", "bfloat16")]
+
+
+def usual(implementation):
+    """A format that every implementation has, the widest that this one has."""
+    return "float16" if implementation == "mosaic_gpu" else "float32"
+
+
+def odd(implementation):
+    """Frames that take two blocks of its kernel, the second one not full."""
+    return 69 if implementation == "mosaic_gpu" else 133
+
+
+def output_and_gradients(function, arguments):
+    """The output, and the gradients of query, key, value and relative_bias for a random cotangent; all in float32."""
+    differentiated, rows = arguments[:4], arguments[4:]
+
+    @jax.jit
+    def run(*differentiated):
+        out, transpose = jax.vjp(lambda *a: function(*a, *rows), *differentiated)
+        return out, *transpose(normal(9, *out.shape).astype(out.dtype))
+
+    return [np.asarray(x, np.float32) for x in run(*differentiated)]
+
+
+@functools.cache
+def expected(shape, format):
+    """By the reference in float32, of inputs in a narrower format."""
+    arguments = shape.arguments(jax.random.key(0), format)
+    wide = [x.astype(jnp.float32) for x in arguments[:4]]
+    return output_and_gradients(lambda *a: chunked_attention(*a, implementation="reference"), [*wide, *arguments[4:]])
+
+
+def assert_agrees(implementation, shape, format, chunks=None, **options):
+    arguments = shape.arguments(jax.random.key(0), format)
+    with interpreted(implementation, **options) if implementation in KERNELS else contextlib.nullcontext():
+        function = functools.partial(chunked_attention, chunks=chunks, implementation=implementation)
+        results = output_and_gradients(function, arguments)
+    for name, mine, right in zip(NAMES, results, expected(shape, format), strict=True):
+        largest = np.abs(right).max()
+        np.testing.assert_allclose(mine, right, atol=2 * roundings(format) * largest, err_msg=name)
+
+
+# ----------------------------------------------------------------- the definition
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(1, 6), st.integers(0, 6), st.integers(0, 4))
+def test_toeplitz_is_the_bias_of_each_distance(num_queries, more_keys, largest):
+    num_keys, bias = num_queries + more_keys, normal(num_queries, 2, 2 * largest + 1)
+    result = np.asarray(reference.toeplitz(bias, num_queries, num_keys))
+    bias = np.asarray(bias)
+    for i in range(num_queries):
+        for j in range(num_keys):
+            distance = np.clip(more_keys + i - j, -largest, largest)  # the queries are the last of the keys
+            np.testing.assert_array_equal(result[:, i, j], bias[:, distance + largest])
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    st.integers(1, 20),
+    st.lists(st.integers(0, 20), min_size=1, max_size=3),
+    st.integers(0, 25),
+    st.integers(-1, 3),
+)
+def test_chunk_rows_are_the_chunks(num_frames, lengths, chunk_size, num_left_chunks):
+    lengths = np.minimum(lengths, num_frames)
+    rows = chunk_rows(num_frames, jnp.asarray(lengths), chunk_size, num_left_chunks)
+    start, end = map(np.asarray, rows)
+    size = chunk_size or num_frames
+    for row, length in enumerate(lengths):
+        for i in range(num_frames):
+            seen = {
+                j
+                for j in range(length)
+                if j // size <= i // size and (num_left_chunks < 0 or j // size >= i // size - num_left_chunks)
+            }
+            assert set(range(start[row, i], end[row, i])) == (seen if i < length else set())
+
+
+def test_chunk_rows_take_traced_chunks():
+    lengths = jnp.array([9, 4])
+    traced = jax.jit(lambda size, left: chunk_rows(9, lengths, size, left))
+    for size, left in [(0, -1), (4, 1), (3, 0)]:
+        for mine, constant in zip(traced(size, left), chunk_rows(9, lengths, size, left), strict=True):
+            np.testing.assert_array_equal(mine, constant)
+
+
+def test_attention_is_its_formula_and_an_empty_range_gives_zeros():
+    queries, keys, heads, dim = 4, 7, 2, 3
+    query, key, value = (normal(seed, 1, n, heads, dim) for seed, n in enumerate((queries, keys, keys)))
+    bias = normal(3, heads, 5)
+    start, end = np.array([[0, 2, 3, 1]]), np.array([[5, 7, 3, 2]])  # the third sees nothing
+    result = np.asarray(chunked_attention(query, key, value, bias, jnp.asarray(start), jnp.asarray(end)))
+    query, key, value, bias = map(np.asarray, (query, key, value, bias))
+    for i, h in np.ndindex(queries, heads):
+        seen = np.arange(start[0, i], end[0, i])
+        distance = np.clip(keys - queries + i - seen, -2, 2)
+        scores = key[0, seen, h] @ query[0, i, h] + bias[h, distance + 2]
+        weights = np.exp(scores) / np.exp(scores).sum()
+        np.testing.assert_allclose(result[0, i, h], weights @ value[0, seen, h], atol=1e-6)
+    assert (result[0, 2] == 0).all()
+
+
+def test_the_gradients_of_the_definition_are_numerical_with_rows_that_see_nothing():
+    shape = (1, 5, 1, 2)
+    start, end = chunk_rows(5, jnp.array([3]), 2, 1)
+    arguments = normal(0, *shape), normal(1, *shape), normal(2, *shape), normal(3, 1, 3)
+    weights = normal(9, *shape)
+    loss = jax.jit(lambda *a: jnp.sum(weights * chunked_attention(*a, start, end, implementation="reference")))
+    gradient = jax.jit(jax.grad(loss, range(4)))(*arguments)
+    norm = math.sqrt(sum(float(jnp.sum(jnp.square(g))) for g in gradient))
+    above, below = ([x + step / norm * g for x, g in zip(arguments, gradient, strict=True)] for step in (0.02, -0.02))
+    np.testing.assert_allclose((loss(*above) - loss(*below)) / 0.04, norm, rtol=1e-2)
+
+
+# ------------------------------------------------------------ every implementation
+
+
+@pytest.mark.parametrize("implementation, format", FORMATS)
+def test_output_and_gradients_are_the_references_in_every_format(implementation, format):
+    """Odd sizes, more than one block, an utterance that is shorter, so that its last queries see nothing."""
+    frames = odd(implementation)
+    assert_agrees(implementation, Shape(2, frames, frames, 1, 12, 20, 16, 2), format, chunks=(16, 2))
+
+
+@every
+def test_a_stream_attends_to_its_past_and_no_two_accesses_race(implementation):
+    from jax._src.pallas.mosaic.interpret import interpret_pallas_call as tpu  # no public way to what was found
+    from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks as gpu
+
+    shape = SHAPES["stream_words"]._replace(heads=1)
+    assert_agrees(implementation, shape, usual(implementation), detect_races=True)
+    if implementation in KERNELS:
+        assert not (gpu.get_races() if implementation == "mosaic_gpu" else tpu.races).races_found
+
+
+@every
+def test_full_context_with_a_bias_that_reaches_far(implementation):
+    frames = odd(implementation)
+    assert_agrees(implementation, Shape(1, frames, frames + 9, 1, 8, frames + 8, 0, -1), usual(implementation))
+
+
+@pytest.mark.parametrize("form", [xla.banded, xla.looped])
+@pytest.mark.parametrize(
+    "shape",
+    [Shape(2, 300, 300, 2, 8, 6, 16, 4), Shape(1, 290, 610, 1, 4, 700, 10, 3), Shape(1, 130, 130, 1, 4, 3, 64, 0)],
+)
+def test_each_form_of_plain_jax_is_the_reference(form, shape):
+    limits = [shape.chunks] if form is xla.banded else []
+    arguments = shape.arguments(jax.random.key(0))
+    results = output_and_gradients(lambda *a: form(*a, softmax, *limits), arguments)
+    for mine, right in zip(results, expected(shape, "float32"), strict=True):
+        np.testing.assert_allclose(mine, right, atol=2e-5)
+
+
+@functools.cache
+def any_rows(implementation):
+    """A function of rows and of what keys and values hold where no query looks, compiled once."""
+    query, key, value, bias, _, _ = Shape(1, 70, 130, 1, 4, 5, 0, -1).arguments(
+        jax.random.key(1), usual(implementation)
+    )
+
+    def run(name, start, end, rubbish):
+        keys = jnp.arange(130)
+        seen = jnp.any((start[..., None] <= keys) & (keys < end[..., None]), axis=1)[..., None, None]
+        return chunked_attention(
+            query, jnp.where(seen, key, rubbish), jnp.where(seen, value, rubbish), bias, start, end, implementation=name
+        )
+
+    return jax.jit(run, static_argnums=0)
+
+
+@every
+@few
+@given(
+    starts=st.lists(st.integers(0, 130), min_size=70, max_size=70),
+    lengths=st.lists(st.sampled_from([0, 1, 7, 60, 130]), min_size=70, max_size=70),
+)
+def test_any_rows_and_what_none_of_them_sees_does_not_matter(implementation, starts, lengths):
+    start = jnp.asarray(starts, jnp.int32)[None]
+    end = jnp.minimum(start + jnp.asarray(lengths, jnp.int32), 130)
+    run = any_rows(implementation)
+    with running(implementation):
+        result = np.asarray(run(implementation, start, end, 30_000.0), np.float32)
+    right = np.asarray(run("reference", start, end, 0.0), np.float32)
+    np.testing.assert_allclose(result, right, atol=2 * roundings(usual(implementation)) * max(1, np.abs(right).max()))
+    assert (result[0, np.asarray(start >= end)[0]] == 0).all()
+
+
+@every
+def test_rows_may_be_traced_and_an_axis_mapped(implementation):
+    """Two values of one compiled function; under vmap, with a gradient of the shared bias for each element."""
+    shape = Shape(1, 70, 70, 1, 4, 5, 0, -1)
+    query, key, value, bias, _, _ = shape.arguments(jax.random.key(2), usual(implementation))
+    rows = [chunk_rows(70, jnp.array([length]), jnp.int32(size), 1) for size, length in ((8, 70), (30, 50))]
+
+    def gradients(name):
+        def loss(bias, query, start, end):
+            out = chunked_attention(query, key, value, bias, start, end, implementation=name)
+            return jnp.sum(out.astype(jnp.float32) ** 2)
+
+        mapped = jax.vmap(jax.grad(loss, (0, 1)), in_axes=(None, 0, 0, 0))
+        queries = jnp.stack([query, -query])
+        return jax.jit(mapped)(bias, queries, *(jnp.stack(row) for row in zip(*rows, strict=True)))
+
+    with running(implementation):
+        mine = gradients(implementation)
+    for x, right in zip(mine, gradients("reference"), strict=True):
+        right = np.asarray(right, np.float32)
+        np.testing.assert_allclose(x, right, atol=4 * roundings(usual(implementation)) * np.abs(right).max())
+
+
+def test_chunks_limit_what_rows_allow():
+    arguments = Shape(1, 40, 40, 1, 4, 5, 8, 1).arguments(jax.random.key(3))
+    limited = chunked_attention(*arguments)
+    everything = [*arguments[:4], jnp.zeros((1, 40), jnp.int32), jnp.full((1, 40), 40)]
+    for implementation in ("reference", "xla"):
+        result = chunked_attention(*everything, chunks=(8, 1), implementation=implementation)
+        np.testing.assert_allclose(result, limited, atol=1e-6)
+
+
+# ------------------------------------------------------------------ without a device
+
+
+@kernels
+@pytest.mark.parametrize("name", SHAPES)
+def test_forward_and_backward_lower_for_the_device(implementation, name):
+    shape, format = SHAPES[name], "float32" if implementation == "mosaic_tpu" else "bfloat16"
+    arguments = jax.eval_shape(functools.partial(shape.arguments, dtype=format), jax.random.key(0))
+
+    def train(query, key, value, bias, start, end):
+        def loss(*differentiated):
+            out = chunked_attention(*differentiated, start, end, chunks=shape.chunks, implementation=implementation)
+            return jnp.sum(out.astype(jnp.float32))
+
+        return jax.value_and_grad(loss, range(4))(query, key, value, bias)
+
+    calls = lower(implementation, train, *arguments).count("custom_call @")
+    assert calls >= {"mosaic_gpu": 4, "mosaic_tpu": 3}[implementation]
+
+
+def sizes(jaxpr):
+    """Elements of every array that a trace makes."""
+    for equation in jaxpr.eqns:
+        yield from (math.prod(variable.aval.shape) for variable in equation.outvars if hasattr(variable.aval, "shape"))
+        for parameter in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, (ClosedJaxpr, Jaxpr))):
+            if isinstance(parameter, (ClosedJaxpr, Jaxpr)):
+                yield from sizes(getattr(parameter, "jaxpr", parameter))
+
+
+@pytest.mark.parametrize("implementation, chunk_size", [("xla", 16), ("xla", 0), ("mosaic_gpu", 16), ("mosaic_tpu", 0)])
+def test_memory_of_a_training_step_is_linear_in_the_length(implementation, chunk_size):
+    def largest(frames):
+        shape = Shape(1, frames, frames, 2, 16, 64, chunk_size, 4 if chunk_size else -1)
+        arguments = jax.eval_shape(functools.partial(shape.arguments, dtype="bfloat16"), jax.random.key(0))
+
+        def train(query, key, value, bias, start, end):
+            def loss(*differentiated):
+                out = chunked_attention(*differentiated, start, end, chunks=shape.chunks, implementation=implementation)
+                return jnp.sum(out.astype(jnp.float32))
+
+            return jax.grad(loss, range(4))(query, key, value, bias)
+
+        with running(implementation):
+            return max(sizes(jax.make_jaxpr(train)(*arguments).jaxpr))
+
+    assert largest(16_384) <= 4.1 * largest(4096) < 2 * 4096**2
+
+
+# ----------------------------------------------------------------------- bad input
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """Without the annotations of signatures, which are enforced in tests alone."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"relative_bias": (1, 4)}, r"2R \+ 1"),
+        ({"relative_bias": (2, 5)}, r"\(1 heads, 2R \+ 1\)"),
+        ({"key": (1, 3, 1, 2), "value": (1, 3, 1, 2)}, "4 queries but 3 keys"),
+        ({"query": (4, 1, 2)}, "query of shape .* has 3 axes, not 4"),
+        ({"value": (1, 4, 1, 3)}, "do not fit query"),
+        ({"key_end": (1, 3)}, "key_end of shape .* must be .1, 4."),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(unchecked_shapes, change, message):
+    names = dict.fromkeys(("query", "key", "value"), (1, 4, 1, 2)) | {"relative_bias": (1, 5)}
+    shapes = names | dict.fromkeys(("key_start", "key_end"), (1, 4)) | change
+    arrays = {name: jnp.zeros(shape, jnp.int32 if "key_" in name else None) for name, shape in shapes.items()}
+    with pytest.raises(ValueError, match=message):
+        chunked_attention(**arrays)
+
+
+def test_what_a_kernel_cannot_do_is_an_error_that_names_the_alternative():
+    def run(implementation, format, head_dim=4, **keywords):
+        arguments = Shape(1, 8, 8, 1, head_dim, 2, 0, -1).arguments(jax.random.key(0), format)
+        with running(implementation) if keywords.pop("here", True) else running("xla"):
+            chunked_attention(*arguments, implementation=implementation, **keywords)
+
+    for arguments, keywords, message in [
+        (("mosaic_gpu", "float32"), {}, "query is float32.*'xla'"),
+        (("mosaic_gpu", "bfloat16", 160), {}, "head_dim=160 is more than 128.*'xla'"),
+        (("mosaic_tpu", "float16"), {}, "query is float16.*'xla'"),
+        (("mosaic_tpu", "float32"), {"softmax": lambda s, m: softmax(s, m)}, "softmax.*'xla'"),
+        (("mosaic_gpu", "bfloat16"), {"here": False}, "needs an NVIDIA GPU"),
+    ]:
+        with pytest.raises(Unsupported, match=message):
+            run(*arguments, **keywords)
+    with pytest.raises(ValueError, match=r"query is float8_e4m3fn.*float32, bfloat16, float16"):
+        run("xla", "float8_e4m3fn")
+    with pytest.raises(ValueError, match=r"chunks=\(0, 1\)"):
+        run("xla", "float32", chunks=(0, 1))
+
+
+# --------------------------------------------------------------------------- blocks
+
+
+@few
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=12, max_size=12),
+    block=st.sampled_from([2, 3, 4]),
+)
+def test_blocks_are_the_smallest_ranges_that_hold_what_is_seen(rows, block):
+    start, end = (jnp.asarray(row, jnp.int32)[None] for row in zip(*rows, strict=True))
+    first, last = key_blocks(start, end, block)
+    num_key_blocks = -(-20 // block)
+    from_query, to_query = query_blocks(first, last, num_key_blocks)
+    seen = [
+        {key // block for i in range(a * block, (a + 1) * block) for key in range(rows[i][0], rows[i][1])}
+        for a in range(12 // block)
+    ]
+    for a, blocks in enumerate(seen):
+        got = range(int(first[0, a]), int(last[0, a]))
+        assert (got[0], got[-1]) == (min(blocks), max(blocks)) if blocks else len(got) == 0
+    for b in range(num_key_blocks):
+        got = range(int(from_query[0, b]), int(to_query[0, b]))
+        meeting = [a for a, blocks in enumerate(seen) if blocks and min(blocks) <= b <= max(blocks)]
+        assert (got[0], got[-1]) == (meeting[0], meeting[-1]) if meeting else len(got) == 0
+
+
+@few
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 30), st.sampled_from([4, 8]))
+def test_a_few_tiles_are_the_bias_of_every_pair_of_blocks(num_queries, more_keys, largest, block):
+    num_keys, bias = num_queries + more_keys, normal(largest, 2, 2 * largest + 1)
+    diagonals = Diagonals(num_queries, num_keys, largest, block)
+    tiles = np.asarray(diagonals.tiles(bias))
+    assert tiles.shape[1] <= 2 * (largest // block + 3)
+    whole = np.asarray(reference.toeplitz(bias, num_queries, num_keys))
+    for a in range(-(-num_queries // block)):
+        for b in range(-(-num_keys // block)):
+            part = whole[:, a * block :, b * block :][:, :block, :block]
+            tile = tiles[:, int(diagonals.index(a, b))]
+            np.testing.assert_array_equal(tile[:, : part.shape[1], : part.shape[2]], part)

@@ -1,0 +1,67 @@
+"""The recogniser with each implementation of its kernels: the same logits, the same gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from conformer.config import ConfigError
+from conformer.model import ConformerCTC
+from kernels.implementation import Unsupported
+from tests.implementations import KERNELS, running
+from tests.small_model import make_config, make_model
+
+
+@functools.cache
+def batch():
+    rng = np.random.default_rng(0)
+    return jnp.asarray(12 + rng.standard_normal((2, 60, 24)), jnp.float32), jnp.array([60, 41])
+
+
+@functools.cache
+def outputs(name, compute):
+    """Logits, and the gradient of their squares, of a chunked pass."""
+    config = make_config(causal_conv=False, kernels=name, num_layers=1)
+    shapes = nnx.eval_shape(lambda: ConformerCTC(config, compute=compute, rngs=nnx.Rngs(0)))
+    graphdef, shapes, rest_shapes = nnx.split(shapes, nnx.Param, ...)
+    trained = dict(nnx.to_flat_state(nnx.state(make_model()[1])))
+    params, rest = (
+        nnx.from_flat_state([(path, trained[path]) for path, _ in nnx.to_flat_state(s)]) for s in (shapes, rest_shapes)
+    )
+    features, lengths = batch()
+
+    def loss(params):
+        logits, frames = nnx.merge(graphdef, params, rest)(features, lengths, chunk_size=4, num_left_chunks=1)
+        inside = jnp.arange(logits.shape[1])[None, :, None] < frames[:, None, None]
+        return jnp.sum(jnp.where(inside, jnp.square(logits), 0.0)), logits
+
+    with running(name):
+        (_, logits), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return np.asarray(logits), jax.tree.map(np.asarray, gradient)
+
+
+# A GPU's products of matrices take 16 bits.
+@pytest.mark.parametrize(
+    "name, compute, tolerance",
+    [("xla", "float32", 1e-4), ("mosaic_tpu", "float32", 1e-4), ("mosaic_gpu", "bfloat16", 2e-2)],
+)
+def test_logits_and_gradients_do_not_depend_on_the_kernels(name, compute, tolerance):
+    (expected, expected_gradient), (logits, gradient) = outputs("reference", compute), outputs(name, compute)
+    np.testing.assert_allclose(logits, expected, atol=tolerance * np.abs(expected).max())
+    for wanted, got in zip(jax.tree.leaves(expected_gradient), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=tolerance * max(1.0, np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_that_cannot_run_here_are_an_error_and_no_other_runs_instead(name):
+    config = make_config(kernels=name, num_layers=1)
+    with pytest.raises(Unsupported, match=f"implementation='{name}' needs .* use implementation='xla'"):
+        nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0))(*batch()))
+
+
+def test_the_key_is_validated():
+    with pytest.raises(ConfigError, match=r"model\.kernels='cuda' is not one of , reference, xla"):
+        make_config(kernels="cuda")

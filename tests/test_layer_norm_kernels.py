@@ -1,0 +1,203 @@
+"""One suite for every implementation of the normalisations: the kernels in the interpreters of their back ends."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.device import interpreted
+from kernels.implementation import Unsupported
+from kernels.layer_norm import (
+    GEOMETRIC,
+    NONE,
+    OPTIMAL_MAX,
+    PLAIN_MAD,
+    NormNumerics,
+    add_layer_norm,
+    layer_norm,
+    rms_norm,
+    static,
+)
+from tests.implementations import IMPLEMENTATIONS, KERNELS, lower, normal, roundings, running
+
+FORMATS = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
+every = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+kernels = pytest.mark.parametrize("implementation", KERNELS)
+few = settings(deadline=None, max_examples=4, derandomize=True)
+
+
+def defined(x, scale, bias, eps=1e-5, centred=True):
+    """The formula, in float64."""
+    x = np.asarray(x, np.float64)
+    c = x - x.mean(-1, keepdims=True) if centred else x
+    y = c / np.sqrt(np.square(c).mean(-1, keepdims=True) + eps) * np.asarray(scale, np.float64)
+    return y if bias is None else y + np.asarray(bias, np.float64)
+
+
+def run(implementation, function, *arrays):
+    with running(implementation):
+        return jax.jit(function)(*arrays)
+
+
+# ------------------------------------------------------------------- forward
+
+
+@every
+@few
+@given(rows=st.integers(1, 70), width=st.sampled_from([16, 48, 144, 256]), eps=st.sampled_from([1e-5, 1.0]))
+def test_layer_norm_is_its_formula_for_any_rows_and_width(implementation, rows, width, eps):
+    x, scale, bias = normal(rows, rows, width) * 3 + 1, normal(1, width), normal(2, width)
+    y = run(implementation, functools.partial(layer_norm, eps=eps, implementation=implementation), x, scale, bias)
+    np.testing.assert_allclose(y, defined(x, scale, bias, eps), atol=1e-5)
+
+
+@every
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_is_rounded_once(implementation, format):
+    if (implementation, format) == ("mosaic_tpu", "float16"):
+        with running(implementation), pytest.raises(Unsupported, match="x is float16, which TPUs cannot load"):
+            layer_norm(normal(0, 4, 64, format=format), jnp.ones(64), jnp.ones(64), implementation=implementation)
+        return
+    x, residual = normal(0, 2, 9, 64, format=format), normal(1, 2, 9, 64, format=format)
+    scale, bias = normal(2, 64), normal(3, 64)
+    function = functools.partial(add_layer_norm, implementation=implementation)
+    y, total = run(implementation, function, x, residual, scale, bias)
+    assert y.dtype == total.dtype == format and y.shape == total.shape == x.shape
+    expected = (x.astype(jnp.float32) + residual.astype(jnp.float32)).astype(format)
+    np.testing.assert_array_equal(np.asarray(total, np.float32), np.asarray(expected, np.float32))
+    np.testing.assert_allclose(
+        np.asarray(y, np.float64),
+        defined(total, scale, bias),
+        rtol=float(jnp.finfo(format).eps) / 2 * 1.01,
+        atol=max(1e-5, float(jnp.finfo(format).smallest_subnormal)),
+    )
+
+
+@every
+@pytest.mark.parametrize("norm", [NONE, PLAIN_MAD, OPTIMAL_MAX, GEOMETRIC, static(1e3, 1.0)], ids=repr)
+def test_a_pre_normaliser_changes_nothing_and_eps_is_exact(implementation, norm):
+    x = normal(0, 12, 64) * np.logspace(-4, 4, 12)[:, None]  # eps dominates the small rows
+    scale, bias = normal(1, 64), normal(2, 64)
+    function = functools.partial(layer_norm, pre_normaliser=norm, implementation=implementation)
+    np.testing.assert_allclose(run(implementation, function, x, scale, bias), defined(x, scale, bias), atol=2e-5)
+
+
+@every
+@pytest.mark.parametrize("norm", [PLAIN_MAD, OPTIMAL_MAX, GEOMETRIC], ids=["mad", "max", "geometric"])
+def test_with_a_pre_normaliser_squares_beyond_float32_are_no_harm(implementation, norm):
+    x, ones, zeros = normal(0, 4, 64) * 1e30, jnp.ones(64), jnp.zeros(64)
+    function = functools.partial(layer_norm, pre_normaliser=norm, implementation=implementation)
+    np.testing.assert_allclose(run(implementation, function, x, ones, zeros), defined(x, ones, zeros), atol=1e-5)
+
+
+@every
+@pytest.mark.parametrize("norm", [NONE, GEOMETRIC], ids=["none", "geometric"])
+def test_constant_rows_give_the_bias_and_finite_gradients(implementation, norm):
+    x, scale, bias = jnp.full((3, 32), 7.0), normal(1, 32), normal(2, 32)
+
+    def function(x):
+        return layer_norm(x, scale, bias, pre_normaliser=norm, implementation=implementation)
+
+    np.testing.assert_allclose(run(implementation, function, x), np.tile(bias, (3, 1)), atol=1e-6)
+    assert np.isfinite(run(implementation, jax.grad(lambda x: jnp.sum(jnp.square(function(x)))), x)).all()
+
+
+@every
+def test_rms_norm_is_its_formula(implementation):
+    x, scale = normal(0, 2, 5, 48) + 1, normal(1, 48)
+    y = run(implementation, functools.partial(rms_norm, implementation=implementation), x, scale)
+    np.testing.assert_allclose(y, defined(x, scale, None, 1e-6, centred=False), atol=1e-5)
+
+
+# ------------------------------------------------------------------ gradients
+
+
+def loss(implementation, norm, x, residual, scale, bias):
+    """Of all three functions, both outputs of the second, weighted at random."""
+    y, total = add_layer_norm(x, residual, scale, bias, pre_normaliser=norm, implementation=implementation)
+    outputs = (
+        y,
+        total,
+        layer_norm(x, scale, bias, pre_normaliser=norm, implementation=implementation),
+        rms_norm(residual, scale, implementation=implementation),
+    )
+    return sum(jnp.sum(a.astype(jnp.float32) * normal(i, *a.shape)) for i, a in enumerate(outputs))
+
+
+@kernels
+@pytest.mark.parametrize("norm, format", [(NONE, "float32"), (GEOMETRIC, "bfloat16")], ids=["none", "geometric"])
+def test_gradients_are_those_of_the_reference(implementation, norm, format):
+    rows, width = (37, 48) if format == "float32" else (70, 64)
+    arrays = normal(10, rows, width, format=format), normal(11, rows, width, format=format), normal(12, width)
+    arrays = (*arrays, normal(13, width))
+    gradient = [
+        run(name, jax.grad(functools.partial(loss, name, norm), argnums=(0, 1, 2, 3)), *arrays)
+        for name in ("reference", implementation)
+    ]
+    for expected, got in zip(*gradient, strict=True):
+        assert got.dtype == expected.dtype
+        scale = np.abs(np.asarray(expected, np.float32)).max()
+        np.testing.assert_allclose(
+            np.asarray(got, np.float32), np.asarray(expected, np.float32), atol=roundings(format) * scale
+        )
+
+
+@kernels
+def test_functions_can_be_mapped(implementation):
+    x, scale, bias = normal(0, 3, 5, 32), normal(1, 3, 32), normal(2, 32)
+
+    def function(x, scale):
+        return jax.grad(lambda s: jnp.sum(jnp.square(layer_norm(x, s, bias, implementation=implementation))))(scale)
+
+    mapped = run(implementation, jax.vmap(function), x, scale)
+    for row in range(3):
+        np.testing.assert_allclose(mapped[row], run(implementation, function, x[row], scale[row]), atol=1e-4)
+
+
+def test_no_thread_of_the_gpu_kernel_races_with_another():
+    from jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call import get_races
+
+    x, scale, bias = normal(0, 16, 32), normal(1, 32), normal(2, 32)
+    with interpreted("mosaic_gpu", detect_races=True):
+        jax.jit(functools.partial(layer_norm, implementation="mosaic_gpu"))(x, scale, bias).block_until_ready()
+    assert not get_races().races_found
+
+
+# -------------------------------------------------------------------- lowering
+
+
+@kernels
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("width", [144, 1024])
+def test_forward_and_backward_lower_for_the_device(implementation, format, width):
+    if (implementation, format) == ("mosaic_tpu", "float16"):
+        pytest.skip("a TPU cannot load float16")
+    x, parameter = jax.ShapeDtypeStruct((1001, width), format), jax.ShapeDtypeStruct((width,), "float32")
+
+    def both(x, residual, scale, bias):
+        function = functools.partial(add_layer_norm, implementation=implementation, pre_normaliser=GEOMETRIC)
+        outputs, transpose = jax.vjp(function, x, residual, scale, bias)
+        return outputs, transpose(outputs)
+
+    assert lower(implementation, both, x, x, parameter, parameter).count("custom_call") >= 2
+
+
+# ------------------------------------------------------------------- bad input
+
+
+def test_bad_input_is_named():
+    x, ones = normal(0, 4, 32), jnp.ones(32)
+    with pytest.raises(Unsupported, match="'mosaic_gpu' needs an NVIDIA GPU from Hopper on, and this device is 'cpu'"):
+        layer_norm(x, ones, ones, implementation="mosaic_gpu")
+    with pytest.raises(ValueError, match="'cuda' is not one of reference, xla, mosaic_gpu, mosaic_tpu, or None"):
+        layer_norm(x, ones, ones, implementation="cuda")
+    with pytest.raises(ValueError, match=r"eps=-1\.0 must not be negative"):
+        layer_norm(x, ones, ones, eps=-1.0)
+    with interpreted("mosaic_gpu"), pytest.raises(Unsupported, match=r"72 channels of x: .*use implementation='xla'"):
+        layer_norm(normal(0, 4, 72), jnp.ones(72), jnp.ones(72), implementation="mosaic_gpu")
+    with interpreted("mosaic_gpu"), pytest.raises(Unsupported, match="numerics is emulated in plain JAX"):
+        layer_norm(x, ones, ones, numerics=NormNumerics(), implementation="mosaic_gpu")
