@@ -1,0 +1,113 @@
+"""The channels-first layout: the same function as the sequence layout, in fewer operations that move data."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small_model import make_model
+from test_model import FRONT_ENDS
+
+from conformer.model import ConformerCTC
+from conformer.model.channels_first import lay_out
+from conformer.model.layers import Linear, low_precision_dot
+from conformer.numerics import POLICIES, apply_policy
+from conformer.streaming.engine import Engine
+
+LENGTHS = np.array([46, 33], np.int32)
+FEATURES = 12.0 + 4.0 * np.random.default_rng(0).standard_normal((2, 46, 24)).astype(np.float32)
+
+
+def channels_first(model: ConformerCTC) -> ConformerCTC:
+    """The same parameters, executed in the other layout."""
+    model = nnx.clone(model)
+    model.encoder.config = type(model.encoder.config)(**vars(model.encoder.config) | {"execution": "channels_first"})
+    return model
+
+
+def forward(model, **chunking):
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def run(state, features, lengths):
+        model = nnx.merge(graphdef, state)
+        logits, lengths = model(features, lengths, **chunking)
+        return model.log_softmax(logits), lengths
+
+    log_probs, lengths = run(state, FEATURES, LENGTHS)
+    return np.asarray(log_probs)[np.arange(log_probs.shape[1]) < np.asarray(lengths)[:, None]]
+
+
+@pytest.mark.parametrize("subsampling, factor", FRONT_ENDS)
+@pytest.mark.parametrize("chunking", [{}, {"chunk_size": 3, "num_left_chunks": 1}])
+def test_both_layouts_agree_on_whole_utterances(subsampling, factor, chunking):
+    _, model = make_model(subsampling, factor, causal_conv=factor == 4)
+    np.testing.assert_allclose(
+        forward(channels_first(model), **chunking), forward(model, **chunking), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("chunk_size, num_left_chunks", [(4, 2), (3, 0), (7, 1)])
+def test_both_layouts_agree_on_streams(chunk_size, num_left_chunks):
+    """Three streams that begin at different times, chunk by chunk, through the engine that recognisers use."""
+    config, model = make_model(causal_conv=True)
+    sizes = dict(chunk_size=chunk_size, num_left_chunks=num_left_chunks, batch_size=3)
+    engines = [Engine(config, m, **sizes) for m in (model, channels_first(model))]
+    assert engines[0].state_bytes == engines[1].state_bytes
+    rng = np.random.default_rng(1)
+    for index in range(5):
+        windows = 12.0 + 4.0 * rng.standard_normal((3, engines[0].window, 24)).astype(np.float32)
+        num_frames = np.array([chunk_size, chunk_size if index > 1 else 0, rng.integers(0, chunk_size + 1)], np.int32)
+        fresh = np.array([index == 0, index == 2, index == 3])
+        expected, found = (engine(windows, num_frames, fresh) for engine in engines)
+        valid = np.arange(chunk_size) < num_frames[:, None]
+        np.testing.assert_allclose(found[valid], expected[valid], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if name not in ("float32", "edge_fp16_naive")])
+def test_every_policy_runs_in_both_layouts(name):
+    """Narrow formats round other sums, so that the layouts differ by rounding, and less than either from float32."""
+    _, model = make_model(causal_conv=True, num_layers=1)
+    exact = forward(model)
+    narrow = forward(apply_policy(model, name))
+    first = forward(apply_policy(channels_first(model), name))
+    np.testing.assert_allclose(first, narrow, atol=2 * np.abs(narrow - exact).max())
+    assert np.abs(first - exact).max() > 1e-6
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_it_trains_to_the_same_gradients(compute):
+    _, model = make_model(causal_conv=True, num_layers=1)
+    if compute != "float32":
+        model = nnx.clone(model)
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, Linear):
+                module.dot_general = functools.partial(low_precision_dot, compute)
+    gradients = []
+    for version in (model, channels_first(model)):
+        graphdef, state = nnx.split(version)
+
+        def loss(state, graphdef=graphdef):
+            logits, _ = nnx.merge(graphdef, state)(jnp.asarray(FEATURES), jnp.asarray(LENGTHS))
+            return jnp.mean(jnp.sin(logits))
+
+        gradients.append(jax.jit(jax.grad(loss))(state))
+    tolerance = 1e-5 if compute == "float32" else 2e-2
+    for first, second in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(first, second, atol=tolerance)
+
+
+def test_a_frequency_stride_halves_the_bins():
+    """Through both layouts; the rest of the network sees the same shapes."""
+    _, model = make_model(num_layers=1, subsampling_frequency_stride=2)
+    assert model.encoder.subsampling.projection.kernel.shape[0] == 4 * 2  # of 24 bins, 11, then 2 in place of 5
+    np.testing.assert_allclose(forward(channels_first(model)), forward(model), rtol=1e-5, atol=1e-5)
+
+
+def test_position_biases_are_laid_out_for_one_size():
+    _, model = make_model(causal_conv=True)
+    laid = lay_out(channels_first(model), 4, 2)
+    assert laid.encoder.blocks[0].attention.relative_bias.shape == (2, 12, 4)
+    assert model.encoder.blocks[0].attention.relative_bias.shape == (2, 13)
