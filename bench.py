@@ -5,6 +5,9 @@
     python bench.py transcription [--runs=10] [--minutes=60] [--json=FILE]
     python bench.py numerics [--plots=FOLDER] [--json=FILE]
     python bench.py policies --workdir=runs/words [--json=FILE]
+    python bench.py copies [--json=FILE]
+    python bench.py cost [--chunks=40] [--json=FILE]
+    python bench.py bandwidth [--chunks=40] [--json=FILE]
 
 training    a full training step of a 10 M parameter model, JAX and eager PyTorch in alternation (about 2 minutes on
             2 cores)
@@ -18,6 +21,11 @@ numerics    LayerNorm in emulated float16: failures and errors by pre-normaliser
             and order of summation (2 minutes, most of them compilation); nothing is timed
 policies    word error rates of a trained model under every numerics policy, without each stabiliser, and with a
             larger residual stream (half an hour, most of it compilation); nothing is timed
+copies      operations that move data, by layout: in the graph, as compiled for the CPU, as exported to ONNX (a minute);
+            nothing is timed
+cost        what the cost model predicts for five models on one core, from rates measured on single operations, beside
+            what is measured (3 minutes)
+bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
 
 PyTorch runs in an environment of its own, which `make peers` makes; ONNX Runtime needs the extra `export`. What is
 missing, `streaming` does without, and says so. Leave the machine otherwise idle.
@@ -63,8 +71,17 @@ def main(argv: list[str]) -> None:
                 if _WORKDIR.value is None:
                     raise app.UsageError("policies: name the folder of a training run with --workdir")
                 result = policies.run(_WORKDIR.value)
+            case ["copies"]:
+                result = copies.run()
+                print(copies.table(result))
+            case ["cost"]:
+                result = cost.run(_CHUNKS.value)
+                print(cost.table(result))
+            case ["bandwidth"]:
+                result = bandwidth.run(_CHUNKS.value)
+                print(bandwidth.table(result))
             case _:
-                raise app.UsageError("name what to measure: training, streaming, transcription, numerics or policies")
+                raise app.UsageError(f"name what to measure: {', '.join(__doc__.split('bench.py ')[1:])}")
     except (PeerError, ConfigError, DisagreementError, TranscriptionError, numerics_plots.MissingError) as error:
         sys.exit(f"bench.py: {error}")
     if _JSON.value:

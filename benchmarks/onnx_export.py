@@ -17,10 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx  # pyright: ignore[reportMissingImports]
+import onnxruntime  # pyright: ignore[reportMissingImports]
 from flax import nnx
 from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
 from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
 
+import conformer.model.channels_first
+import conformer.model.layers
 import kernels.chunked_attention.reference
 import kernels.depthwise_conv.xla
 import kernels.layer_norm.reference
@@ -36,6 +39,8 @@ def export(folder: str, chunk_size: int, num_left_chunks: int) -> None:
     quantisation, a scale for each output.
     """
     config, model = load_model(folder)
+    if config.model.execution == "channels_first":
+        model = conformer.model.channels_first.lay_out(model, chunk_size, num_left_chunks)
     window = model.encoder.subsampling.window(chunk_size)
     cache, structure = jax.tree.flatten(model.encoder.initial_cache(1, chunk_size, num_left_chunks))
 
@@ -58,10 +63,47 @@ def export(folder: str, chunk_size: int, num_left_chunks: int) -> None:
     )
 
 
-def _layer_norm(x, scale, bias, eps):
+def fold_constants(path: str | pathlib.Path) -> pathlib.Path:
+    """Writes the graph with what follows from constants computed, beside the exported one; returns where."""
+    folded = pathlib.Path(path).with_suffix(".folded.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folded)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return folded
+
+
+def _layer_norm(x, scale, bias, eps, axis):
+    if axis == 1:
+        centred = x - jnp.mean(x, axis=1, keepdims=True)
+        deviation = jnp.sqrt(jnp.mean(centred * centred, axis=1, keepdims=True) + eps)
+        return centred / deviation * np.asarray(scale)[:, None, None] + np.asarray(bias)[:, None, None]
     norm = nnx.LayerNorm(x.shape[-1], epsilon=eps, use_fast_variance=False, rngs=nnx.Rngs(0))
     norm.scale, norm.bias = nnx.Param(scale), nnx.Param(bias)
     return norm(x)
+
+
+def _pointwise(x, weight, _):
+    height = len(weight) // x.shape[1]
+    kernel = np.asarray(weight).reshape(height, x.shape[1], -1).transpose(2, 1, 0)[..., None]
+    return _convolve(x, kernel, "OIHW", (1, 1))
+
+
+def _convolve(x, kernel, kernel_layout, strides, groups=1):
+    # The exporter knows one layout, and constants are laid out in NumPy, whose operations are not exported.
+    lacking = "".join(axis for axis in "HWIO" if axis not in kernel_layout)
+    kernel_layout += lacking
+    axes = [kernel_layout.index(axis) for axis in "OIHW"]
+    kernel = np.asarray(kernel).reshape(*kernel.shape, *[1] * len(lacking)).transpose(axes)
+    order = strides if kernel_layout.index("H") < kernel_layout.index("W") else strides[::-1]
+    return jax.lax.conv_general_dilated(
+        x,
+        jnp.asarray(kernel),
+        order,
+        "VALID",
+        dimension_numbers=("NCHW", "OIHW", "NCHW"),
+        feature_group_count=groups,
+    )
 
 
 def _depthwise_conv(x, kernel, stride):
@@ -70,7 +112,7 @@ def _depthwise_conv(x, kernel, stride):
     return jax.lax.conv_general_dilated(
         x,
         kernel[..., None, :],
-        (stride,) * space,
+        stride,
         "VALID",
         dimension_numbers=layout,
         feature_group_count=x.shape[-1],
@@ -92,6 +134,8 @@ def _attention(query, key, value, relative_bias, key_start, key_end, _):
 
 # Each public function of `kernels` looks its implementation up in a module when it is called.
 ONNX_FORMS = {
+    conformer.model.channels_first: {"convolve": _convolve},
+    conformer.model.layers: {"_pointwise": _pointwise},
     kernels.chunked_attention.reference: {"chunked_attention": _attention},
     kernels.depthwise_conv.xla: {"depthwise_conv": _depthwise_conv},
     kernels.layer_norm.reference: {"layer_norm": _layer_norm},

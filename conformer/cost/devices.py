@@ -1,9 +1,9 @@
 """What devices can do, each figure with its source or the word "assumed".
 
 Energies of arithmetic and on-chip memory are those of a 7 nm process in Jouppi et al., "Ten Lessons From Three
-Generations Shaped Google's TPUv4i" (ISCA 2021), table 2, which brings Horowitz (ISSCC 2014) up to date: a multiplication
-and an addition of 0.34 + 0.16 pJ in float16, 1.31 + 0.38 in float32, 0.07 + 0.03 in int8 with int32, 0.21 + 0.38 in
-bfloat16 with float32; 8 bytes from 1 MB of SRAM 14 pJ, from HBM2 350, from DDR 1300. LPDDR4X is taken at 4 pJ a bit.
+Generations Shaped Google's TPUv4i" (ISCA 2021), table 2, which brings Horowitz (ISSCC 2014) up to date: a
+multiplication and an addition of 0.34 + 0.16 pJ in float16, 1.31 + 0.38 in float32, 0.07 + 0.03 in int8 with int32,
+0.21 + 0.38 in bfloat16 with float32; 8 bytes from 1 MB of SRAM 14 pJ, from HBM2 350. LPDDR4X is taken at 4 pJ a bit.
 They leave out control, clocks and leakage: energies rank designs, and are a lower bound of what a battery sees.
 """
 
@@ -53,8 +53,8 @@ DEVICES = {
         memory_energy=LPDDR,
         watts=0.02,
     ),
-    # An Apple A14's Neural Engine: 11 T operations/s (Apple, 2020); 64-bit LPDDR4X-4266, 34 GB/s; 16 MB of system cache,
-    # of which a quarter (assumed). Half of the rate for float16, launch and call assumed.
+    # An Apple A14's Neural Engine: 11 T operations/s (Apple, 2020); 64-bit LPDDR4X-4266, 34 GB/s; 16 MB of system
+    # cache, of which a quarter (assumed). Half of the rate for float16, launch and call assumed.
     "phone": Device(
         name="phone-class accelerator",
         matrix_rate={"float32": 1.4e12, "bfloat16": 5.5e12, "float16": 5.5e12, "int8": 11e12},
@@ -102,8 +102,8 @@ DEVICES = {
         memory_energy=DDR,
         watts=3.75,
     ),
-    # NVIDIA's data sheet of the H200 (SXM): dense rates, 4.8 TB/s, 50 MB of L2, 700 W; a fifth of it when idle, the L2's
-    # bandwidth, launch (inside a CUDA graph) and call assumed.
+    # NVIDIA's data sheet of the H200 (SXM): dense rates, 4.8 TB/s, 50 MB of L2, 700 W; a fifth of it when idle, the
+    # L2's bandwidth, launch (inside a CUDA graph) and call assumed.
     "h200": Device(
         name="NVIDIA H200",
         matrix_rate={"float32": 494e12, "bfloat16": 989e12, "float16": 989e12, "int8": 1979e12},

@@ -101,7 +101,7 @@ def front_end(module: Subsampling, features: Float[Array, "batch time mel"]) -> 
         if isinstance(stage, DenseConv):
             x = convolve(x, stage.kernel[...], "WHIO", stage.strides) + stage.bias[...][:, None, None]
         else:
-            x = convolve(x, stage.kernel[...][:, :, None], "WHIO", stage.strides, groups=x.shape[1])
+            x = convolve(x, stage.kernel[...], "WHO", stage.strides, groups=x.shape[1])
             x = stage.pointwise.channels_first(x)
         x = jax.nn.relu(x)
     return module.projection.channels_first(x)
@@ -191,7 +191,7 @@ def convolution(
     else:
         margin = (context, 0) if module.causal else (context // 2, context // 2)
         inputs = jnp.pad(inputs, ((0, 0), (0, 0), (0, 0), margin))
-    y = convolve(inputs, module.kernel[...][None, :, None], "HWIO", (1, 1), groups=x.shape[1])
+    y = convolve(inputs, module.kernel[...], "WO", (1, 1), groups=x.shape[1])
     return module.output.channels_first(jax.nn.swish(module.middle_norm(y, axis=1))), inputs
 
 
@@ -202,10 +202,16 @@ def convolve(
     strides: tuple[int, int],
     groups: int = 1,
 ) -> Float[Array, "batch out out_height out_frames"]:
-    """A convolution without padding; the layout names the kernel's axes, and strides stand in its order."""
+    """A convolution without padding.
+
+    The layout names the kernel's axes, of H (height), W (frames), I (in) and O (out); those it lacks are of one.
+    Strides stand in its order.
+    """
+    lacking = "".join(axis for axis in "HWIO" if axis not in kernel_layout)
+    kernel_layout += lacking
     return jax.lax.conv_general_dilated(
         x,
-        kernel,
+        kernel.reshape(*kernel.shape, *[1] * len(lacking)),
         strides,
         "VALID",
         dimension_numbers=("NCHW", kernel_layout, "NCHW"),
