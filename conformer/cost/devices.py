@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 PICO = 1e-12
 MAC_ENERGY = {"float32": 1.69 * PICO, "bfloat16": 0.59 * PICO, "float16": 0.5 * PICO, "int8": 0.1 * PICO}
-SRAM, LPDDR, HBM, DDR = 14 * PICO / 8, 32 * PICO, 350 * PICO / 8, 1300 * PICO / 8  # joules a byte
+SRAM, LPDDR, HBM = 14 * PICO / 8, 32 * PICO, 350 * PICO / 8  # joules a byte
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +21,13 @@ class Device:
 
     name: str
     matrix_rate: Mapping[str, float]  # by the format that is multiplied
-    vector_rate: float  # additions, multiplications, comparisons of elements, and depthwise convolutions
+    depthwise_rate: float  # convolutions of single channels
+    vector_rate: float  # additions, multiplications, comparisons of elements
     transcendental_rate: float  # exponentials and the like
     memory_bandwidth: float  # weights that do not fit the cache
-    cache_bytes: float  # weights and state stay in it from one chunk to the next, where all of them fit
-    cache_bandwidth: float  # activations, and weights that fit
+    cache_bytes: int  # weights and state stay in it from one chunk to the next, where all of them fit
+    cache_bandwidth: float  # weights and state that fit
+    activation_bandwidth: float  # activations that fit
     launch_seconds: float  # of each operation
     call_seconds: float  # of each chunk or utterance
     overlapped: bool  # memory is read while the engine computes; else one follows the other
@@ -42,11 +44,13 @@ DEVICES = {
     "watch": Device(
         name="watch-class accelerator",
         matrix_rate={"float32": 0.15e12, "bfloat16": 0.6e12, "float16": 0.6e12, "int8": 0.6e12},
+        depthwise_rate=75e9,
         vector_rate=75e9,
         transcendental_rate=10e9,
         memory_bandwidth=8.5e9,
         cache_bytes=2 * 2**20,
         cache_bandwidth=50e9,
+        activation_bandwidth=50e9,
         launch_seconds=5e-6,
         call_seconds=200e-6,
         overlapped=True,
@@ -58,11 +62,13 @@ DEVICES = {
     "phone": Device(
         name="phone-class accelerator",
         matrix_rate={"float32": 1.4e12, "bfloat16": 5.5e12, "float16": 5.5e12, "int8": 11e12},
+        depthwise_rate=0.7e12,
         vector_rate=0.7e12,
         transcendental_rate=0.1e12,
         memory_bandwidth=34e9,
         cache_bytes=4 * 2**20,
         cache_bandwidth=200e9,
+        activation_bandwidth=200e9,
         launch_seconds=2e-6,
         call_seconds=100e-6,
         overlapped=True,
@@ -75,11 +81,13 @@ DEVICES = {
     "ethos-u55": Device(
         name="microcontroller with an Ethos-U55",
         matrix_rate={"int8": 128e9},
+        depthwise_rate=16e9,
         vector_rate=8e9,
         transcendental_rate=4e9,
         memory_bandwidth=0.5e9,
         cache_bytes=2 * 2**20,
         cache_bandwidth=4e9,
+        activation_bandwidth=4e9,
         launch_seconds=1e-6,
         call_seconds=50e-6,
         overlapped=True,
@@ -87,19 +95,23 @@ DEVICES = {
     ),
     # One core of an AMD EPYC (Zen 4, 2.6 GHz, virtual) under XLA's CPU backend: all rates from `bench.py cost`, which
     # takes them from single operations of several sizes, never from a model. Weights are packed before they are
-    # multiplied, one after the other. 3.75 W is a 96-core part's 360 W shared out; arithmetic is part of it.
+    # multiplied, one after the other. 3.75 W, a 96-core part's 360 W shared out, is all of the energy.
     "x86": Device(
         name="one x86 core",
         matrix_rate={"float32": 100e9, "bfloat16": 200e9, "int8": 400e9},
-        vector_rate=10e9,
-        transcendental_rate=1e9,
+        depthwise_rate=90e9,
+        vector_rate=12e9,
+        transcendental_rate=2e9,
         memory_bandwidth=10e9,
         cache_bytes=16 * 2**20,
         cache_bandwidth=20e9,
-        launch_seconds=2e-6,
+        activation_bandwidth=200e9,
+        launch_seconds=0.1e-6,
         call_seconds=100e-6,
         overlapped=False,
-        memory_energy=DDR,
+        memory_energy=0.0,
+        cache_energy=0.0,
+        mac_energy=dict.fromkeys(MAC_ENERGY, 0.0),
         watts=3.75,
     ),
     # NVIDIA's data sheet of the H200 (SXM): dense rates, 4.8 TB/s, 50 MB of L2, 700 W; a fifth of it when idle, the
@@ -107,11 +119,13 @@ DEVICES = {
     "h200": Device(
         name="NVIDIA H200",
         matrix_rate={"float32": 494e12, "bfloat16": 989e12, "float16": 989e12, "int8": 1979e12},
+        depthwise_rate=67e12,
         vector_rate=67e12,
         transcendental_rate=4.2e12,
         memory_bandwidth=4.8e12,
         cache_bytes=50 * 2**20,
         cache_bandwidth=10e12,
+        activation_bandwidth=10e12,
         launch_seconds=2e-6,
         call_seconds=20e-6,
         overlapped=True,

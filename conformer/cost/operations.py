@@ -97,6 +97,8 @@ def _front_end(config: Config, workload: Workload) -> Iterator[Operation]:
     time, bins, channels = workload.feature_frames, config.features.num_mel_bins, 1
     size = batch * time * bins
     yield Operation(name, "normalise", elementwise=2 * size, inputs=size, outputs=size)
+    if model.execution == "channels_first":
+        yield _transposes(name, size + batch * workload.frames * model.encoder_dim)  # in, and out at the end
     for index, ((time_taps, bin_taps), (time_stride, bin_stride)) in enumerate(stages(model)):
         time, bins = (time - time_taps) // time_stride + 1, (bins - bin_taps) // bin_stride + 1
         width, taps = model.subsampling_channels, time_taps * bin_taps
@@ -167,6 +169,12 @@ def _attention(model: ModelConfig, workload: Workload) -> Iterator[Operation]:
         state=4 * memory,
         resident=stream,
     )
+    if model.execution == "channels_first":
+        yield _transposes(name, stream)  # the keys
+    elif workload.streaming:  # keys and values to heads first and, with those of the past, back; scores; the result
+        yield _transposes(name, 2 * stream + 2 * (memory + stream) + scores + stream)
+    else:
+        yield _transposes(name, 5 * stream)
     for product, inputs, outputs in (("scores", 2 * stream, scores), ("weighted sum", stream + scores, stream)):
         if product == "weighted sum":
             yield Operation(
@@ -248,6 +256,10 @@ def _linear(module: str, name: str, rows: int, inputs: int, outputs: int, reside
         outputs=rows * outputs,
         resident=resident,
     )
+
+
+def _transposes(module: str, size: int) -> Operation:
+    return Operation(module, "transposes", inputs=size, outputs=size)
 
 
 def _norm(module: str, workload: Workload, dim: int, *, resident: bool = True) -> Operation:

@@ -89,12 +89,14 @@ def operation_cost(operation: Operation, device: Device, formats: Formats, fits:
     weights = operation.parameters * formats.weights
     activations = (operation.inputs + operation.outputs) * formats.activations
     state = operation.state * formats.activations
-    from_memory = (0 if fits else weights + state) + (activations if activations > device.cache_bytes else 0)
+    spilled = activations > device.cache_bytes
+    from_memory = (0 if fits else weights + state) + (activations if spilled else 0)
     from_cache = weights + activations + state - from_memory
-    rate = device.matrix_rate[formats.compute] if operation.matrix else device.vector_rate
+    rate = device.matrix_rate[formats.compute] if operation.matrix else device.depthwise_rate
     compute = 2 * operation.macs / rate
     compute += operation.elementwise / device.vector_rate + operation.transcendental / device.transcendental_rate
-    memory = from_memory / device.memory_bandwidth + from_cache / device.cache_bandwidth
+    memory = (weights + state) / (device.cache_bandwidth if fits else device.memory_bandwidth)
+    memory += activations / (device.memory_bandwidth if spilled else device.activation_bandwidth)
     seconds = device.launch_seconds + (max(compute, memory) if device.overlapped else compute + memory)
     arithmetic = operation.macs + (operation.elementwise + operation.transcendental) / 2
     joules = arithmetic * device.mac_energy[formats.compute] + seconds * device.watts

@@ -1,0 +1,201 @@
+"""The cost model beside the machine: one core's rates from single operations, predictions from these, measurements.
+
+The rates come from products, loops and copies of several sizes, never from a model, so that the comparison tests the
+model of cost and not a fit.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks import machine, record
+from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config
+from configs import demo, libri_mini, librispeech, words
+from conformer import runtime
+from conformer.config import Config
+from conformer.cost import DEVICES, FORMATS, Device, Workload, predict, total
+from conformer.model import ConformerCTC
+from conformer.streaming.engine import Engine
+from kernels.depthwise_conv import depthwise_conv
+from kernels.layer_norm import layer_norm
+
+UNITS = 128  # of models whose tokenizer is not trained
+
+
+def configs() -> dict[str, Config]:
+    """The models that are predicted and measured: 1 to 26 M parameters."""
+    named = {
+        "demo": demo.get_config(),
+        "words": words.get_config(),
+        "libri_mini": libri_mini.get_config(),
+        "librispeech:small": librispeech.get_config("small"),
+        "20 M": benchmark_config(),
+        "librispeech:medium": librispeech.get_config("medium"),
+    }
+    for config in named.values():
+        config.model.vocab_size = config.model.vocab_size or UNITS
+        config.train.chunk_sizes = (CHUNK_SIZE,)
+    return named
+
+
+def run(chunks: int) -> dict:
+    """`bench.py cost`, on the last of this process's cores alone."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before JAX starts its threads
+    result = record.describe_run() | {"benchmark": "cost", "chunk_size": CHUNK_SIZE, "num_left_chunks": NUM_LEFT_CHUNKS}
+    runtime.set_up()
+    device = measure_device()
+    rows = {}
+    for name, config in configs().items():
+        workload = Workload.chunk(config, CHUNK_SIZE, NUM_LEFT_CHUNKS)
+        costs = predict(config, workload, device, FORMATS["float32"])
+        seconds = measure_chunk(config, chunks)
+        predicted = total(costs.values()).seconds
+        rows[name] = {
+            "measured_real_time_factor": seconds / workload.seconds,
+            "predicted_real_time_factor": predicted / workload.seconds,
+            "error": predicted / seconds - 1,
+            "predicted_seconds": {module: cost.seconds for module, cost in costs.items()},
+        }
+    return result | {"device_profile": dataclasses.asdict(device), "rows": rows}
+
+
+def table(result: dict) -> str:
+    """The record for a reader."""
+    lines = [f"{'one chunk on one core, float32':32}{'measured RTF':>14}{'predicted':>11}{'error':>8}"]
+    for name, row in result["rows"].items():
+        measured, predicted = row["measured_real_time_factor"], row["predicted_real_time_factor"]
+        lines.append(f"{name:32}{measured:14.5f}{predicted:11.5f}{row['error']:8.0%}")
+    profile = result["device_profile"]
+    lines.append(
+        f"products {profile['matrix_rate']['float32'] / 1e9:.0f} G operations/s, reductions "
+        f"{profile['vector_rate'] / 1e9:.1f}, exponentials {profile['transcendental_rate'] / 1e9:.2f} G/s; weights "
+        f"{profile['memory_bandwidth'] / 1e9:.1f} GB/s from memory, {profile['cache_bandwidth'] / 1e9:.1f} from the "
+        f"cache; {1e6 * profile['launch_seconds']:.2f} us an operation, {1e6 * profile['call_seconds']:.0f} us a call"
+    )
+    return "\n".join(lines)
+
+
+def measure_chunk(config: Config, chunks: int) -> float:
+    """Seconds of a chunk of one stream through the engine, the lower quartile."""
+    shapes = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(shapes)
+    rng = np.random.default_rng(0)
+    values = jax.tree.map(lambda leaf: 0.05 * rng.standard_normal(leaf.shape, np.float32), state)
+    model = nnx.merge(graphdef, jax.device_put(values))
+    engine = Engine(config, model, chunk_size=CHUNK_SIZE, num_left_chunks=NUM_LEFT_CHUNKS)
+    engine.warm_up()
+    window = rng.standard_normal((1, engine.window, engine.num_mel_bins), np.float32)
+    num_frames = np.array([CHUNK_SIZE], np.int32)
+    return _quartile(lambda: engine(window, num_frames), chunks)
+
+
+# ------------------------------------------------------------------- the machine
+
+
+def measure_device() -> Device:
+    """The profile "x86" with this core's rates."""
+    rates = machine.rates()
+    launch = _launch_seconds()
+    depthwise, vector, transcendental, activations = _loop_rates(launch)
+    return dataclasses.replace(
+        DEVICES["x86"],
+        matrix_rate={name: rates[name] for name in ("float32", "bfloat16", "int8")},
+        depthwise_rate=depthwise,
+        vector_rate=vector,
+        transcendental_rate=transcendental,
+        memory_bandwidth=_weight_bandwidth(rates["float32"], 64),
+        cache_bandwidth=_weight_bandwidth(rates["float32"], 8),
+        activation_bandwidth=activations,
+        launch_seconds=launch,
+        call_seconds=_call_seconds(),
+    )
+
+
+def _weight_bandwidth(rate: float, megabytes: int) -> float:
+    """Bytes a second at which weights are read and packed: products of 16 rows with so many of them, beyond the time
+    that the arithmetic takes.
+    """
+    width, rows = 512, 16
+    weights = [jnp.full((width, width), 1e-3) for _ in range(megabytes)]
+
+    @jax.jit
+    def run(x, weights):
+        for weight in weights:
+            x = x @ weight
+        return x
+
+    x = jnp.ones((rows, width))
+    seconds = _quartile(lambda: run(x, weights).block_until_ready(), 20)
+    arithmetic = 2 * rows * width**2 * len(weights) / rate
+    return 4 * width**2 * len(weights) / (seconds - arithmetic)
+
+
+def _loop_rates(launch: float) -> tuple[float, float, float, float]:
+    """Operations a second of a depthwise convolution, of a norm's reductions, and of exponentials (a swish has one);
+    bytes a second of a sum. Of tensors as large as a chunk's.
+    """
+    rows, dim, taps = 16, 256, 15
+    size = rows * dim
+    x, kernel, scale = jnp.ones((1, rows, dim)), jnp.ones((taps, dim)), jnp.ones(dim)
+    padded = jnp.ones((1, rows + taps - 1, dim))
+    norm = _chain(lambda x: layer_norm(x, scale, scale), x, 50)
+    convolution = _chain(lambda x: jnp.pad(depthwise_conv(x, kernel), ((0, 0), (taps - 1, 0), (0, 0))), padded, 50)
+    swish = _chain(jax.nn.swish, x, 50)
+    total = _chain(lambda x: x + 1.0, x, 200)
+    seconds = convolution, norm, swish, total
+    return tuple(
+        count / (one - launch) for count, one in zip((2 * taps * size, 7 * size, size, 8 * size), seconds, strict=True)
+    )
+
+
+def _launch_seconds() -> float:
+    """Of the smallest loop there is."""
+    return _chain(lambda x: x + 1.0, jnp.ones((1, 16)), 200)
+
+
+def _chain(operation: Callable[[jax.Array], jax.Array], x: jax.Array, length: int) -> float:
+    """Seconds of one of many operations in a row, kept apart."""
+
+    @jax.jit
+    def run(x):
+        for _ in range(length):
+            x = jax.lax.optimization_barrier(operation(x))
+        return x
+
+    @jax.jit
+    def nothing(x):
+        return x + 1.0
+
+    whole = _quartile(lambda: run(x).block_until_ready(), 20)
+    return (whole - _quartile(lambda: nothing(x).block_until_ready(), 20)) / length
+
+
+def _call_seconds() -> float:
+    """Of a call with as many arrays as a model of 5 blocks has, most of them read by nothing."""
+    weights = [jnp.ones(8) for _ in range(150)]
+    state = [jnp.ones((1, 8, 8)) for _ in range(10)]
+
+    @jax.jit
+    def run(weights, state, window):
+        return window.sum(), [leaf + 1.0 for leaf in state]
+
+    window = np.ones((1, 67, 80), np.float32)
+    return _quartile(lambda: np.asarray(run(weights, state, window)[0]), 50)
+
+
+def _quartile(run: Callable[[], object], repeats: int) -> float:
+    """The lower quartile of processor time: on one core the wall's, less what other processes took meanwhile."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        run()
+        times.append(time.process_time() - start)
+    return float(np.quantile(times, 0.25))
