@@ -8,6 +8,7 @@
     python bench.py copies [--json=FILE]
     python bench.py cost [--chunks=40] [--json=FILE]
     python bench.py bandwidth [--chunks=40] [--json=FILE]
+    python bench.py front_ends --workdir=runs/front_ends [--json=FILE]
 
 training    a full training step of a 10 M parameter model, JAX and eager PyTorch in alternation (about 2 minutes on
             2 cores)
@@ -26,6 +27,8 @@ copies      operations that move data, by layout: in the graph, as compiled for 
 cost        what the cost model predicts for five models on one core, from rates measured on single operations, beside
             what is measured (3 minutes)
 bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
+            (3 minutes)
+front_ends  front ends before the same encoder, trained on words and libri_mini: errors, costs, times (hours)
 
 PyTorch runs in an environment of its own, which `make peers` makes; ONNX Runtime needs the extra `export`. What is
 missing, `streaming` does without, and says so. Leave the machine otherwise idle.
@@ -35,7 +38,19 @@ import sys
 
 from absl import app, flags
 
-from benchmarks import numerics, numerics_plots, policies, record, streaming, training, transcription
+from benchmarks import (
+    bandwidth,
+    copies,
+    cost,
+    front_ends,
+    numerics,
+    numerics_plots,
+    policies,
+    record,
+    streaming,
+    training,
+    transcription,
+)
 from benchmarks.peers import PeerError
 from benchmarks.streaming import DisagreementError
 from benchmarks.transcription import TranscriptionError
@@ -48,7 +63,7 @@ _CHUNKS = flags.DEFINE_integer("chunks", 40, "streaming: chunks in each block.",
 _RUNS = flags.DEFINE_integer("runs", 10, "transcription: starts of the command.", lower_bound=1)
 _MINUTES = flags.DEFINE_integer("minutes", 60, "transcription: length of the long recording.", lower_bound=2)
 _PLOTS = flags.DEFINE_string("plots", None, "numerics: folder that plots are written to (needs matplotlib).")
-_WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run; front_ends: of all of its own.")
 
 
 def main(argv: list[str]) -> None:
@@ -80,8 +95,14 @@ def main(argv: list[str]) -> None:
             case ["bandwidth"]:
                 result = bandwidth.run(_CHUNKS.value)
                 print(bandwidth.table(result))
+            case ["front_ends"]:
+                if _WORKDIR.value is None:
+                    raise app.UsageError("front_ends: name a folder for the training runs with --workdir")
+                result = front_ends.run(_WORKDIR.value)
+                print(front_ends.table(result))
             case _:
-                raise app.UsageError(f"name what to measure: {', '.join(__doc__.split('bench.py ')[1:])}")
+                names = "training, streaming, transcription, numerics, policies, copies, cost, bandwidth or front_ends"
+                raise app.UsageError(f"name what to measure: {names}")
     except (PeerError, ConfigError, DisagreementError, TranscriptionError, numerics_plots.MissingError) as error:
         sys.exit(f"bench.py: {error}")
     if _JSON.value:

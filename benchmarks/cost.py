@@ -21,6 +21,7 @@ from conformer import runtime
 from conformer.config import Config
 from conformer.cost import DEVICES, FORMATS, Device, Workload, predict, total
 from conformer.model import ConformerCTC
+from conformer.numerics import apply_policy
 from conformer.streaming.engine import Engine
 from kernels.depthwise_conv import depthwise_conv
 from kernels.layer_norm import layer_norm
@@ -46,8 +47,7 @@ def configs() -> dict[str, Config]:
 
 def run(chunks: int) -> dict:
     """`bench.py cost`, on the last of this process's cores alone."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before JAX starts its threads
+    pin()
     result = record.describe_run() | {"benchmark": "cost", "chunk_size": CHUNK_SIZE, "num_left_chunks": NUM_LEFT_CHUNKS}
     runtime.set_up()
     device = measure_device()
@@ -55,7 +55,7 @@ def run(chunks: int) -> dict:
     for name, config in configs().items():
         workload = Workload.chunk(config, CHUNK_SIZE, NUM_LEFT_CHUNKS)
         costs = predict(config, workload, device, FORMATS["float32"])
-        seconds = measure_chunk(config, chunks)
+        seconds = measure_chunk(config, workload, chunks)
         predicted = total(costs.values()).seconds
         rows[name] = {
             "measured_real_time_factor": seconds / workload.seconds,
@@ -82,17 +82,25 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def measure_chunk(config: Config, chunks: int) -> float:
-    """Seconds of a chunk of one stream through the engine, the lower quartile."""
+def pin() -> None:
+    """Keeps this process on one core; to be called before JAX starts its threads."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def measure_chunk(config: Config, workload: Workload, chunks: int, numerics: str = "float32") -> float:
+    """Seconds of a chunk of each stream through the engine, the lower quartile."""
     shapes = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(shapes)
     rng = np.random.default_rng(0)
     values = jax.tree.map(lambda leaf: 0.05 * rng.standard_normal(leaf.shape, np.float32), state)
-    model = nnx.merge(graphdef, jax.device_put(values))
-    engine = Engine(config, model, chunk_size=CHUNK_SIZE, num_left_chunks=NUM_LEFT_CHUNKS)
+    model = apply_policy(nnx.merge(graphdef, jax.device_put(values)), numerics)
+    batch_size, chunk_size = workload.batch_size, workload.frames
+    left = workload.past // chunk_size
+    engine = Engine(config, model, chunk_size=chunk_size, num_left_chunks=left, batch_size=batch_size)
     engine.warm_up()
-    window = rng.standard_normal((1, engine.window, engine.num_mel_bins), np.float32)
-    num_frames = np.array([CHUNK_SIZE], np.int32)
+    window = rng.standard_normal((batch_size, engine.window, engine.num_mel_bins), np.float32)
+    num_frames = np.full(batch_size, chunk_size, np.int32)
     return _quartile(lambda: engine(window, num_frames), chunks)
 
 
