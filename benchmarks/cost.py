@@ -130,8 +130,8 @@ def _weight_bandwidth(rate: float, megabytes: int) -> float:
     """Bytes a second at which weights are read and packed: products of 16 rows with so many of them, beyond the time
     that the arithmetic takes.
     """
-    width, rows = 512, 16
-    weights = [jnp.full((width, width), 1e-3) for _ in range(megabytes)]
+    width, rows = 256, 16
+    weights = [jnp.full((width, width), 1e-3) for _ in range(megabytes * 2**20 // (4 * width**2))]
 
     @jax.jit
     def run(x, weights):

@@ -65,8 +65,8 @@ def figures(workdir: pathlib.Path, scores: pathlib.Path) -> dict:
 def table(result: dict) -> str:
     """A line a front end."""
     lines = [
-        f"{'':32}{'WER':>8}{'95 % interval':>20}{'streamed':>10}{'share':>8}{'MACs/s':>10}{'bytes/s':>11}{'trained at':>12}"
-        f"{'real time':>11}"
+        f"{'':32}{'WER':>8}{'95 % interval':>20}{'streamed':>10}{'share':>8}{'MACs/s':>10}{'bytes/s':>11}"
+        f"{'trained at':>12}{'real time':>11}"
     ]
     for row in result["rows"]:
         interval = f"{row['wer_low']:.2%} to {row['wer_high']:.2%}"

@@ -8,12 +8,14 @@ Each function is what the module of its first argument computes, in this layout;
 module changes it here too. `Encoder` calls `encode`, `step` and `initial_cache` where `model.execution` says so.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from conformer.config import ModelConfig
 from conformer.model.attention import Attention
 from conformer.model.block import Block
 from conformer.model.convolution import Convolution
@@ -33,7 +35,8 @@ class Past(NamedTuple):
 
 
 def encode(
-    encoder: nnx.Module,
+    subsampling: Subsampling,
+    blocks: Iterable[Block],
     features: Float[Array, "batch time mel"],
     lengths: Int[Array, " batch"],
     chunk_size: int | Int[Array, ""],
@@ -41,36 +44,37 @@ def encode(
     dropout_key: Key[Array, ""] | None,
 ) -> tuple[Float[Array, "batch frames channels"], Int[Array, " batch"]]:
     """`Encoder.__call__`: two transposes at the boundary, one in each attention."""
-    x, lengths = front_end(encoder.subsampling, features), encoder.subsampling.output_lengths(lengths)
+    x, lengths = front_end(subsampling, features), subsampling.output_lengths(lengths)
     frames = x.shape[3]
     mask = attention_mask(*chunk_rows(frames, lengths, chunk_size, num_left_chunks), frames)
     inside = (jnp.arange(frames) < lengths[:, None])[:, None, None]
-    for index, module in enumerate(encoder.blocks):
+    for index, module in enumerate(blocks):
         key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
         x, _ = block(module, x, mask, inside, dropout_key=key)
     return _to_sequence(x), lengths
 
 
-def initial_cache(encoder: nnx.Module, batch_size: int, left: int) -> tuple[Past, ...]:
+def initial_cache(config: ModelConfig, batch_size: int, left: int) -> tuple[Past, ...]:
     """The blocks' part of `Encoder.initial_cache`, for `left` frames of left context."""
-    dim, taps = encoder.config.encoder_dim, encoder.config.kernel_size - 1
+    dim, taps = config.encoder_dim, config.kernel_size - 1
     past = Past(
         key=jnp.zeros((batch_size, left, 1, dim)),
         value=jnp.zeros((batch_size, dim, 1, left)),
         convolution=jnp.zeros((batch_size, dim, 1, taps)),
     )
-    return (past,) * encoder.config.num_layers
+    return (past,) * config.num_layers
 
 
 def step(
-    encoder: nnx.Module,
+    subsampling: Subsampling,
+    blocks: Iterable[Block],
     pasts: tuple[Past, ...],
     window: Float[Array, "batch window mel"],
     frames_seen: Int[Array, " batch"],
     num_frames: Int[Array, " batch"] | None,
 ) -> tuple[Float[Array, "batch frames channels"], tuple[Past, ...]]:
     """`Encoder.step`, of the blocks' state."""
-    x = front_end(encoder.subsampling, window)
+    x = front_end(subsampling, window)
     chunk_size, left = x.shape[3], pasts[0].key.shape[1]
     num_frames = jnp.full(len(x), chunk_size) if num_frames is None else num_frames
     inside = (jnp.arange(chunk_size) < num_frames[:, None])[:, None, None]
@@ -79,7 +83,7 @@ def step(
     end = jnp.broadcast_to(left + num_frames[:, None], rows)
     mask = attention_mask(start, end, left + chunk_size)
     new_pasts = []
-    for module, past in zip(encoder.blocks, pasts, strict=True):
+    for module, past in zip(blocks, pasts, strict=True):
         x, (key, value, inputs) = block(module, x, mask, inside, past)
         new_pasts.append(Past(key[:, chunk_size:], value[..., chunk_size:], inputs[..., chunk_size:]))
     return _to_sequence(x), tuple(new_pasts)
@@ -117,11 +121,10 @@ def block(
 ) -> tuple[Float[Array, "batch channels 1 frames"], Past]:
     """See `Block`; returns what a stream remembers beside the output, past and new."""
     keys = [None] * 4 if dropout_key is None else list(jax.random.split(dropout_key, 4))
-    past_key, past_value, past_inputs = past if past is not None else (None, None, None)
     x = x + 0.5 * dropout(feed_forward(module.first_feed_forward, x), module.dropout, keys[0])
-    attended, key, value = attention(module.attention, x, mask, past_key, past_value)
+    attended, key, value = attention(module.attention, x, mask, past)
     x = x + dropout(attended, module.dropout, keys[1])
-    convolved, inputs = convolution(module.convolution, x, inside, past_inputs)
+    convolved, inputs = convolution(module.convolution, x, inside, None if past is None else past.convolution)
     x = x + dropout(convolved, module.dropout, keys[2])
     x = x + 0.5 * dropout(feed_forward(module.second_feed_forward, x), module.dropout, keys[3])
     return module.norm(x, axis=1), Past(key, value, inputs)
@@ -138,8 +141,7 @@ def attention(
     module: Attention,
     x: Float[Array, "batch channels 1 frames"],
     mask: Bool[Array, "batch keys frames"],
-    past_key: Float[Array, "batch past 1 channels"] | None,
-    past_value: Float[Array, "batch channels 1 past"] | None,
+    past: Past | None,
 ) -> tuple[Float[Array, "batch channels 1 frames"], Float[Array, "batch keys 1 channels"], Float[Array, "..."]]:
     """Returns the output, and the keys and values of past and x together.
 
@@ -148,9 +150,9 @@ def attention(
     query, key, value = jnp.split(module.query_key_value.channels_first(module.norm(x, axis=1)), 3, axis=1)
     query = query * (x.shape[1] // module.num_heads) ** -0.5  # before the product, which could overflow a narrow format
     key = key.transpose(0, 3, 2, 1)
-    if past_key is not None:
-        key = jnp.concatenate([past_key, key], axis=1)
-        value = jnp.concatenate([past_value, value], axis=3)
+    if past is not None:
+        key = jnp.concatenate([past.key, key], axis=1)
+        value = jnp.concatenate([past.value, value], axis=3)
     bias = position_bias(module, x.shape[3], key.shape[1])
     heads = (jnp.split(a, module.num_heads, axis) for a, axis in ((query, 1), (key, 3), (value, 1)))
     outputs = []

@@ -1,6 +1,6 @@
 """The encoder: front end and blocks, over whole utterances or chunks of streams, with the same weights and code."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from kernels.typing import Array, Float, Int, Key
 class Cache(NamedTuple):
     """The state of a batch of streams: constant shapes, zeros at the start."""
 
-    blocks: tuple[Past, ...] | tuple[channels_first.Past, ...]  # one a block
+    blocks: tuple[Any, ...]  # one `Past` a block, of `block` or of `channels_first`
     frames: Int[Array, " batch"]  # encoder frames seen by each stream
 
 
@@ -55,7 +55,8 @@ class Encoder(nnx.Module):
             encoder frames and the valid number of them.
         """
         if self.config.execution == "channels_first":
-            return channels_first.encode(self, features, lengths, chunk_size, num_left_chunks, dropout_key)
+            arguments = (features, lengths, chunk_size, num_left_chunks, dropout_key)
+            return channels_first.encode(self.subsampling, self.blocks, *arguments)
         x, lengths = self.subsampling(features), self.subsampling.output_lengths(lengths)
         key_start, key_end = chunk_rows(x.shape[1], lengths, chunk_size, num_left_chunks)
         inside = jnp.arange(x.shape[1]) < lengths[:, None]
@@ -75,7 +76,7 @@ class Encoder(nnx.Module):
             )
         heads, left, frames = config.num_heads, chunk_size * num_left_chunks, jnp.zeros(batch_size, jnp.int32)
         if config.execution == "channels_first":
-            return Cache(channels_first.initial_cache(self, batch_size, left), frames)
+            return Cache(channels_first.initial_cache(config, batch_size, left), frames)
         past = Past(
             attention=jnp.zeros((batch_size, 2 * heads, left, config.encoder_dim // heads)),
             convolution=jnp.zeros((batch_size, config.kernel_size - 1, config.encoder_dim)),
@@ -100,7 +101,8 @@ class Encoder(nnx.Module):
             chunk_size encoder frames, equal to the masked full pass, and the next cache.
         """
         if self.config.execution == "channels_first":
-            x, pasts = channels_first.step(self, cache.blocks, window, cache.frames, num_frames)
+            arguments = (cache.blocks, window, cache.frames, num_frames)
+            x, pasts = channels_first.step(self.subsampling, self.blocks, *arguments)
             chunk_size = x.shape[1]
             return x, Cache(pasts, cache.frames + (chunk_size if num_frames is None else num_frames))
         x = self.subsampling(window)

@@ -23,7 +23,7 @@ class Linear(nnx.Linear):
     def channels_first(self, x: Float[Array, "batch in height frames"]) -> Float[Array, "batch out out_height frames"]:
         """The same map as a 1x1 convolution; see `pointwise`. The weights stay as `__call__` has them."""
         compute = self.dot_general.args[0]  # what `linear`, or a numerics policy, chose
-        y = _pointwise(x, self.kernel[...], compute)
+        y: Array = _pointwise(x, self.kernel[...], compute)  # pyright: ignore[reportAssignmentType]
         return y if self.bias is None else y + self.bias[...][:, None, None]
 
 
