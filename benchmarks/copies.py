@@ -21,6 +21,7 @@ from jax.extend.core import Jaxpr, Literal
 from benchmarks import record
 from benchmarks.peers import flat_weights
 from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, missing_packages, save_inputs
+from conformer import runtime
 from conformer.config import EXECUTIONS, Config
 from conformer.model import ConformerCTC, channels_first
 
@@ -30,6 +31,7 @@ Counts = dict[str, tuple[int, int]]  # operations and bytes written, by kind
 
 def run(config: Config | None = None) -> dict:
     """`bench.py copies`: of the 20 M parameter model unless told."""
+    runtime.set_up()
     config = config or benchmark_config()
     result = record.describe_run() | {"benchmark": "copies", "num_layers": config.model.num_layers, "layouts": {}}
     for execution in EXECUTIONS:
@@ -148,13 +150,13 @@ def onnx_copies(config: Config) -> Counts:
     """Of the exported step, after ONNX Runtime has folded what follows from constants."""
     import onnx  # an optional extra
 
-    from benchmarks.onnx_export import export, fold_constants
+    from benchmarks.onnx_export import export_exact, fold_constants
 
     model = ConformerCTC(config, rngs=nnx.Rngs(0))
     with tempfile.TemporaryDirectory() as folder:
         save_inputs(folder, config, flat_weights(nnx.state(model)), np.zeros((1, 1, 1, 1), np.float32))
-        export(folder, CHUNK_SIZE, NUM_LEFT_CHUNKS)
-        graph = onnx.shape_inference.infer_shapes(onnx.load(fold_constants(f"{folder}/float32.onnx"))).graph
+        path = fold_constants(export_exact(folder, CHUNK_SIZE, NUM_LEFT_CHUNKS))
+        graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
     values = [*graph.input, *graph.value_info, *graph.output]
     shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in values}
     moves = []

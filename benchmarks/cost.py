@@ -50,10 +50,11 @@ def run(chunks: int) -> dict:
     pin()
     result = record.describe_run() | {"benchmark": "cost", "chunk_size": CHUNK_SIZE, "num_left_chunks": NUM_LEFT_CHUNKS}
     runtime.set_up()
-    device = measure_device()
-    rows = {}
+    devices, rows = {}, {}
     for name, config in configs().items():
         workload = Workload.chunk(config, CHUNK_SIZE, NUM_LEFT_CHUNKS)
+        width = config.model.encoder_dim
+        devices[width] = device = devices.get(width) or measure_device(width)
         costs = predict(config, workload, device, FORMATS["float32"])
         seconds = measure_chunk(config, workload, chunks)
         predicted = total(costs.values()).seconds
@@ -63,7 +64,8 @@ def run(chunks: int) -> dict:
             "error": predicted / seconds - 1,
             "predicted_seconds": {module: cost.seconds for module, cost in costs.items()},
         }
-    return result | {"device_profile": dataclasses.asdict(device), "rows": rows}
+    profiles = {width: dataclasses.asdict(device) for width, device in devices.items()}
+    return result | {"device_profiles": profiles, "rows": rows}
 
 
 def table(result: dict) -> str:
@@ -72,13 +74,15 @@ def table(result: dict) -> str:
     for name, row in result["rows"].items():
         measured, predicted = row["measured_real_time_factor"], row["predicted_real_time_factor"]
         lines.append(f"{name:32}{measured:14.5f}{predicted:11.5f}{row['error']:8.0%}")
-    profile = result["device_profile"]
-    lines.append(
-        f"products {profile['matrix_rate']['float32'] / 1e9:.0f} G operations/s, reductions "
-        f"{profile['vector_rate'] / 1e9:.1f}, exponentials {profile['transcendental_rate'] / 1e9:.2f} G/s; weights "
-        f"{profile['memory_bandwidth'] / 1e9:.1f} GB/s from memory, {profile['cache_bandwidth'] / 1e9:.1f} from the "
-        f"cache; {1e6 * profile['launch_seconds']:.2f} us an operation, {1e6 * profile['call_seconds']:.0f} us a call"
-    )
+    for width, profile in result["device_profiles"].items():
+        giga = {name: profile[name] / 1e9 for name in profile if name.endswith(("r_rate", "l_rate", "bandwidth"))}
+        lines.append(
+            f"width {width}: products {profile['matrix_rate']['float32'] / 1e9:.0f} G operations/s, reductions "
+            f"{giga['vector_rate']:.1f}, exponentials {giga['transcendental_rate']:.2f} G/s; weights "
+            f"{giga['memory_bandwidth']:.1f} GB/s from memory, {giga['cache_bandwidth']:.1f} from the cache, "
+            f"transposes {giga['activation_bandwidth']:.0f} GB/s; {1e6 * profile['launch_seconds']:.2f} us an operation, "
+            f"{1e6 * profile['call_seconds']:.0f} us a call"
+        )
     return "\n".join(lines)
 
 
@@ -107,30 +111,41 @@ def measure_chunk(config: Config, workload: Workload, chunks: int, numerics: str
 # ------------------------------------------------------------------- the machine
 
 
-def measure_device() -> Device:
-    """The profile "x86" with this core's rates."""
+def measure_device(width: int) -> Device:
+    """The profile "x86" with this core's rates for products and loops of so many channels: widths that fill no whole
+    vectors and tiles are slower.
+    """
     rates = machine.rates()
-    launch = _launch_seconds()
-    depthwise, vector, transcendental, activations = _loop_rates(launch)
+    launch = _chain(lambda x: x @ jnp.eye(16), jnp.ones((1, 16)), 200)
+    depthwise, vector, transcendental, moved = _loop_rates(width)
+    rate = _product_rate(launch, width)
     return dataclasses.replace(
         DEVICES["x86"],
-        matrix_rate={name: rates[name] for name in ("float32", "bfloat16", "int8")},
+        matrix_rate={name: rates[name] / rates["float32"] * rate for name in ("float32", "bfloat16", "int8")},
         depthwise_rate=depthwise,
         vector_rate=vector,
         transcendental_rate=transcendental,
-        memory_bandwidth=_weight_bandwidth(rates["float32"], 64),
-        cache_bandwidth=_weight_bandwidth(rates["float32"], 8),
-        activation_bandwidth=activations,
+        memory_bandwidth=_weight_bandwidth(rate, launch, width, 64),
+        cache_bandwidth=_weight_bandwidth(rate, launch, width, 8),
+        activation_bandwidth=moved,
         launch_seconds=launch,
         call_seconds=_call_seconds(),
     )
 
 
-def _weight_bandwidth(rate: float, megabytes: int) -> float:
-    """Bytes a second at which weights are read and packed: products of 16 rows with so many of them, beyond the time
-    that the arithmetic takes.
+ROWS = CHUNK_SIZE  # of products and loops like those of a chunk
+
+
+def _product_rate(launch: float, width: int) -> float:
+    """Operations a second of products with weights that are in the nearest caches."""
+    weight = jnp.full((width, width), 1e-3)
+    return 2 * ROWS * width**2 / (_chain(lambda x: x @ weight, jnp.ones((ROWS, width)), 50) - launch)
+
+
+def _weight_bandwidth(rate: float, launch: float, width: int, megabytes: int) -> float:
+    """Bytes a second at which weights are read and packed: products with so many of them, beyond the time that the
+    arithmetic takes.
     """
-    width, rows = 256, 16
     weights = [jnp.full((width, width), 1e-3) for _ in range(megabytes * 2**20 // (4 * width**2))]
 
     @jax.jit
@@ -139,33 +154,32 @@ def _weight_bandwidth(rate: float, megabytes: int) -> float:
             x = x @ weight
         return x
 
-    x = jnp.ones((rows, width))
-    seconds = _quartile(lambda: run(x, weights).block_until_ready(), 20)
-    arithmetic = 2 * rows * width**2 * len(weights) / rate
-    return 4 * width**2 * len(weights) / (seconds - arithmetic)
+    x = jnp.ones((ROWS, width))
+    seconds = _quartile(lambda: run(x, weights).block_until_ready(), 20) / len(weights)
+    arithmetic = 2 * ROWS * width**2 / rate + launch
+    return 4 * width**2 / max(seconds - arithmetic, 0.02 * seconds)
 
 
-def _loop_rates(launch: float) -> tuple[float, float, float, float]:
+def _loop_rates(width: int) -> tuple[float, float, float, float]:
     """Operations a second of a depthwise convolution, of a norm's reductions, and of exponentials (a swish has one);
-    bytes a second of a sum. Of tensors as large as a chunk's.
+    bytes a second, read and written, of a transpose of heads.
     """
-    rows, dim, taps = 16, 256, 15
-    size = rows * dim
-    x, kernel, scale = jnp.ones((1, rows, dim)), jnp.ones((taps, dim)), jnp.ones(dim)
-    padded = jnp.ones((1, rows + taps - 1, dim))
-    norm = _chain(lambda x: layer_norm(x, scale, scale), x, 50)
-    convolution = _chain(lambda x: jnp.pad(depthwise_conv(x, kernel), ((0, 0), (taps - 1, 0), (0, 0))), padded, 50)
-    swish = _chain(jax.nn.swish, x, 50)
-    total = _chain(lambda x: x + 1.0, x, 200)
-    seconds = convolution, norm, swish, total
-    return tuple(
-        count / (one - launch) for count, one in zip((2 * taps * size, 7 * size, size, 8 * size), seconds, strict=True)
+    taps, heads = 15, 4
+    size = ROWS * width
+    x, kernel, scale = jnp.ones((1, ROWS, width)), jnp.ones((taps, width)), jnp.ones(width)
+    padded = jnp.ones((1, ROWS + taps - 1, width))
+    split = jnp.ones((1, ROWS, heads, width // heads))
+    counts_and_seconds = (
+        (
+            2 * taps * size,
+            _chain(lambda x: jnp.pad(depthwise_conv(x, kernel), ((0, 0), (taps - 1, 0), (0, 0))), padded, 50),
+        ),
+        (7 * size, _chain(lambda x: layer_norm(x, scale, scale), x, 50)),
+        (size, _chain(jax.nn.swish, x, 50)),
+        (8 * size, _chain(lambda x: x.swapaxes(1, 2).reshape(x.shape), split, 50)),
     )
-
-
-def _launch_seconds() -> float:
-    """Of the smallest loop there is."""
-    return _chain(lambda x: x + 1.0, jnp.ones((1, 16)), 200)
+    depthwise, vector, transcendental, moved = (count / seconds for count, seconds in counts_and_seconds)
+    return depthwise, vector, transcendental, moved
 
 
 def _chain(operation: Callable[[jax.Array], jax.Array], x: jax.Array, length: int) -> float:

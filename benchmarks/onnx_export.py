@@ -33,11 +33,23 @@ OPSET = 18  # below it, ReduceMean as jax2onnx 0.17.1 writes it does not pass ON
 
 
 def export(folder: str, chunk_size: int, num_left_chunks: int) -> None:
-    """Adds `float32.onnx` and `int8.onnx` to a folder (see `benchmarks.streaming.save_inputs`).
+    """Adds `float32.onnx` and `int8.onnx` to a folder (see `export_exact`).
 
     The second has its matrices, and at run time what they are multiplied with, in int8: ONNX Runtime's dynamic
     quantisation, a scale for each output.
     """
+    exact, quantised = export_exact(folder, chunk_size, num_left_chunks), pathlib.Path(folder, "int8.onnx")
+    quantize_dynamic(
+        str(exact),
+        str(quantised),
+        op_types_to_quantize=["MatMul", "Gemm"],
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+    )
+
+
+def export_exact(folder: str, chunk_size: int, num_left_chunks: int) -> pathlib.Path:
+    """Adds `float32.onnx` to a folder of inputs (see `benchmarks.streaming.save_inputs`)."""
     config, model = load_model(folder)
     if config.model.execution == "channels_first":
         model = conformer.model.channels_first.lay_out(model, chunk_size, num_left_chunks)
@@ -52,15 +64,9 @@ def export(folder: str, chunk_size: int, num_left_chunks: int) -> None:
     inputs = [features, *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in cache)]
     exported = in_onnx_forms(lambda: to_onnx(step, inputs, opset=OPSET, normalization_mode="prefer_native"))
     onnx.checker.check_model(exported, full_check=True)
-    exact, quantised = pathlib.Path(folder, "float32.onnx"), pathlib.Path(folder, "int8.onnx")
-    onnx.save(exported, str(exact))
-    quantize_dynamic(
-        str(exact),
-        str(quantised),
-        op_types_to_quantize=["MatMul", "Gemm"],
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-    )
+    path = pathlib.Path(folder, "float32.onnx")
+    onnx.save(exported, str(path))
+    return path
 
 
 def fold_constants(path: str | pathlib.Path) -> pathlib.Path:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -160,3 +163,34 @@ def test_front_ends_cost_the_shares_of_the_paper():
     assert front["vanilla"] / front["depthwise_separable"] == pytest.approx(11.7, rel=0.02)
     assert shares["small"] <= 0.025
     assert rest["small"] == rest["vanilla"]
+
+
+def test_the_command_compares_and_draws(tmp_path):
+    pytest.importorskip("matplotlib")
+    drawings = [tmp_path / "shares.svg", tmp_path / "waterfall.svg"]
+    out = run_command(
+        "--config=configs/paper.py:vanilla",
+        "--compare=configs/paper.py:small",
+        f"--plot={drawings[0]}",
+        f"--waterfall={drawings[1]}",
+    )
+    assert out.returncode == 0, out.stderr
+    assert "configs/paper.py:small" in out.stdout and "int8 weights" in out.stdout and "bandwidth" in out.stdout
+    assert all("</svg>" in drawing.read_text() for drawing in drawings)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--device=ethos-u55", "--formats=float16"), "choose other --formats"),
+        (("--compare=nothing.py",), "name files such as configs/demo.py"),
+    ],
+)
+def test_what_cannot_be_told_is_one_line(flags, message):
+    out = run_command("--config=configs/words.py", *flags)
+    assert out.returncode == 1 and out.stderr.count("\n") == 1 and message in out.stderr
+
+
+def run_command(*arguments):
+    root = pathlib.Path(__file__).parents[1]
+    return subprocess.run([sys.executable, "cost.py", *arguments], cwd=root, capture_output=True, text=True)

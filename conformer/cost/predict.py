@@ -96,7 +96,8 @@ def operation_cost(operation: Operation, device: Device, formats: Formats, fits:
     compute = 2 * operation.macs / rate
     compute += operation.elementwise / device.vector_rate + operation.transcendental / device.transcendental_rate
     memory = (weights + state) / (device.cache_bandwidth if fits else device.memory_bandwidth)
-    memory += activations / (device.memory_bandwidth if spilled else device.activation_bandwidth)
+    if device.overlapped or not compute:  # else the rates of loops are those with what they read and write
+        memory += activations / (device.memory_bandwidth if spilled else device.activation_bandwidth)
     seconds = device.launch_seconds + (max(compute, memory) if device.overlapped else compute + memory)
     arithmetic = operation.macs + (operation.elementwise + operation.transcendental) / 2
     joules = arithmetic * device.mac_energy[formats.compute] + seconds * device.watts
