@@ -80,8 +80,8 @@ def table(result: dict) -> str:
             f"width {width}: products {profile['matrix_rate']['float32'] / 1e9:.0f} G operations/s, reductions "
             f"{giga['vector_rate']:.1f}, exponentials {giga['transcendental_rate']:.2f} G/s; weights "
             f"{giga['memory_bandwidth']:.1f} GB/s from memory, {giga['cache_bandwidth']:.1f} from the cache, "
-            f"transposes {giga['activation_bandwidth']:.0f} GB/s; {1e6 * profile['launch_seconds']:.2f} us an operation, "
-            f"{1e6 * profile['call_seconds']:.0f} us a call"
+            f"transposes {giga['activation_bandwidth']:.0f} GB/s; {1e6 * profile['launch_seconds']:.2f} us an "
+            f"operation, {1e6 * profile['call_seconds']:.0f} us a call"
         )
     return "\n".join(lines)
 
