@@ -1,4 +1,4 @@
-"""Front ends with the shares of Xu et al. (2024), section 3.1, and one that costs less, before the same encoder.
+"""Front ends with the shares of Xu et al. (2024), and one that costs less, before the same encoder.
 
   python cost.py --config=configs/paper.py:vanilla --compare=configs/paper.py:depthwise_separable,configs/paper.py:small
   python train.py --config=configs/paper.py:small --workdir=runs/paper_small --config.data.source=LibriSpeech
