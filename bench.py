@@ -5,6 +5,10 @@
     python bench.py transcription [--runs=10] [--minutes=60] [--json=FILE]
     python bench.py numerics [--plots=FOLDER] [--json=FILE]
     python bench.py policies --workdir=runs/words [--policies=int8,edge_fp16] [--json=FILE]
+    python bench.py copies [--json=FILE]
+    python bench.py cost [--chunks=40] [--json=FILE]
+    python bench.py bandwidth [--chunks=40] [--json=FILE]
+    python bench.py front_ends --workdir=runs/front_ends [--json=FILE]
 
 training    a full training step of a 10 M parameter model, JAX and eager PyTorch in alternation (about 2 minutes on
             2 cores)
@@ -18,6 +22,13 @@ numerics    LayerNorm in emulated float16: failures and errors by pre-normaliser
             and order of summation (2 minutes, most of them compilation); nothing is timed
 policies    word error rates of a trained model under every numerics policy, without each stabiliser, and with a
             larger residual stream (half an hour, most of it compilation); nothing is timed
+copies      operations that move data, by layout: in the graph, as compiled for the CPU, as exported to ONNX (a minute);
+            nothing is timed
+cost        what the cost model predicts for five models on one core, from rates measured on single operations, beside
+            what is measured (3 minutes)
+bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
+            (3 minutes)
+front_ends  front ends before the same encoder, trained on words and libri_mini: errors, costs, times (hours)
 
 PyTorch runs in an environment of its own, which `make peers` makes; ONNX Runtime needs the extra `export`. What is
 missing, `streaming` does without, and says so. Leave the machine otherwise idle.
@@ -27,7 +38,19 @@ import sys
 
 from absl import app, flags
 
-from benchmarks import numerics, numerics_plots, policies, record, streaming, training, transcription
+from benchmarks import (
+    bandwidth,
+    copies,
+    cost,
+    front_ends,
+    numerics,
+    numerics_plots,
+    policies,
+    record,
+    streaming,
+    training,
+    transcription,
+)
 from benchmarks.peers import PeerError
 from benchmarks.streaming import DisagreementError
 from benchmarks.transcription import TranscriptionError
@@ -39,7 +62,7 @@ _CHUNKS = flags.DEFINE_integer("chunks", 40, "streaming: chunks in each block.",
 _RUNS = flags.DEFINE_integer("runs", 10, "transcription: starts of the command.", lower_bound=1)
 _MINUTES = flags.DEFINE_integer("minutes", 60, "transcription: length of the long recording.", lower_bound=2)
 _PLOTS = flags.DEFINE_string("plots", None, "numerics: folder that plots are written to (needs matplotlib).")
-_WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run; front_ends: of all of its own.")
 _POLICIES = flags.DEFINE_list("policies", [], "policies: these alone, comma separated; default: all, and ablations.")
 
 
@@ -63,8 +86,23 @@ def main(argv: list[str]) -> None:
                 if _WORKDIR.value is None:
                     raise app.UsageError("policies: name the folder of a training run with --workdir")
                 result = policies.run(_WORKDIR.value, _POLICIES.value)
+            case ["copies"]:
+                result = copies.run()
+                print(copies.table(result))
+            case ["cost"]:
+                result = cost.run(_CHUNKS.value)
+                print(cost.table(result))
+            case ["bandwidth"]:
+                result = bandwidth.run(_CHUNKS.value)
+                print(bandwidth.table(result))
+            case ["front_ends"]:
+                if _WORKDIR.value is None:
+                    raise app.UsageError("front_ends: name a folder for the training runs with --workdir")
+                result = front_ends.run(_WORKDIR.value)
+                print(front_ends.table(result))
             case _:
-                raise app.UsageError("name what to measure: training, streaming, transcription, numerics or policies")
+                names = "training, streaming, transcription, numerics, policies, copies, cost, bandwidth or front_ends"
+                raise app.UsageError(f"name what to measure: {names}")
     except (PeerError, ValueError, DisagreementError, TranscriptionError, numerics_plots.MissingError) as error:
         sys.exit(f"bench.py: {error}")
     if _JSON.value:

@@ -21,7 +21,7 @@ from absl import app, flags
 from flax import nnx
 
 from conformer import runtime
-from conformer.config import Config, parse_flags
+from conformer.config import EXECUTIONS, Config, parse_flags
 from conformer.data import DataError, Utterance, load_manifest, load_utterances
 from conformer.evaluation.latency import plot_latency
 from conformer.evaluation.offline import Transcripts, make_forward, transcribe
@@ -34,6 +34,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", requ
 MANIFEST = flags.DEFINE_string("manifest", None, "JSONL manifest, pack or LibriSpeech folder; default: the run's data.")
 SPLIT = flags.DEFINE_string("split", "test", "Which split of it; all = every row.")
 NUMERICS = flags.DEFINE_enum("numerics", None, list(POLICIES), "Numerics policy; default: that of the run's config.")
+EXECUTION = flags.DEFINE_enum("execution", None, EXECUTIONS, "Layout of tensors; default: as trained.")
 RESIDUAL_SCALE = flags.DEFINE_float(
     "residual-scale", 1.0, "Make the residual stream so many times as large, a power of two; the function is the same."
 )
@@ -57,7 +58,7 @@ def main(_) -> None:
 
 def evaluate(workdir: pathlib.Path) -> None:
     chunk_sizes = read_chunk_sizes() if STREAMING.value or MASKED.value else []
-    config, model, tokenizer, step = load_model(workdir)
+    config, model, tokenizer, step = load_model(workdir, EXECUTION.value)
     model = apply_policy(scale_residual(model, RESIDUAL_SCALE.value), NUMERICS.value or config.numerics)
     utterances = read_split(config)
 

@@ -22,7 +22,7 @@ from absl import app, flags
 
 from conformer import runtime
 from conformer.audio import AudioError, read_audio
-from conformer.config import Config, parse_flags
+from conformer.config import EXECUTIONS, Config, parse_flags
 from conformer.decode.greedy import Decoder, GreedyDecoder
 from conformer.decode.hotwords import HotWords
 from conformer.decode.language_model import NgramModel, ShallowFusion
@@ -39,6 +39,7 @@ OUTPUT = flags.DEFINE_enum("output", "txt", ["txt", "json", "srt", "vtt"], "What
 CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames recognised at a time.", lower_bound=1)
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
 NUMERICS = flags.DEFINE_enum("numerics", None, list(POLICIES), "Numerics policy; default: that of the run's config.")
+EXECUTION = flags.DEFINE_enum("execution", None, EXECUTIONS, "Layout of tensors; default: as trained.")
 BEAM_SIZE = flags.DEFINE_integer("beam-size", 0, "Prefixes of a beam search; 0 = greedy.", lower_bound=0)
 LM = flags.DEFINE_string("lm", None, "ARPA n-gram language model of words, for the beam search.")
 LM_WEIGHT = flags.DEFINE_float("lm-weight", 0.5, "Weight of its logarithms.")
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) < 2 and not (EXAMPLE.value or MICROPHONE.value):
         sys.exit("transcribe.py: name audio files, - for standard input, --microphone or --example (see --help)")
     try:
-        config, model, tokenizer, _ = load_model(WORKDIR.value)
+        config, model, tokenizer, _ = load_model(WORKDIR.value, EXECUTION.value)
         model = apply_policy(model, NUMERICS.value or config.numerics)
         recognizer = Recognizer(
             config,

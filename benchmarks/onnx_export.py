@@ -17,25 +17,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx  # pyright: ignore[reportMissingImports]
+import onnxruntime  # pyright: ignore[reportMissingImports]
 from flax import nnx
 from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
 from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
 
-import kernels.chunked_attention.reference
+import conformer.model.channels_first
+import conformer.model.layers
+import kernels.chunked_attention.api
 import kernels.depthwise_conv.xla
-import kernels.layer_norm.reference
+import kernels.layer_norm.api
 from benchmarks.jax_peer import load_model
 
 OPSET = 18  # below it, ReduceMean as jax2onnx 0.17.1 writes it does not pass ONNX's checker
 
 
 def export(folder: str, chunk_size: int, num_left_chunks: int) -> None:
-    """Adds `float32.onnx` and `int8.onnx` to a folder (see `benchmarks.streaming.save_inputs`).
+    """Adds `float32.onnx` and `int8.onnx` to a folder (see `export_exact`).
 
     The second has its matrices, and at run time what they are multiplied with, in int8: ONNX Runtime's dynamic
     quantisation, a scale for each output.
     """
+    exact, quantised = export_exact(folder, chunk_size, num_left_chunks), pathlib.Path(folder, "int8.onnx")
+    quantize_dynamic(
+        str(exact),
+        str(quantised),
+        op_types_to_quantize=["MatMul", "Gemm"],
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+    )
+
+
+def export_exact(folder: str, chunk_size: int, num_left_chunks: int) -> pathlib.Path:
+    """Adds `float32.onnx` to a folder of inputs (see `benchmarks.streaming.save_inputs`)."""
     config, model = load_model(folder)
+    if config.model.execution == "channels_first":
+        model = conformer.model.channels_first.lay_out(model, chunk_size, num_left_chunks)
     window = model.encoder.subsampling.window(chunk_size)
     cache, structure = jax.tree.flatten(model.encoder.initial_cache(1, chunk_size, num_left_chunks))
 
@@ -47,21 +64,52 @@ def export(folder: str, chunk_size: int, num_left_chunks: int) -> None:
     inputs = [features, *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in cache)]
     exported = in_onnx_forms(lambda: to_onnx(step, inputs, opset=OPSET, normalization_mode="prefer_native"))
     onnx.checker.check_model(exported, full_check=True)
-    exact, quantised = pathlib.Path(folder, "float32.onnx"), pathlib.Path(folder, "int8.onnx")
-    onnx.save(exported, str(exact))
-    quantize_dynamic(
-        str(exact),
-        str(quantised),
-        op_types_to_quantize=["MatMul", "Gemm"],
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-    )
+    path = pathlib.Path(folder, "float32.onnx")
+    onnx.save(exported, str(path))
+    return path
 
 
-def _layer_norm(x, scale, bias, eps):
-    norm = nnx.LayerNorm(x.shape[-1], epsilon=eps, use_fast_variance=False, rngs=nnx.Rngs(0))
+def fold_constants(path: str | pathlib.Path) -> pathlib.Path:
+    """Writes the graph with what follows from constants computed, beside the exported one; returns where."""
+    folded = pathlib.Path(path).with_suffix(".folded.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folded)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return folded
+
+
+def _layer_norm(x, _, scale, bias, form):
+    if form.axis == 1:
+        centred = x - jnp.mean(x, axis=1, keepdims=True)
+        deviation = jnp.sqrt(jnp.mean(centred * centred, axis=1, keepdims=True) + form.eps)
+        return centred / deviation * np.asarray(scale)[:, None, None] + np.asarray(bias)[:, None, None], None
+    norm = nnx.LayerNorm(x.shape[-1], epsilon=form.eps, use_fast_variance=False, rngs=nnx.Rngs(0))
     norm.scale, norm.bias = nnx.Param(scale), nnx.Param(bias)
-    return norm(x)
+    return norm(x), None
+
+
+def _pointwise(x, weight, _):
+    height = len(weight) // x.shape[1]
+    kernel = np.asarray(weight).reshape(height, x.shape[1], -1).transpose(2, 1, 0)[..., None]
+    return _convolve(x, kernel, "OIHW", (1, 1))
+
+
+def _convolve(x, kernel, kernel_layout, strides, groups=1):
+    # The exporter knows one layout, and constants are laid out in NumPy, whose operations are not exported.
+    lacking = "".join(axis for axis in "HWIO" if axis not in kernel_layout)
+    kernel_layout += lacking
+    axes = [kernel_layout.index(axis) for axis in "OIHW"]
+    kernel = np.asarray(kernel).reshape(*kernel.shape, *[1] * len(lacking)).transpose(axes)
+    order = strides if kernel_layout.index("H") < kernel_layout.index("W") else strides[::-1]
+    return jax.lax.conv_general_dilated(
+        x,
+        jnp.asarray(kernel),
+        order,
+        "VALID",
+        dimension_numbers=("NCHW", "OIHW", "NCHW"),
+        feature_group_count=groups,
+    )
 
 
 def _depthwise_conv(x, kernel, stride):
@@ -70,14 +118,14 @@ def _depthwise_conv(x, kernel, stride):
     return jax.lax.conv_general_dilated(
         x,
         kernel[..., None, :],
-        (stride,) * space,
+        stride,
         "VALID",
         dimension_numbers=layout,
         feature_group_count=x.shape[-1],
     )
 
 
-def _attention(query, key, value, relative_bias, key_start, key_end, _):
+def _attention(query, key, value, relative_bias, key_start, key_end, *_):
     # The weights are constants here, and so is the bias, laid out now. In NumPy, whose operations are not exported.
     table, largest = np.asarray(relative_bias), relative_bias.shape[1] // 2
     position = np.arange(key.shape[1])
@@ -90,19 +138,22 @@ def _attention(query, key, value, relative_bias, key_start, key_end, _):
     return jnp.matmul(weights, value.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
 
 
-# Each public function of `kernels` looks its implementation up in a module when it is called.
-ONNX_FORMS = {
-    kernels.chunked_attention.reference: {"chunked_attention": _attention},
+# What stands for a function of a module, and for the implementation "xla" of an operation.
+FORMS = {
+    conformer.model.channels_first: {"convolve": _convolve},
+    conformer.model.layers: {"_pointwise": _pointwise},
     kernels.depthwise_conv.xla: {"depthwise_conv": _depthwise_conv},
-    kernels.layer_norm.reference: {"layer_norm": _layer_norm},
 }
+IMPLEMENTATIONS = {kernels.chunked_attention.api: _attention, kernels.layer_norm.api: _layer_norm}
 
 
 def in_onnx_forms(trace: Callable[[], Any]) -> Any:
-    """What `trace` returns, with the implementations of ONNX_FORMS in the place of the kernels' own while it runs."""
+    """What `trace` returns, with operations that the exporter knows in the place of the kernels' own while it runs."""
     with contextlib.ExitStack() as stack:
-        for module, forms in ONNX_FORMS.items():
+        for module, forms in FORMS.items():
             stack.enter_context(unittest.mock.patch.multiple(module, **forms))
+        for api, form in IMPLEMENTATIONS.items():
+            stack.enter_context(unittest.mock.patch.dict(api.IMPLEMENTATIONS, xla=form))
         return trace()
 
 

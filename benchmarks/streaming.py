@@ -22,11 +22,11 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import record
-from benchmarks.operations import Operations, chunk_operations
 from benchmarks.peers import ROOT, Peer, PeerError, flat_weights
 from benchmarks.training import HEAP_KEPT
 from conformer import runtime
 from conformer.config import Config, ModelConfig, TrainConfig
+from conformer.cost import Operation, Workload, operations
 from conformer.model import ConformerCTC
 
 CHUNK_SIZE, NUM_LEFT_CHUNKS = 16, 4
@@ -134,13 +134,13 @@ def measure(config: Config, chunk_size: int, num_left_chunks: int, chunks: int) 
                     processes[name] = process
         _compare(rows, processes, pathlib.Path(folder))
         _run_rounds(rows, processes, chunks)
-    operations = chunk_operations(config, chunk_size, num_left_chunks)
+    counted = operations(config, Workload.chunk(config, chunk_size, num_left_chunks))
     for name, row in rows.items():
         if "skipped" not in row:
             row["median_seconds"] = statistics.median(row["seconds"])
             row["speed"] = rows[REFERENCE]["median_seconds"] / row["median_seconds"]
             if CONTESTANTS[name].module == JAX:
-                row["bound"] = bound(operations, row["weight_bytes"], rates, CONTESTANTS[name].arguments["numerics"])
+                row["bound"] = bound(counted, row["weight_bytes"], rates, CONTESTANTS[name].arguments["numerics"])
     cache = jax.eval_shape(lambda: model.encoder.initial_cache(1, chunk_size, num_left_chunks))
     frame_seconds = config.features.frame_shift_ms / 1000 * config.model.subsampling_factor
     return {
@@ -153,21 +153,22 @@ def measure(config: Config, chunk_size: int, num_left_chunks: int, chunks: int) 
         "core": core,
         "rounds": ROUNDS,
         "chunks": chunks,
-        "operations": operations._asdict(),
+        "operations": 2 * sum(operation.macs for operation in counted),
         "state_bytes": sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(cache)),
         "rates": rates,
         "rows": rows,
     }
 
 
-def bound(operations: Operations, weight_bytes: int, rates: dict[str, float], weights: str) -> dict[str, float]:
+def bound(counted: list[Operation], weight_bytes: int, rates: dict[str, float], weights: str) -> dict[str, float]:
     """The least seconds a chunk can take: all its products at the core's rate, or all weights read once.
 
     Linear maps but the head multiply in the format of the weights, everything else in float32.
     """
-    others = operations.total - operations.linear
+    maps = [o for o in counted if o.matrix and o.parameters and o.module != "head" and o.name != "dense"]
+    linear, products = (2 * sum(operation.macs for operation in part) for part in (maps, counted))
     return {
-        "compute_seconds": operations.linear / rates[weights] + others / rates["float32"],
+        "compute_seconds": linear / rates[weights] + (products - linear) / rates["float32"],
         "memory_seconds": weight_bytes / rates["copy"],
     }
 
@@ -246,7 +247,7 @@ def _run_module(module: str, *arguments: str) -> str:
 
 def table(result: dict) -> str:
     """The record for a reader."""
-    operations, rates = sum(result["operations"].values()), result["rates"]
+    products, rates = result["operations"], result["rates"]
     state, core = result["state_bytes"], result["core"]
     lines = [
         f"Chunk of a stream: {result['num_parameters'] / 1e6:.2f} M parameters, {result['chunk_size']} encoder frames "
@@ -267,7 +268,7 @@ def table(result: dict) -> str:
     lines += [
         f"real time: median / length of the chunk; speed: times that of {REFERENCE}; difference: largest from its",
         f"log-probabilities in {FOLLOWED} chunks in a row; memory: the most that the process has held.",
-        f"A chunk has {operations / 1e9:.3f} G operations in products of matrices. The core multiplies at",
+        f"A chunk has {products / 1e9:.3f} G operations in products and convolutions. The core multiplies at",
         f"{rates['float32'] / 1e9:.0f} G operations/s in float32, {rates['bfloat16'] / 1e9:.0f} in bfloat16, "
         f"{rates['int8'] / 1e9:.0f} in int8, and copies {rates['copy'] / 1e9:.1f} GB/s (read and written). Hence:",
     ]

@@ -18,6 +18,8 @@ from ml_collections import config_flags
 
 from conformer.policy import POLICIES
 
+EXECUTIONS = ("sequence", "channels_first")
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key and the remedy."""
@@ -95,12 +97,14 @@ class ModelConfig:
     subsampling: str = "depthwise_separable"  # convolutional front end: "vanilla" or "depthwise_separable"
     subsampling_factor: int = 4  # feature frames per encoder frame: 4, 6 or 8
     subsampling_channels: int = 64  # channels inside the front end
+    subsampling_frequency_stride: int = 1  # its last convolution strides so many times as far along frequency
     encoder_dim: int = 144  # width of the residual stream
     num_layers: int = 6  # Conformer blocks
     num_heads: int = 4  # attention heads; divides encoder_dim
     feed_forward_dim: int = 576  # hidden width of each half-step feed-forward
     kernel_size: int = 15  # taps of the depthwise convolution in time
     causal_conv: bool = True  # convolve over the past only (needed for streaming); False = symmetric
+    execution: str = "sequence"  # tensors (batch, frames, channels), or "channels_first": (batch, channels, 1, frames)
     max_relative_distance: int = 64  # relative positions beyond this many encoder frames share one bias
     dropout: float = 0.1  # on every residual branch
     kernels: str = ""  # of norms and attention: "reference", "xla", "mosaic_gpu", "mosaic_tpu"; "" = the fastest here
@@ -152,6 +156,7 @@ class Config:
         _choice("model.subsampling", model.subsampling, ("vanilla", "depthwise_separable"))
         _choice("model.subsampling_factor", model.subsampling_factor, (4, 6, 8))
         _choice("model.kernels", model.kernels, ("", "reference", "xla", "mosaic_gpu", "mosaic_tpu"))
+        _choice("model.execution", model.execution, EXECUTIONS)
         _choice("train.compute", train.compute, ("float32", "bfloat16", "float16"))
         at_least_one = {
             "model": (
@@ -160,6 +165,7 @@ class Config:
                 "num_heads",
                 "encoder_dim",
                 "subsampling_channels",
+                "subsampling_frequency_stride",
                 "feed_forward_dim",
             ),
             "train": ("num_steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),

@@ -36,9 +36,9 @@ def make_config(subsampling="depthwise_separable", factor=4, **model) -> Config:
 
 
 @functools.cache
-def make_model(subsampling="depthwise_separable", factor=4, causal_conv=False) -> tuple[Config, ConformerCTC]:
+def make_model(subsampling="depthwise_separable", factor=4, causal_conv=False, **sizes) -> tuple[Config, ConformerCTC]:
     """A model none of whose parameters is zero, so that nothing is hidden by its initial value."""
-    config = make_config(subsampling, factor, causal_conv=causal_conv)
+    config = make_config(subsampling, factor, causal_conv=causal_conv, **sizes)
     shapes = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))  # compiling the initialisers takes seconds
     graphdef, state = nnx.split(shapes)
     rng = np.random.default_rng(1)

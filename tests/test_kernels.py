@@ -88,17 +88,23 @@ def naive_depthwise(x, kernel, stride):
     """y[b, n, c] = sum_k x[b, stride n + k, c] kernel[k, c], output by output."""
     x, kernel = np.asarray(x), np.asarray(kernel)
     taps = kernel.shape[:-1]
-    out = [(size - width) // stride + 1 for size, width in zip(x.shape[1:-1], taps, strict=True)]
+    out = [(size - width) // step + 1 for size, width, step in zip(x.shape[1:-1], taps, stride, strict=True)]
     y = np.zeros((len(x), *out, x.shape[-1]))
     for place in np.ndindex(*out):
-        window = tuple(slice(stride * n, stride * n + width) for n, width in zip(place, taps, strict=True))
+        window = tuple(slice(i * n, i * n + width) for n, width, i in zip(place, taps, stride, strict=True))
         y[(slice(None), *place)] = (x[(slice(None), *window)] * kernel).sum(axis=tuple(range(1, x.ndim - 1)))
     return y
 
 
 @pytest.mark.parametrize(
     "shape, taps, stride",
-    [((2, 9, 3), (4,), 1), ((2, 9, 3), (4,), 2), ((2, 9, 8, 3), (3, 3), 2), ((1, 11, 7, 2), (5, 5), 3)],
+    [
+        ((2, 9, 3), (4,), (1,)),
+        ((2, 9, 3), (4,), (2,)),
+        ((2, 9, 8, 3), (3, 3), (2, 2)),
+        ((1, 11, 7, 2), (5, 5), (3, 3)),
+        ((2, 9, 11, 3), (3, 5), (2, 4)),
+    ],
 )
 def test_depthwise_conv_and_its_own_gradient(shape, taps, stride):
     x, kernel = normal(0, *shape), normal(1, *taps, shape[-1])
@@ -107,9 +113,10 @@ def test_depthwise_conv_and_its_own_gradient(shape, taps, stride):
     cotangent = normal(2, *y.shape)
 
     def gradients(function):
-        return jax.jit(lambda *inputs: jax.vjp(lambda x, k: function(x, k, stride=stride), *inputs)[1](cotangent))
+        return jax.jit(lambda *inputs: jax.vjp(function, *inputs)[1](cotangent))
 
-    got, expected = gradients(depthwise_conv)(x, kernel), gradients(depthwise_reference.depthwise_conv)(x, kernel)
+    got = gradients(lambda x, kernel: depthwise_conv(x, kernel, stride=stride))(x, kernel)
+    expected = gradients(lambda x, kernel: depthwise_reference.depthwise_conv(x, kernel, stride))(x, kernel)
     for mine, automatic in zip(got, expected, strict=True):
         np.testing.assert_allclose(mine, automatic, atol=1e-5)
 

@@ -1,12 +1,13 @@
 """The encoder: front end and blocks, over whole utterances or chunks of streams, with the same weights and code."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from conformer.config import ModelConfig
+from conformer.model import channels_first
 from conformer.model.block import Block, Past
 from conformer.model.subsampling import Subsampling
 from kernels.chunked_attention import chunk_rows
@@ -16,12 +17,16 @@ from kernels.typing import Array, Float, Int, Key
 class Cache(NamedTuple):
     """The state of a batch of streams: constant shapes, zeros at the start."""
 
-    blocks: tuple[Past, ...]  # one a block
+    blocks: tuple[Any, ...]  # one `Past` a block, of `block` or of `channels_first`
     frames: Int[Array, " batch"]  # encoder frames seen by each stream
 
 
 class Encoder(nnx.Module):
-    """Subsampling and `num_layers` Conformer blocks."""
+    """Subsampling and `num_layers` Conformer blocks.
+
+    `model.execution` chooses the layout of everything inside: (batch, frames, channels), or the accelerators' own
+    (`channels_first`). Parameters, arguments and results are the same; the state of a stream has another shape.
+    """
 
     def __init__(self, config: ModelConfig, num_mel_bins: int, *, compute: str = "float32", rngs: nnx.Rngs):
         self.config = config
@@ -50,6 +55,9 @@ class Encoder(nnx.Module):
         Returns:
             encoder frames and the valid number of them.
         """
+        if self.config.execution == "channels_first":
+            arguments = (features, lengths, chunk_size, num_left_chunks, dropout_key)
+            return channels_first.encode(self.subsampling, self.blocks, *arguments)
         x, lengths = self.subsampling(features), self.subsampling.output_lengths(lengths)
         key_start, key_end = chunk_rows(x.shape[1], lengths, chunk_size, num_left_chunks)
         inside = jnp.arange(x.shape[1]) < lengths[:, None]
@@ -69,12 +77,14 @@ class Encoder(nnx.Module):
             raise ValueError(
                 f"chunk_size={chunk_size}, num_left_chunks={num_left_chunks}: a stream needs at least 1 and at least 0"
             )
-        heads, left = config.num_heads, chunk_size * num_left_chunks
+        heads, left, frames = config.num_heads, chunk_size * num_left_chunks, jnp.zeros(batch_size, jnp.int32)
+        if config.execution == "channels_first":
+            return Cache(channels_first.initial_cache(config, batch_size, left), frames)
         past = Past(
             attention=jnp.zeros((batch_size, 2 * heads, left, config.encoder_dim // heads)),
             convolution=jnp.zeros((batch_size, config.kernel_size - 1, config.encoder_dim)),
         )
-        return Cache(blocks=(past,) * config.num_layers, frames=jnp.zeros(batch_size, jnp.int32))
+        return Cache(blocks=(past,) * config.num_layers, frames=frames)
 
     def step(
         self,
@@ -93,6 +103,11 @@ class Encoder(nnx.Module):
         Returns:
             chunk_size encoder frames, equal to the masked full pass, and the next cache.
         """
+        if self.config.execution == "channels_first":
+            arguments = (cache.blocks, window, cache.frames, num_frames)
+            x, pasts = channels_first.step(self.subsampling, self.blocks, *arguments)
+            chunk_size = x.shape[1]
+            return x, Cache(pasts, cache.frames + (chunk_size if num_frames is None else num_frames))
         x = self.subsampling(window)
         batch, chunk_size = x.shape[:2]
         left = cache.blocks[0].attention.shape[2]

@@ -6,15 +6,58 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from kernels.layer_norm import layer_norm
-from kernels.typing import Array, Float, Key
+from kernels.typing import Array, Float, Key, Num
 
 
-def linear(in_features: int, out_features: int, *, compute: str, rngs: nnx.Rngs) -> nnx.Linear:
+def linear(in_features: int, out_features: int, *, compute: str, rngs: nnx.Rngs) -> "Linear":
     """y = x W + b, multiplied in the format `compute` and accumulated in float32."""
-    dot_general = functools.partial(low_precision_dot, compute)
-    return nnx.Linear(in_features, out_features, dot_general=dot_general, rngs=rngs)
+    return Linear(in_features, out_features, dot_general=functools.partial(low_precision_dot, compute), rngs=rngs)
+
+
+class Linear(nnx.Linear):
+    """An nnx.Linear that maps channels wherever they stand."""
+
+    def channels_first(self, x: Float[Array, "batch in height frames"]) -> Float[Array, "batch out out_height frames"]:
+        """The same map as a 1x1 convolution; see `pointwise`. The weights stay as `__call__` has them."""
+        compute = self.dot_general.args[0]  # what `linear`, or a numerics policy, chose
+        y: Array = _pointwise(x, self.kernel[...], compute)  # pyright: ignore[reportAssignmentType]
+        return y if self.bias is None else y + self.bias[...][:, None, None]
+
+
+def pointwise(
+    x: Num[Array, "batch in height frames"], weight: Num[Array, "rows out"], accumulation: DTypeLike = jnp.float32
+) -> Num[Array, "batch out out_height frames"]:
+    """y[b, o, h, s] = sum_{i, c} x[b, c, h + i, s] weight[i in + c, o], a convolution as high as the weights have rows.
+
+    With rows = in that is 1x1. With rows = height * in it joins all the height, the frequency bins that are left of a
+    front end, and replaces a reshape.
+    """
+    kernel = weight.reshape(-1, 1, x.shape[1], weight.shape[1])
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NCHW", "HWIO", "NCHW"), preferred_element_type=accumulation
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _pointwise(x: Array, weight: Array, compute: str) -> Array:
+    # JAX has no gradient for a convolution of narrow operands with a wide result.
+    return pointwise(x.astype(compute), weight.astype(compute))
+
+
+def _pointwise_forward(x: Array, weight: Array, compute: str):
+    return _pointwise(x, weight, compute), (x, weight)
+
+
+def _pointwise_backward(compute: str, residuals, cotangent: Array):
+    rounded = [a.astype(compute).astype(jnp.float32) for a in residuals]
+    _, gradient = jax.vjp(pointwise, *rounded)
+    return gradient(cotangent)
+
+
+_pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
 def low_precision_dot(compute: str, x: Array, weight: Array, dimensions, **_) -> Array:
@@ -65,8 +108,9 @@ class LayerNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(features))
         self.bias = nnx.Param(jnp.zeros(features))
 
-    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
-        return layer_norm(x, self.scale[...], self.bias[...], eps=self.eps, implementation=self.implementation)
+    def __call__(self, x: Float[Array, "*shape"], *, axis: int = -1) -> Float[Array, "*shape"]:
+        scale, bias = self.scale[...], self.bias[...]
+        return layer_norm(x, scale, bias, eps=self.eps, axis=axis, implementation=self.implementation)
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:

@@ -14,17 +14,27 @@ from kernels.typing import Array, Float
 
 
 class Stage(NamedTuple):
-    """One convolution, square in time and frequency."""
+    """One convolution over (time, frequency)."""
 
-    taps: int
-    stride: int
+    taps: tuple[int, int]
+    strides: tuple[int, int]
 
 
-STAGES = {
-    4: (Stage(3, 2), Stage(3, 2)),
-    6: (Stage(3, 2), Stage(5, 3)),
-    8: (Stage(3, 2), Stage(3, 2), Stage(3, 2)),
-}
+# (taps, stride), the same in time and frequency.
+SQUARES = {4: ((3, 2), (3, 2)), 6: ((3, 2), (5, 3)), 8: ((3, 2), (3, 2), (3, 2))}
+
+
+def stages(config: ModelConfig) -> list[Stage]:
+    """The convolutions of a front end.
+
+    `subsampling_frequency_stride` multiplies the last one's stride along frequency, and widens it so that it still
+    reads every bin: the bins that are left decide what a depthwise separable front end costs.
+    """
+    squares = [Stage((taps, taps), (stride, stride)) for taps, stride in SQUARES[config.subsampling_factor]]
+    (taps, _), (stride, _) = squares[-1]
+    wider = stride * (config.subsampling_frequency_stride - 1)
+    squares[-1] = Stage((taps, taps + wider), (stride, stride + wider))
+    return squares
 
 
 class Subsampling(nnx.Module):
@@ -42,19 +52,19 @@ class Subsampling(nnx.Module):
     def __init__(self, config: ModelConfig, num_mel_bins: int, *, compute: str, rngs: nnx.Rngs):
         self.subsampling_factor = config.subsampling_factor
         self.right_context = right_context(config.subsampling_factor)
-        channels, bins, stages = config.subsampling_channels, num_mel_bins, []
-        for index, (taps, stride) in enumerate(STAGES[config.subsampling_factor]):
+        channels, bins, convolutions = config.subsampling_channels, num_mel_bins, []
+        for index, stage in enumerate(stages(config)):
             if index > 0 and config.subsampling == "depthwise_separable":
-                stages.append(SeparableConv(channels, taps, stride, compute=compute, rngs=rngs))
+                convolutions.append(SeparableConv(channels, stage, compute=compute, rngs=rngs))
             else:
-                stages.append(DenseConv(channels if index else 1, channels, taps, stride, rngs=rngs))
-            bins = (bins - taps) // stride + 1
+                convolutions.append(DenseConv(channels if index else 1, channels, stage, rngs=rngs))
+            bins = (bins - stage.taps[1]) // stage.strides[1] + 1
         if bins < 1:
             raise ConfigError(
                 f"features.num_mel_bins={num_mel_bins} mel bins are too few for model.subsampling_factor="
                 f"{self.subsampling_factor}: raise the one or lower the other"
             )
-        self.stages = nnx.List(stages)
+        self.stages = nnx.List(convolutions)
         self.projection = linear(bins * channels, config.encoder_dim, compute=compute, rngs=rngs)
 
     def window(self, chunk_size: int) -> int:
@@ -65,11 +75,13 @@ class Subsampling(nnx.Module):
         """Encoder frames from feature frames (an integer or an array of them)."""
         return output_lengths(lengths, self.subsampling_factor)
 
+    def check_length(self, num_frames: int) -> None:
+        """Raises ValueError for fewer feature frames than one encoder frame needs."""
+        if num_frames <= self.right_context:
+            raise ValueError(f"{num_frames} feature frames are too few: one encoder frame needs {self.window(1)}")
+
     def __call__(self, features: Float[Array, "batch time mel"]) -> Float[Array, "batch frames channels"]:
-        if features.shape[1] <= self.right_context:
-            raise ValueError(
-                f"{features.shape[1]} feature frames are too few: one encoder frame needs {self.right_context + 1}"
-            )
+        self.check_length(features.shape[1])
         x = features[..., None]
         for stage in self.stages:
             x = jax.nn.relu(stage(x))
@@ -81,7 +93,7 @@ class Subsampling(nnx.Module):
 def right_context(subsampling_factor: int) -> int:
     """Feature frames that an encoder frame needs beyond its first."""
     span = 1
-    for taps, stride in reversed(STAGES[subsampling_factor]):
+    for taps, stride in reversed(SQUARES[subsampling_factor]):
         span = (span - 1) * stride + taps
     return span - 1
 
@@ -95,30 +107,30 @@ def output_lengths(lengths: Any, subsampling_factor: int) -> Any:
 class DenseConv(nnx.Module):
     """An ordinary convolution over (time, frequency)."""
 
-    def __init__(self, in_channels: int, out_channels: int, taps: int, stride: int, *, rngs: nnx.Rngs):
-        self.stride = stride
-        self.kernel = nnx.Param(_uniform(rngs, (taps, taps, in_channels, out_channels), taps * taps * in_channels))
+    def __init__(self, in_channels: int, out_channels: int, stage: Stage, *, rngs: nnx.Rngs):
+        self.strides = stage.strides
+        shape = (*stage.taps, in_channels, out_channels)
+        self.kernel = nnx.Param(_uniform(rngs, shape, math.prod(shape[:-1])))
         self.bias = nnx.Param(jnp.zeros(out_channels))
 
     def __call__(self, x: Float[Array, "batch time mel in"]) -> Float[Array, "batch out_time out_mel out"]:
         if x.shape[-1] == 1:  # an outer product at each tap: half the time of a convolution on the CPU
-            return depthwise_conv(x, self.kernel[:, :, 0], stride=self.stride) + self.bias[...]
+            return depthwise_conv(x, self.kernel[:, :, 0], stride=self.strides) + self.bias[...]
         layout = ("NHWC", "HWIO", "NHWC")
-        strides = (self.stride, self.stride)
-        y = jax.lax.conv_general_dilated(x, self.kernel[...], strides, "VALID", dimension_numbers=layout)
+        y = jax.lax.conv_general_dilated(x, self.kernel[...], self.strides, "VALID", dimension_numbers=layout)
         return y + self.bias[...]
 
 
 class SeparableConv(nnx.Module):
     """A depthwise convolution over (time, frequency) and a linear map over channels."""
 
-    def __init__(self, channels: int, taps: int, stride: int, *, compute: str, rngs: nnx.Rngs):
-        self.stride = stride
-        self.kernel = nnx.Param(_uniform(rngs, (taps, taps, channels), taps * taps))
+    def __init__(self, channels: int, stage: Stage, *, compute: str, rngs: nnx.Rngs):
+        self.strides = stage.strides
+        self.kernel = nnx.Param(_uniform(rngs, (*stage.taps, channels), math.prod(stage.taps)))
         self.pointwise = linear(channels, channels, compute=compute, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch time mel channels"]) -> Float[Array, "batch out_time out_mel channels"]:
-        return self.pointwise(depthwise_conv(x, self.kernel[...], stride=self.stride))
+        return self.pointwise(depthwise_conv(x, self.kernel[...], stride=self.strides))
 
 
 def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:

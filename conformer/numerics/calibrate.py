@@ -77,7 +77,8 @@ class _Probe(nnx.Module):
         self.longest = _Longest(jnp.zeros(()))
         self.width = 0  # of its rows
 
-    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
-        self.width = x.shape[-1]
-        self.longest[...] = jnp.maximum(self.longest[...], jnp.max(jnp.linalg.norm(x, axis=-1)))
-        return self.norm(x)
+    def __call__(self, x: Float[Array, "*shape"], **options) -> Float[Array, "*shape"]:
+        axis = options.get("axis", -1)  # where the channels stand first
+        self.width = x.shape[axis]
+        self.longest[...] = jnp.maximum(self.longest[...], jnp.max(jnp.linalg.norm(x, axis=axis)))
+        return self.norm(x, **options)

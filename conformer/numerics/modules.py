@@ -15,7 +15,7 @@ Softmax = Callable[[Array, Array], Array]  # of scores and a mask
 
 
 class Norm(nnx.Module):
-    """LayerNorm or RMSNorm over the last axis in a device's arithmetic.
+    """LayerNorm, or RMSNorm over the last axis, in a device's arithmetic.
 
     Args:
         source: the layer whose parameters it takes over.
@@ -36,18 +36,20 @@ class Norm(nnx.Module):
         self.centred = not isinstance(source, nnx.RMSNorm)
         self.numerics = numerics
 
-    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
-        scale = jnp.ones(x.shape[-1]) if self.scale is None else self.scale[...]
-        bias = jnp.zeros(x.shape[-1]) if self.bias is None else self.bias[...]
+    def __call__(self, x: Float[Array, "*shape"], *, axis: int = -1) -> Float[Array, "*shape"]:
+        scale = jnp.ones(x.shape[axis]) if self.scale is None else self.scale[...]
+        bias = jnp.zeros(x.shape[axis]) if self.bias is None else self.bias[...]
         if self.centred:
-            return exactly(lambda *a: layer_norm(*a, eps=self.eps, numerics=self.numerics))(x, scale, bias)
+            return exactly(lambda *a: layer_norm(*a, eps=self.eps, numerics=self.numerics, axis=axis))(x, scale, bias)
         return exactly(lambda *a: rms_norm(*a, eps=self.eps, numerics=self.numerics))(x, scale)
 
 
-def raw_softmax(scores: Float[Array, "*batch keys"], mask: Bool[Array, "*#batch keys"]) -> Float[Array, "*batch keys"]:
+def raw_softmax(
+    scores: Float[Array, "*shape"], mask: Bool[Array, "*#shape"], *, axis: int = -1
+) -> Float[Array, "*shape"]:
     """exp(s_j) / sum_k exp(s_k) as it stands: exp and the sum overflow a narrow format."""
     weights = jnp.where(mask, jnp.exp(scores), 0.0)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
+    total = jnp.sum(weights, axis=axis, keepdims=True)
     return weights / jnp.where(total == 0.0, 1.0, total)
 
 

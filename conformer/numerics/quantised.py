@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from conformer.model.layers import pointwise
 from kernels.typing import Array, Float
 
 
@@ -45,8 +46,17 @@ class QuantisedLinear(nnx.Module):
         y = (product.astype(jnp.float32) * scale * self.scale[...]).reshape(*x.shape[:-1], *self.output_shape)
         return y if self.bias is None else y + self.bias[...]
 
+    def channels_first(self, x: Float[Array, "batch in height frames"]) -> Float[Array, "batch out out_height frames"]:
+        """As `conformer.model.layers.Linear.channels_first`, with a scale for each of its results' inputs."""
+        whole = self.kernel.shape[0] > x.shape[1]
+        quantised, scale = quantise(x, self.format, axis=(1, 2) if whole else 1)
+        accumulation = jnp.int32 if self.format == "int8" else jnp.float32
+        product = pointwise(quantised, self.kernel[...], accumulation)
+        y = product.astype(jnp.float32) * scale * self.scale[...][:, None, None]
+        return y if self.bias is None else y + self.bias[...][:, None, None]
 
-def quantise(x: Float[Array, "..."], format: str, axis: int) -> tuple[Array, Float[Array, "..."]]:
+
+def quantise(x: Float[Array, "..."], format: str, axis: int | tuple[int, ...]) -> tuple[Array, Float[Array, "..."]]:
     """q in `format` and a scale for each slice along `axis`, with x = q scale to within rounding."""
     largest = 127.0 if format == "int8" else float(jnp.finfo(format).max)
     # A slice of zeros alone has no scale of its own; any does.

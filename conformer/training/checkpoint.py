@@ -104,10 +104,17 @@ class _Trained(NamedTuple):
     average: Any
 
 
-def load_model(workdir: str | pathlib.Path) -> tuple[Config, ConformerCTC, Tokenizer, int]:
-    """The averaged model of a work directory with its configuration, tokenizer and step, ready for inference."""
+def load_model(
+    workdir: str | pathlib.Path, execution: str | None = None
+) -> tuple[Config, ConformerCTC, Tokenizer, int]:
+    """The averaged model of a work directory with its configuration, tokenizer and step, ready for inference.
+
+    Args:
+        execution: layout to run it in, whatever it was trained in (`model.execution`); None = that one.
+    """
     workdir = pathlib.Path(workdir)
     config = Config.from_json(workdir / "config.json")
+    config.model.execution = execution or config.model.execution
     tokenizer = load_tokenizer(workdir)
     if tokenizer.vocab_size != config.model.vocab_size:
         raise CheckpointError(

@@ -1,4 +1,5 @@
 """Self-attention within chunks and a number of chunks to their left, with a relative-position bias."""
 
 from kernels.chunked_attention.api import chunked_attention as chunked_attention
+from kernels.chunked_attention.reference import toeplitz as toeplitz
 from kernels.chunked_attention.rows import chunk_rows as chunk_rows

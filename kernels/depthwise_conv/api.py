@@ -5,7 +5,10 @@ from kernels.typing import Array, Float
 
 
 def depthwise_conv(
-    x: Float[Array, "batch *space #channels"], kernel: Float[Array, "*taps channels"], *, stride: int = 1
+    x: Float[Array, "batch *space #channels"],
+    kernel: Float[Array, "*taps channels"],
+    *,
+    stride: int | tuple[int, ...] = 1,
 ) -> Float[Array, "batch *out channels"]:
     """Each channel convolved with its own kernel over one or two axes of space, no padding.
 
@@ -15,13 +18,14 @@ def depthwise_conv(
         x: (batch, time, channels) or (batch, time, frequency, channels). A single channel is convolved with every
             kernel.
         kernel: (taps, channels) or (taps, taps, channels).
-        stride: the same along every axis of space.
+        stride: one for each axis of space, or the same for all.
 
     Returns:
         (batch, (time - taps) // stride + 1, ..., channels).
     """
+    strides = (stride,) * (kernel.ndim - 1) if isinstance(stride, int) else stride
     if x.ndim != kernel.ndim + 1:
         raise ValueError(f"x of shape {x.shape} needs a kernel of rank {x.ndim - 1}, not of shape {kernel.shape}")
     if any(size < width for size, width in zip(x.shape[1:-1], kernel.shape[:-1], strict=True)):
         raise ValueError(f"x of shape {x.shape} is smaller than the kernel's {kernel.shape[:-1]}: pad it first")
-    return xla.depthwise_conv(x, kernel, stride)
+    return xla.depthwise_conv(x, kernel, strides)

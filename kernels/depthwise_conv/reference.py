@@ -12,19 +12,20 @@ from kernels.typing import Array, Float
 
 
 def depthwise_conv(
-    x: Float[Array, "batch *space #channels"], kernel: Float[Array, "*taps channels"], stride: int
+    x: Float[Array, "batch *space #channels"], kernel: Float[Array, "*taps channels"], strides: tuple[int, ...]
 ) -> Float[Array, "batch *out channels"]:
     """See `api.depthwise_conv`."""
     result = jnp.zeros((), x.dtype)
-    for tap, window in windows(x.shape[1:-1], kernel.shape[:-1], stride):
+    for tap, window in windows(x.shape[1:-1], kernel.shape[:-1], strides):
         result = result + x[(slice(None), *window)] * kernel[tap]
     return result
 
 
 def windows(
-    space: tuple[int, ...], taps: tuple[int, ...], stride: int
+    space: tuple[int, ...], taps: tuple[int, ...], strides: tuple[int, ...]
 ) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
     """Each tap, and the part of the input that it multiplies."""
-    outputs = [(size - width) // stride + 1 for size, width in zip(space, taps, strict=True)]
+    outputs = [(size - width) // stride + 1 for size, width, stride in zip(space, taps, strides, strict=True)]
     for tap in itertools.product(*map(range, taps)):
-        yield tap, tuple(slice(i, i + (n - 1) * stride + 1, stride) for i, n in zip(tap, outputs, strict=True))
+        axes = zip(tap, outputs, strides, strict=True)
+        yield tap, tuple(slice(i, i + (n - 1) * stride + 1, stride) for i, n, stride in axes)

@@ -11,44 +11,44 @@ from kernels.typing import Array
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
+def depthwise_conv(x: Array, kernel: Array, strides: tuple[int, ...]) -> Array:
     """See `api.depthwise_conv`."""
-    return reference.depthwise_conv(x, kernel, stride)
+    return reference.depthwise_conv(x, kernel, strides)
 
 
-def _forward(x: Array, kernel: Array, stride: int):
-    return reference.depthwise_conv(x, kernel, stride), (x, kernel)
+def _forward(x: Array, kernel: Array, strides: tuple[int, ...]):
+    return reference.depthwise_conv(x, kernel, strides), (x, kernel)
 
 
-def _backward(stride: int, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+def _backward(strides: tuple[int, ...], residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    if stride == 1 and x.shape[-1] == kernel.shape[-1]:
+    if set(strides) == {1} and x.shape[-1] == kernel.shape[-1]:
         # The transpose of a convolution without stride is one: of the padded cotangent, with the kernel turned round.
         margin = [(0, 0), *((width - 1, width - 1) for width in kernel.shape[:-1]), (0, 0)]
         turned = jnp.flip(kernel, range(kernel.ndim - 1))
-        x_gradient = reference.depthwise_conv(jnp.pad(cotangent, margin), turned, stride)
+        x_gradient = reference.depthwise_conv(jnp.pad(cotangent, margin), turned, strides)
     else:
-        _, transpose = jax.vjp(lambda x: reference.depthwise_conv(x, kernel, stride), x)
+        _, transpose = jax.vjp(lambda x: reference.depthwise_conv(x, kernel, strides), x)
         (x_gradient,) = transpose(cotangent)
-    form = functools.partial(_by_product if x.shape[-1] < kernel.shape[-1] else _by_frame, kernel.shape, stride)
-    correlate = functools.partial(_correlate, kernel.shape, stride)
+    form = functools.partial(_by_product if x.shape[-1] < kernel.shape[-1] else _by_frame, kernel.shape, strides)
+    correlate = functools.partial(_correlate, kernel.shape, strides)
     kernel_gradient = jax.lax.platform_dependent(x, cotangent, cpu=form, default=correlate)
     return x_gradient, kernel_gradient
 
 
-def _correlate(shape: tuple[int, ...], stride: int, x: Array, cotangent: Array) -> Array:
+def _correlate(shape: tuple[int, ...], strides: tuple[int, ...], x: Array, cotangent: Array) -> Array:
     """The gradient of the kernel as it is defined: for each tap, the sum of its window times the cotangent."""
-    windows = reference.windows(x.shape[1:-1], shape[:-1], stride)
+    windows = reference.windows(x.shape[1:-1], shape[:-1], strides)
     products = [jnp.sum(x[:, *window] * cotangent, axis=range(x.ndim - 1)) for _, window in windows]
     return jnp.stack(products).reshape(shape)
 
 
-def _by_frame(shape: tuple[int, ...], stride: int, x: Array, cotangent: Array) -> Array:
+def _by_frame(shape: tuple[int, ...], strides: tuple[int, ...], x: Array, cotangent: Array) -> Array:
     """Frame by frame: a window of frames stays in the cache for all the taps, and the running sums are vectors."""
-    windows = [window for _, window in reference.windows((shape[0], *x.shape[2:-1]), shape[:-1], stride)]
+    windows = [window for _, window in reference.windows((shape[0], *x.shape[2:-1]), shape[:-1], strides)]
 
     def add(frame, totals):
-        frames = jax.lax.dynamic_slice_in_dim(x, frame * stride, shape[0], axis=1)
+        frames = jax.lax.dynamic_slice_in_dim(x, frame * strides[0], shape[0], axis=1)
         outputs = jax.lax.dynamic_slice_in_dim(cotangent, frame, 1, axis=1)
         return tuple(total + frames[:, *window] * outputs for total, window in zip(totals, windows, strict=True))
 
@@ -57,12 +57,12 @@ def _by_frame(shape: tuple[int, ...], stride: int, x: Array, cotangent: Array) -
     return jnp.sum(jnp.stack(totals), axis=range(1, x.ndim)).reshape(shape)
 
 
-def _by_product(shape: tuple[int, ...], stride: int, x: Array, cotangent: Array) -> Array:
+def _by_product(shape: tuple[int, ...], strides: tuple[int, ...], x: Array, cotangent: Array) -> Array:
     """One channel in: its windows are few enough to be laid side by side for a matrix product."""
 
     def add(total, utterance):
         x, cotangent = utterance
-        windows = [x[(*window, 0)] for _, window in reference.windows(x.shape[:-1], shape[:-1], stride)]
+        windows = [x[(*window, 0)] for _, window in reference.windows(x.shape[:-1], shape[:-1], strides)]
         rows = jnp.stack(windows).reshape(len(windows), -1)
         return total + rows @ cotangent.reshape(-1, shape[-1]), None
 

@@ -18,21 +18,22 @@ IMPLEMENTATIONS = {
 
 
 def layer_norm(
-    x: Float[Array, "*batch channels"],
+    x: Float[Array, "*shape"],
     scale: Float[Array, " channels"],
     bias: Float[Array, " channels"],
     *,
     eps: float = 1e-5,
     pre_normaliser: PreNormaliser = NONE,
     numerics: NormNumerics | None = None,
+    axis: int = -1,
     implementation: str | None = None,
-) -> Float[Array, "*batch channels"]:
-    """Layer normalisation over the last axis (Ba et al., 2016, eq. 4).
+) -> Float[Array, "*shape"]:
+    """Layer normalisation over one axis (Ba et al., 2016, eq. 4).
 
         y = (x - mean(x)) / sqrt(var(x) + eps) * scale + bias
 
     Args:
-        x: input; every row along the last axis is normalised by itself, in float32, and the result has its format:
+        x: input; every row along `axis` is normalised by itself, in float32, and the result has its format:
             float32, bfloat16, float16, float8_e4m3fn or float8_e5m2 (results beyond a float8 become its largest value).
         scale, bias: one value a channel.
         eps: added to the variance, in the squared unit of x.
@@ -40,6 +41,7 @@ def layer_norm(
         numerics: a device's arithmetic, emulated operation by operation (not differentiable), with its pre-normaliser.
             None is the definition in float32: fast, differentiable, and what a stabilised device computes up to its
             rounding (`docs/numerics.md` bounds it).
+        axis: of the channels: the last, or 1 where the channels stand first ("reference" and "xla" alone).
         implementation: "reference", "xla", "mosaic_gpu", "mosaic_tpu", or None for what was measured to be the fastest
             on this device (`kernels.implementation`).
 
@@ -48,7 +50,10 @@ def layer_norm(
         Unsupported: the named implementation cannot run on this device or with these arguments.
     """
     if numerics is None:
-        return _normalise(x, None, scale, bias, Form(eps, True, pre_normaliser), implementation)[0]
+        return _normalise(x, None, scale, bias, Form(eps, True, pre_normaliser, axis), implementation)[0]
+    if axis != -1:
+        rows = layer_norm(jnp.moveaxis(x, axis, -1), scale, bias, eps=eps, numerics=numerics)
+        return jnp.moveaxis(rows, -1, axis)
     arithmetic = _emulated(numerics, pre_normaliser, implementation).arithmetic
     scaled = arithmetic.multiply(normalise(x, eps, numerics, centred=True), arithmetic.round(scale))
     return arithmetic.add(scaled, arithmetic.round(bias))
@@ -102,10 +107,14 @@ def _normalise(
     if jnp.dtype(x.dtype).name not in FORMATS:
         raise ValueError(f"layer_norm: x is {x.dtype}, not one of {', '.join(FORMATS)}: cast it")
     for name, parameter in {"scale": scale, "bias": bias}.items():
-        if parameter is not None and parameter.shape != x.shape[-1:]:
+        if parameter is not None and parameter.shape != (x.shape[form.axis],):
             raise ValueError(f"layer_norm: {name} of shape {parameter.shape} does not fit x of shape {x.shape}")
     if form.eps < 0:
         raise ValueError(f"layer_norm: eps={form.eps} must not be negative")
+    if form.axis != -1:
+        if implementation not in (None, "reference", "xla"):
+            raise Unsupported(f"layer_norm: axis={form.axis} is not the last, which kernels need: use 'xla'")
+        implementation = "xla"
     return dispatch("layer_norm", IMPLEMENTATIONS, implementation, x, residual, scale, bias, form)
 
 

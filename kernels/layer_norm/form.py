@@ -26,6 +26,7 @@ class Form:
     eps: float
     centred: bool = True
     pre_normaliser: PreNormaliser = NONE
+    axis: int = -1  # of the channels; kernels take the last alone
 
     @property
     def smallest_scale(self) -> float:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kernels.implementation import deferred, dispatch
+from kernels.implementation import Unsupported, deferred, dispatch
 from kernels.lut_softmax import lut, reference
 from kernels.lut_softmax.lut import SoftmaxTables
 from kernels.typing import Array, Bool, Float
@@ -11,8 +11,11 @@ from kernels.typing import Array, Bool, Float
 FORMATS = ("float32", "bfloat16", "float16")
 
 
-def _plain(scores: Array, mask: Array, tables: SoftmaxTables | None) -> Array:
-    return reference.softmax(scores, mask) if tables is None else lut.softmax(scores, mask, tables)
+def _plain(scores: Array, mask: Array, tables: SoftmaxTables | None, axis: int = -1) -> Array:
+    if tables is None:
+        return reference.softmax(scores, mask, axis)
+    rows = lut.softmax(jnp.moveaxis(scores, axis, -1), jnp.moveaxis(mask, axis, -1), tables)
+    return jnp.moveaxis(rows, -1, axis)
 
 
 IMPLEMENTATIONS = {
@@ -24,12 +27,13 @@ IMPLEMENTATIONS = {
 
 
 def softmax(
-    scores: Float[Array, "*batch keys"],
-    mask: Bool[Array, "*#batch keys"],
+    scores: Float[Array, "*shape"],
+    mask: Bool[Array, "*#shape"],
     *,
     tables: SoftmaxTables | None = None,
+    axis: int = -1,
     implementation: str | None = None,
-) -> Float[Array, "*batch keys"]:
+) -> Float[Array, "*shape"]:
     """Softmax over the keys where `mask` is true.
 
         p_j = mask_j exp(s_j) / sum_k mask_k exp(s_k)
@@ -42,6 +46,7 @@ def softmax(
         mask: true where a key may be attended; broadcast against scores.
         tables: exponential and reciprocal from tables, the arithmetic between them that of scores; for inference, there
             is no gradient. `kernels.emulator.emulate` runs it in the arithmetic of a device.
+        axis: of the keys: the last, or another for "reference" and "xla".
         implementation: "reference", "xla", "mosaic_gpu", "mosaic_tpu", or None for what was measured to be the fastest
             on this device (`kernels.implementation`).
 
@@ -51,6 +56,10 @@ def softmax(
     """
     if jnp.dtype(scores.dtype).name not in FORMATS:
         raise ValueError(f"softmax: scores are {scores.dtype}, not one of {', '.join(FORMATS)}: cast them")
+    if axis != -1:
+        if implementation not in (None, "reference", "xla"):
+            raise Unsupported(f"softmax: axis={axis} is not the last, which kernels need: use implementation='xla'")
+        return _plain(scores, mask, tables, axis)
     return dispatch("lut_softmax", IMPLEMENTATIONS, implementation, scores, mask, tables)
 
 

@@ -1,0 +1,180 @@
+"""Operations that move data and compute nothing, counted in each layout: transposes, reshapes, copies, gathers.
+
+Three views of one chunk of a stream: the graph that is handed to a compiler, what XLA's CPU backend makes of it, and
+the exported ONNX graph. Operations on parameters alone do not count: a device does them once, when it loads the model.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.extend.core import Jaxpr, Literal
+
+from benchmarks import record
+from benchmarks.peers import flat_weights
+from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, missing_packages, save_inputs
+from conformer import runtime
+from conformer.config import EXECUTIONS, Config
+from conformer.model import ConformerCTC, channels_first
+
+KINDS = ("transpose", "reshape", "copy", "gather", "concatenate", "slice")
+Counts = dict[str, tuple[int, int]]  # operations and bytes written, by kind
+
+
+def run(config: Config | None = None) -> dict:
+    """`bench.py copies`: of the 20 M parameter model unless told."""
+    runtime.set_up()
+    config = config or benchmark_config()
+    result = record.describe_run() | {"benchmark": "copies", "num_layers": config.model.num_layers, "layouts": {}}
+    for execution in EXECUTIONS:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, execution=execution))
+        views = {"graph": graph_copies(config), "compiled for the CPU": compiled_copies(config)}
+        if not missing_packages():
+            views["ONNX"] = onnx_copies(config)
+        result["layouts"][execution] = views
+    return result
+
+
+def table(result: dict) -> str:
+    """Operations and megabytes by kind."""
+    lines = [f"{'':37}" + "".join(f"{kind:>18}" for kind in KINDS)]
+    for execution, views in result["layouts"].items():
+        for view, counts in views.items():
+            cells = (f"{counts[kind][0]:7d} {counts[kind][1] / 1e6:7.3f} MB" for kind in KINDS)
+            lines.append(f"{execution:15} {view:21}" + "".join(cells))
+    lines.append(
+        f"A chunk of {CHUNK_SIZE} frames, {NUM_LEFT_CHUNKS} chunks of left context, {result['num_layers']} blocks."
+    )
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------- graph
+
+
+def graph_copies(config: Config) -> Counts:
+    """Of the traced step: what every compiler is given."""
+    step, state, inputs = _step(config)
+    closed = jax.make_jaxpr(step)(state, *inputs)
+    parameters = len(jax.tree.leaves(state))
+    constant = [index < parameters for index in range(len(closed.jaxpr.invars))]
+    return _count(_moves(closed.jaxpr, constant))
+
+
+_PRIMITIVES = {
+    "transpose": "transpose",
+    "reshape": "reshape",
+    "squeeze": "reshape",
+    "copy": "copy",
+    "gather": "gather",
+    "concatenate": "concatenate",
+    "slice": "slice",
+    "split": "slice",
+}
+
+
+def _moves(jaxpr: Jaxpr, constant: list[bool]) -> Iterator[tuple[str, int]]:
+    """The kind and the bytes of each operation on what does not follow from parameters alone."""
+    known = {variable for variable, is_constant in zip(jaxpr.invars, constant, strict=True) if is_constant}
+    known |= set(jaxpr.constvars)
+    for equation in jaxpr.eqns:
+        given = [isinstance(v, Literal) or v in known for v in equation.invars]
+        inner = next((equation.params[n] for n in ("jaxpr", "call_jaxpr", "fun_jaxpr") if n in equation.params), None)
+        if inner is not None:
+            yield from _moves(getattr(inner, "jaxpr", inner), given)
+        if all(given):
+            known |= set(equation.outvars)
+        elif kind := _PRIMITIVES.get(equation.primitive.name):
+            shapes = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            if kind != "reshape" or not _only_ones_change(*shapes):
+                yield kind, sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in equation.outvars)
+
+
+def _step(config: Config) -> tuple[Any, Any, tuple]:
+    """step(state, cache, window), and the shapes of its arguments."""
+    model = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
+    if config.model.execution == "channels_first":
+        model = nnx.eval_shape(lambda model: channels_first.lay_out(model, CHUNK_SIZE, NUM_LEFT_CHUNKS), model)
+    graphdef, state = nnx.split(model)
+
+    def step(state, cache, window):
+        model = nnx.merge(graphdef, state)
+        x, cache = model.encoder.step(cache, model.normalise(window))
+        return model.log_softmax(model.head(x)), cache
+
+    window = (1, model.encoder.subsampling.window(CHUNK_SIZE), config.features.num_mel_bins)
+    cache = jax.eval_shape(lambda: model.encoder.initial_cache(1, CHUNK_SIZE, NUM_LEFT_CHUNKS))
+    return step, state, (cache, jax.ShapeDtypeStruct(window, jnp.float32))
+
+
+# ---------------------------------------------------------------------- compiled
+
+_INSTRUCTION = re.compile(r"= (\w+?)(\d+)\[([\d,]*)\]\S* (transpose|copy|reshape|gather|concatenate|slice)\(")
+
+
+def compiled_copies(config: Config) -> Counts:
+    """Of what XLA's CPU backend runs. It convolves channels last only, and transposes around each convolution."""
+    step, state, inputs = _step(config)
+    text = jax.jit(step).lower(state, *inputs).compile().as_text()
+    return _count(
+        (kind, int(bits) // 8 * math.prod(map(int, filter(None, shape.split(",")))))
+        for _, bits, shape, kind in _INSTRUCTION.findall(text)
+    )
+
+
+# -------------------------------------------------------------------------- ONNX
+
+_OPERATORS = {
+    "Transpose": "transpose",
+    "Reshape": "reshape",
+    "Squeeze": "reshape",
+    "Unsqueeze": "reshape",
+    "Flatten": "reshape",
+    "Identity": "copy",
+    "Gather": "gather",
+    "GatherND": "gather",
+    "Concat": "concatenate",
+    "Slice": "slice",
+    "Split": "slice",
+}
+
+
+def onnx_copies(config: Config) -> Counts:
+    """Of the exported step, after ONNX Runtime has folded what follows from constants."""
+    import onnx  # an optional extra
+
+    from benchmarks.onnx_export import export_exact, fold_constants
+
+    model = ConformerCTC(config, rngs=nnx.Rngs(0))
+    with tempfile.TemporaryDirectory() as folder:
+        save_inputs(folder, config, flat_weights(nnx.state(model)), np.zeros((1, 1, 1, 1), np.float32))
+        path = fold_constants(export_exact(folder, CHUNK_SIZE, NUM_LEFT_CHUNKS))
+        graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in values}
+    moves = []
+    for node in graph.node:
+        kind = _OPERATORS.get(node.op_type)
+        if kind and not (kind == "reshape" and _only_ones_change(shapes[node.input[0]], shapes[node.output[0]])):
+            moves.append((kind, sum(4 * math.prod(shapes[name]) for name in node.output)))
+    return _count(moves)
+
+
+def _only_ones_change(before: Sequence[int], after: Sequence[int]) -> bool:
+    """A reshape that adds or drops axes of one is none: the bytes stay where they are."""
+    return [n for n in before if n > 1] == [n for n in after if n > 1]
+
+
+def _count(moves: Iterable[tuple[str, int]]) -> Counts:
+    operations, written = collections.Counter(), collections.Counter()
+    for kind, size in moves:
+        operations[kind] += 1
+        written[kind] += size
+    return {kind: (operations[kind], written[kind]) for kind in KINDS}

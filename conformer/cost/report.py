@@ -1,0 +1,125 @@
+"""Costs for a reader: a table of modules, configurations side by side, and drawings."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from conformer.config import Config, ConfigError
+from conformer.cost.devices import Device
+from conformer.cost.operations import Workload, num_parameters, state_elements
+from conformer.cost.predict import Cost, Formats, predict, total
+
+
+class Report(NamedTuple):
+    """One configuration on one device."""
+
+    name: str
+    costs: Mapping[str, Cost]  # by module
+    seconds: float  # of audio
+    parameters: int
+    state_bytes: int  # of one stream
+
+    @property
+    def all(self) -> Cost:
+        return total(self.costs.values())
+
+
+def report(name: str, config: Config, workload: Workload, device: Device, formats: Formats) -> Report:
+    """What `workload` costs."""
+    state = state_elements(config, workload) * formats.activations if workload.streaming else 0
+    return Report(name, predict(config, workload, device, formats), workload.seconds, num_parameters(config), state)
+
+
+def module_table(found: Report) -> str:
+    """A line a module; energies are of a second of audio."""
+    whole = found.all
+    lines = [
+        f"{'':14}{'MACs':>10}{'share':>8}{'weights':>10}{'activations':>13}{'state':>10}{'ops/byte':>10}{'time':>11}"
+        f"{'energy':>11}  bound"
+    ]
+    for module, cost in [*found.costs.items(), ("all", whole)]:
+        intensity = f"{cost.intensity:10.1f}" if cost.bytes_moved else f"{'':10}"
+        lines.append(
+            f"{module:14}{cost.macs / 1e6:8.1f} M{cost.macs / whole.macs:8.1%}{cost.weight_bytes / 1e6:7.2f} MB"
+            f"{cost.activation_bytes / 1e6:10.2f} MB{cost.state_bytes / 1e6:7.2f} MB{intensity}"
+            f"{1e3 * cost.seconds:8.3f} ms{1e3 * cost.joules / found.seconds:8.3f} mJ  {cost.bound}"
+        )
+    lines.append(
+        f"{found.parameters:,} parameters; activations held at a time {whole.peak_bytes / 1e6:.2f} MB; state of a "
+        f"stream {found.state_bytes / 1e6:.2f} MB; {found.seconds:g} s of audio, real-time factor "
+        f"{whole.seconds / found.seconds:.5f}, {1e3 * whole.joules / found.seconds:.3f} mJ a second of audio"
+    )
+    return "\n".join(lines)
+
+
+def comparison_table(reports: Sequence[Report]) -> str:
+    """A line a configuration."""
+    width = max(len(found.name) for found in reports) + 2
+    lines = [
+        f"{'':{width}}{'parameters':>13}{'MACs/s':>11}{'front end':>11}{'bytes/s':>11}{'real time':>11}{'energy/s':>12}"
+    ]
+    for found in reports:
+        whole = found.all
+        lines.append(
+            f"{found.name:{width}}{found.parameters / 1e6:11.2f} M{whole.macs / found.seconds / 1e6:9.1f} M"
+            f"{found.costs['front end'].macs / whole.macs:11.2%}{whole.bytes_moved / found.seconds / 1e6:8.1f} MB"
+            f"{whole.seconds / found.seconds:11.5f}{1e3 * whole.joules / found.seconds:9.3f} mJ"
+        )
+    return "\n".join(lines)
+
+
+def draw_shares(reports: Sequence[Report], path: str | pathlib.Path) -> None:
+    """Where compute, bytes, time and energy go: a bar a configuration, a colour a module."""
+    pyplot = _pyplot()
+    measures = {
+        "multiply-accumulates": lambda cost: cost.macs / 1e6,
+        "bytes moved": lambda cost: cost.bytes_moved / 1e6,
+        "time": lambda cost: 1e3 * cost.seconds,
+        "energy": lambda cost: 1e3 * cost.joules,
+    }
+    units = ("M a second of audio", "MB a second of audio", "ms a second of audio", "mJ a second of audio")
+    figure, panels = pyplot.subplots(1, 4, figsize=(15, 1.5 + 0.6 * len(reports)), layout="constrained")
+    for panel, unit, (title, measure) in zip(panels, units, measures.items(), strict=True):
+        left = [0.0] * len(reports)
+        for module in reports[0].costs:
+            widths = [measure(found.costs[module]) / found.seconds for found in reports]
+            panel.barh([found.name for found in reports], widths, left=left, label=module)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+        panel.set(title=title, xlabel=unit)
+        panel.invert_yaxis()
+        panel.tick_params(labelleft=panel is panels[0])
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=7)
+    figure.savefig(path)
+
+
+def draw_waterfall(reports: Sequence[Report], path: str | pathlib.Path) -> None:
+    """Real-time factor and energy after each step, and what the step took away."""
+    pyplot = _pyplot()
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 1.2 + 0.5 * len(reports)), layout="constrained", sharey=True)
+    names = [found.name for found in reports]
+    values = (
+        [found.all.seconds / found.seconds for found in reports],
+        [1e3 * found.all.joules / found.seconds for found in reports],
+    )
+    for panel, series, label in zip(panels, values, ("real-time factor", "mJ a second of audio"), strict=True):
+        before = [series[0], *series[:-1]]
+        saved = [max(old - new, 0.0) for old, new in zip(before, series, strict=True)]
+        panel.barh(names, series)
+        panel.barh(names, saved, left=series, color="lightgray")
+        panel.set_xlabel(label)
+    panels[0].invert_yaxis()
+    figure.savefig(path)
+
+
+def _pyplot():
+    try:
+        import matplotlib
+    except ImportError:
+        raise ConfigError(
+            "drawing needs matplotlib: pip install -c requirements.lock -e '.[plots]', or leave --plot and --waterfall"
+        ) from None
+    matplotlib.use("svg")
+    import matplotlib.pyplot as pyplot
+
+    pyplot.rcParams["svg.hashsalt"] = "cost"  # the same drawing, the same file
+    return pyplot

@@ -1,0 +1,122 @@
+"""What a model costs on a device, counted and predicted from its configuration; nothing is run.
+
+  python cost.py --config=configs/words.py
+  python cost.py --config=configs/paper.py:vanilla --compare=configs/paper.py:small,configs/words.py --device=phone
+  python cost.py --config=configs/paper.py:vanilla --waterfall=waterfall.svg
+  python cost.py --config=configs/words.py --seconds=10 --plot=cost.svg     a whole utterance in place of a chunk
+
+Prints multiply-accumulates, bytes, time and energy by module, and what bounds each; with --compare, configurations side
+by side. With --waterfall, the savings one after the other, from a vanilla front end in float32. `conformer/cost`
+holds the devices' figures and their sources; docs/execution.md says how far predictions are from measurements.
+"""
+
+import dataclasses
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Iterator
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from conformer.config import Config, ConfigError, define_config_flag, parse_flags
+from conformer.cost import DEVICES, FORMATS, Workload
+from conformer.cost.report import Report, comparison_table, draw_shares, draw_waterfall, module_table, report
+
+CONFIG = define_config_flag()
+COMPARE = flags.DEFINE_list("compare", [], "Further config files, comma separated, with their own names after a colon.")
+DEVICE = flags.DEFINE_enum("device", "watch", list(DEVICES), "Whose rates and energies (conformer/cost/devices.py).")
+FORMAT = flags.DEFINE_enum("formats", None, list(FORMATS), "Of weights and activations; default: the device's own.")
+CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames of a chunk.", lower_bound=1)
+NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
+BATCH_SIZE = flags.DEFINE_integer("batch-size", 1, "Streams, or utterances, at once.", lower_bound=1)
+SECONDS = flags.DEFINE_float("seconds", None, "Cost of whole utterances this long, in place of a chunk.", lower_bound=1)
+UNITS = flags.DEFINE_integer("units", 256, "Output units of a config whose tokenizer is not trained.", lower_bound=2)
+PLOT = flags.DEFINE_string("plot", None, "Draw where compute, bytes, time and energy go (needs the extra 'plots').")
+WATERFALL = flags.DEFINE_string("waterfall", None, "Draw the savings one after the other (needs the extra 'plots').")
+
+OWN_FORMATS = {"ethos-u55": "all_int8", "x86": "float32", "h200": "bfloat16"}  # other devices: float16
+
+
+def main(_) -> None:
+    try:
+        run()
+    except ValueError as error:  # what every error of bad input is
+        sys.exit(f"cost.py: {error}")
+
+
+def run() -> None:
+    device = DEVICES[DEVICE.value]
+    formats = FORMAT.value or OWN_FORMATS.get(DEVICE.value, "float16")
+    configs = {config_flags.get_config_filename(flags.FLAGS["config"]): CONFIG.value} | {
+        name: load_config(name) for name in COMPARE.value
+    }
+    reports = [
+        report(name, with_units(config), workload(config), device, FORMATS[formats]) for name, config in configs.items()
+    ]
+    for found in reports:
+        print(f"{found.name} on a {device.name}, {formats}\n{module_table(found)}\n")
+    if len(reports) > 1:
+        print(comparison_table(reports) + "\n")
+    if PLOT.value:
+        draw_shares(reports, PLOT.value)
+    if WATERFALL.value:
+        steps = list(waterfall(with_units(CONFIG.value)))
+        print(comparison_table(steps))
+        draw_waterfall(steps, WATERFALL.value)
+
+
+def workload(config: Config) -> Workload:
+    """What the flags ask for."""
+    if SECONDS.value:
+        return Workload.utterance(config, SECONDS.value, BATCH_SIZE.value)
+    return Workload.chunk(config, CHUNK_SIZE.value, NUM_LEFT_CHUNKS.value, BATCH_SIZE.value)
+
+
+def with_units(config: Config) -> Config:
+    """The vocabulary that training would fill in."""
+    config.model.vocab_size = config.model.vocab_size or UNITS.value
+    return config
+
+
+def load_config(name: str) -> Config:
+    """`get_config` of a file, called with what follows the colon."""
+    path, _, argument = name.partition(":")
+    if not pathlib.Path(path).is_file():
+        raise ConfigError(f"--compare={path} does not exist: name files such as configs/demo.py")
+    spec = importlib.util.spec_from_file_location("compared", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument) if argument else module.get_config()
+
+
+def waterfall(config: Config) -> Iterator[Report]:
+    """One saving after the other, each on top of those before it."""
+    device, model = DEVICES[DEVICE.value], config.model
+    steps = [
+        ("vanilla front end, float32", {"subsampling": "vanilla", "execution": "sequence"}, "float32", 1),
+        ("depthwise separable front end", {"subsampling": "depthwise_separable"}, "float32", 1),
+        (
+            "half the channels, a frequency stride",
+            {
+                "subsampling_channels": model.subsampling_channels // 2,
+                "subsampling_frequency_stride": 2,
+            },
+            "float32",
+            1,
+        ),
+        ("float16", {}, "float16", 1),
+        ("channels first", {"execution": "channels_first"}, "float16", 1),
+        ("int8 weights", {}, "float16_int8_weights", 1),
+        ("chunks twice as large", {}, "float16_int8_weights", 2),
+    ]
+    for name, changes, formats, longer in steps:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+        # The left context keeps its length in frames.
+        chunk = Workload.chunk(config, longer * CHUNK_SIZE.value, -(-NUM_LEFT_CHUNKS.value // longer), BATCH_SIZE.value)
+        yield report(name, config, chunk, device, FORMATS[formats])
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,142 @@
+"""The channels-first layout: the same function as the sequence layout, in fewer operations that move data."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small_model import make_config, make_model
+from test_model import FRONT_ENDS
+
+from benchmarks.copies import graph_copies, onnx_copies
+from conformer.model import ConformerCTC
+from conformer.model.channels_first import lay_out
+from conformer.model.layers import Linear, low_precision_dot
+from conformer.numerics import apply_policy
+from conformer.streaming.engine import Engine
+
+LENGTHS = np.array([46, 33], np.int32)
+FEATURES = 12.0 + 4.0 * np.random.default_rng(0).standard_normal((2, 46, 24)).astype(np.float32)
+
+
+def channels_first(model: ConformerCTC) -> ConformerCTC:
+    """The same parameters, executed in the other layout."""
+    model = nnx.clone(model)
+    model.encoder.config = type(model.encoder.config)(**vars(model.encoder.config) | {"execution": "channels_first"})
+    return model
+
+
+def forward(model, *chunkings):
+    """Log-probabilities of the valid frames, for each (chunk_size, num_left_chunks); compiled once."""
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def run(state, features, lengths, chunk_size, num_left_chunks):
+        model = nnx.merge(graphdef, state)
+        logits, lengths = model(features, lengths, chunk_size=chunk_size, num_left_chunks=num_left_chunks)
+        return model.log_softmax(logits), lengths
+
+    results = []
+    for chunking in chunkings or [(0, -1)]:
+        log_probs, lengths = run(state, FEATURES, LENGTHS, *chunking)
+        results.append(np.asarray(log_probs)[np.arange(log_probs.shape[1]) < np.asarray(lengths)[:, None]])
+    return np.stack(results)
+
+
+@pytest.mark.parametrize("subsampling, factor", FRONT_ENDS)
+def test_both_layouts_agree_on_whole_utterances(subsampling, factor):
+    """With and without chunks; the convolution in time is causal or not."""
+    _, model = make_model(subsampling, factor, causal_conv=factor == 4)
+    chunkings = [(0, -1), (3, 1)]
+    first, second = (forward(version, *chunkings) for version in (channels_first(model), model))
+    np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_size, num_left_chunks", [(4, 2), (3, 0)])
+def test_both_layouts_agree_on_streams(chunk_size, num_left_chunks):
+    """Three streams that begin at different times, chunk by chunk, through the engine that recognisers use."""
+    config, model = make_model(causal_conv=True)
+    sizes = dict(chunk_size=chunk_size, num_left_chunks=num_left_chunks, batch_size=3)
+    engines = [Engine(config, m, **sizes) for m in (model, channels_first(model))]
+    assert engines[0].state_bytes == engines[1].state_bytes
+    rng = np.random.default_rng(1)
+    for index in range(5):
+        windows = 12.0 + 4.0 * rng.standard_normal((3, engines[0].window, 24)).astype(np.float32)
+        num_frames = np.array([chunk_size, chunk_size if index > 1 else 0, rng.integers(0, chunk_size + 1)], np.int32)
+        fresh = np.array([index == 0, index == 2, index == 3])
+        expected, found = (engine(windows, num_frames, fresh) for engine in engines)
+        valid = np.arange(chunk_size) < num_frames[:, None]
+        np.testing.assert_allclose(found[valid], expected[valid], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "int8", "fp8_e4m3", "edge_fp16"])
+def test_policies_run_in_both_layouts(name):
+    """They replace linear maps, norms and softmax in either. Narrow formats round other sums in each layout."""
+    _, model = make_model(causal_conv=True, num_layers=1)
+    exact = forward(model)
+    narrow = forward(apply_policy(channels_first(model), name))
+    error = np.abs(narrow - exact).max()
+    if name == "edge_fp16":
+        assert 0 < error < 0.2
+    else:
+        sequence = forward(apply_policy(model, name))
+        assert 0 < error < 2 * np.abs(sequence - exact).max()
+        np.testing.assert_allclose(narrow, sequence, atol=2 * error)
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_it_trains_to_the_same_gradients(compute):
+    _, model = make_model(causal_conv=True, num_layers=1)
+    if compute != "float32":
+        model = nnx.clone(model)
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, Linear):
+                module.dot_general = functools.partial(low_precision_dot, compute)
+    gradients = []
+    for version in (model, channels_first(model)):
+        graphdef, state = nnx.split(version)
+
+        def loss(state, graphdef=graphdef):
+            logits, _ = nnx.merge(graphdef, state)(jnp.asarray(FEATURES), jnp.asarray(LENGTHS))
+            return jnp.mean(jnp.sin(logits))
+
+        gradients.append(jax.jit(jax.grad(loss))(state))
+    tolerance = 1e-5 if compute == "float32" else 2e-2
+    for first, second in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(first, second, atol=tolerance)
+
+
+def test_a_frequency_stride_halves_the_bins():
+    """Through both layouts; the rest of the network sees the same shapes."""
+    _, model = make_model(num_layers=1, subsampling_frequency_stride=2)
+    assert model.encoder.subsampling.projection.kernel.shape[0] == 4 * 2  # of 24 bins, 11, then 2 in place of 5
+    np.testing.assert_allclose(forward(channels_first(model)), forward(model), rtol=1e-5, atol=1e-5)
+
+
+def test_position_biases_are_laid_out_for_one_size():
+    _, model = make_model(causal_conv=True)
+    laid = lay_out(channels_first(model), 4, 2)
+    assert laid.encoder.blocks[0].attention.relative_bias.shape == (2, 12, 4)
+    assert model.encoder.blocks[0].attention.relative_bias.shape == (2, 13)
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_one_transpose_in_each_attention_and_no_reshape(num_layers):
+    """In the graph of a chunk, besides one transpose where features come in and one where frames go out."""
+    config = make_config(causal_conv=True, num_layers=num_layers, execution="channels_first")
+    counts = graph_copies(config)
+    assert counts["transpose"][0] == num_layers + 2
+    assert counts["reshape"][0] == counts["gather"][0] == counts["copy"][0] == 0
+    config.model.execution = "sequence"
+    sequence = graph_copies(config)
+    assert all(sequence[kind][1] > counts[kind][1] for kind in ("transpose", "reshape", "slice"))
+
+
+def test_the_exported_graph_has_no_more():
+    pytest.importorskip("jax2onnx")
+    config = make_config(causal_conv=True, num_layers=1, execution="channels_first")
+    counts = onnx_copies(config)
+    assert counts["transpose"][0] <= config.model.num_layers + 2
+    assert counts["reshape"][0] == counts["gather"][0] == 0

@@ -1,0 +1,196 @@
+"""The cost model: against what XLA counts, against the model's own arrays, and by its own logic."""
+
+import dataclasses
+import functools
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.copies import graph_copies
+from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS
+from configs import demo, digits, libri_mini, librispeech, paper, so762, tiny, words
+from conformer.config import EXECUTIONS
+from conformer.cost import DEVICES, FORMATS, Workload, num_parameters, operations, predict, state_elements, total
+from conformer.model import ConformerCTC
+
+CONFIGS = {
+    **{module.__name__: module.get_config for module in (demo, words, digits, so762, libri_mini, tiny)},
+    **{f"librispeech:{size}": functools.partial(librispeech.get_config, size) for size in librispeech.SIZES},
+    **{f"paper:{name}": functools.partial(paper.get_config, name) for name in paper.FRONT_ENDS},
+}
+every_config = pytest.mark.parametrize("name", CONFIGS)
+
+
+def make_config(name, execution="sequence", num_layers=2):
+    """Two blocks say as much as 27, and trace sooner."""
+    config = CONFIGS[name]()
+    config.model.num_layers = num_layers or config.model.num_layers
+    config.model.vocab_size = config.model.vocab_size or 100
+    config.model.execution = execution
+    return config
+
+
+@functools.cache
+def shapes(name, execution):
+    return nnx.split(nnx.eval_shape(lambda: ConformerCTC(make_config(name, execution), rngs=nnx.Rngs(0))))
+
+
+def lower(name, workload, execution="sequence"):
+    """What the workload lowers to, for the weights' shapes alone."""
+    config = make_config(name, execution)
+    graphdef, state = shapes(name, execution)
+    features = jax.ShapeDtypeStruct(
+        (workload.batch_size, workload.feature_frames, config.features.num_mel_bins), jnp.float32
+    )
+    lengths = jax.ShapeDtypeStruct((workload.batch_size,), jnp.int32)
+    if not workload.streaming:
+
+        def run(state, features, lengths):
+            model = nnx.merge(graphdef, state)
+            logits, lengths = model(features, lengths)
+            return model.log_softmax(logits)
+
+        return jax.jit(run).lower(state, features, lengths)
+    encoder = nnx.merge(graphdef, state).encoder
+    left = workload.past // workload.frames
+    cache = jax.eval_shape(lambda: encoder.initial_cache(workload.batch_size, workload.frames, left))
+
+    def step(state, cache, features, num_frames):
+        model = nnx.merge(graphdef, state)
+        x, cache = model.encoder.step(cache, model.normalise(features), num_frames)
+        return model.log_softmax(model.head(x)), cache
+
+    return jax.jit(step).lower(state, cache, features, lengths)
+
+
+@every_config
+def test_operations_are_within_a_twentieth_of_what_xla_counts(name):
+    """Chunks of streams in turn with whole utterances, and one layout in turn with the other."""
+    config, index = make_config(name), list(CONFIGS).index(name)
+    for offset, workload in enumerate([Workload.chunk(config, 8, 4, 2), Workload.utterance(config, 4.0)]):
+        counted = lower(name, workload, EXECUTIONS[(index + offset) % 2]).cost_analysis()
+        found = operations(config, workload)
+        assert sum(o.flops for o in found) == pytest.approx(counted["flops"], rel=0.05)
+        assert sum(o.transcendental for o in found) == pytest.approx(counted["transcendentals"], rel=0.05)
+
+
+@every_config
+def test_parameters_are_those_of_the_model(name):
+    _, state = shapes(name, "sequence")
+    params = sum(leaf.size for leaf in jax.tree.leaves(nnx.filter_state(state, nnx.Param)))
+    assert num_parameters(make_config(name)) == params
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_memory_is_what_xla_allocates(execution):
+    """State and results exactly; the peak of activations within a factor of two, since XLA fuses and reuses."""
+    config = make_config("configs.words", execution)
+    workload = Workload.chunk(config, 16, 4)
+    memory = lower("configs.words", workload, execution).compile().memory_analysis()
+    state = 4 * (state_elements(config, workload) + 1)
+    features = 4 * (workload.feature_frames * config.features.num_mel_bins + 1)
+    statistics = 2 * 4 * config.features.num_mel_bins
+    assert memory.argument_size_in_bytes == 4 * num_parameters(config) + statistics + state + features
+    log_probs = 4 * workload.frames * config.model.vocab_size
+    assert memory.output_size_in_bytes == pytest.approx(state + log_probs, rel=0.01)
+    peak = max(4 * operation.live for operation in operations(config, workload))
+    assert 0.5 * peak < memory.temp_size_in_bytes < 2 * peak
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 64), st.integers(0, 8), st.integers(1, 8), st.sampled_from(["watch", "phone", "h200"]))
+def test_batches_and_weights_cost_what_they_must(chunk_size, left, batch_size, device):
+    """A batch reads the weights once and computes for each; narrower weights never take longer or more energy."""
+    config = make_config("configs.words")
+    one, many = (
+        total(
+            predict(config, Workload.chunk(config, chunk_size, left, n), DEVICES[device], FORMATS["float16"]).values()
+        )
+        for n in (1, batch_size)
+    )
+    assert many.macs == batch_size * one.macs and many.weight_bytes == one.weight_bytes
+    assert one.seconds <= many.seconds
+    narrow = predict(config, Workload.chunk(config, chunk_size, left), DEVICES[device], FORMATS["float16_int8_weights"])
+    narrow = total(narrow.values())
+    assert narrow.seconds <= one.seconds and narrow.joules < one.joules
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_transposes_are_those_of_the_graph(execution):
+    config = make_config("configs.words", execution)
+    workload = Workload.chunk(config, CHUNK_SIZE, NUM_LEFT_CHUNKS)
+    counted = sum(4 * o.outputs for o in operations(config, workload) if o.name == "transposes")
+    assert counted == graph_copies(config)["transpose"][1]
+
+
+def test_the_bound_is_named():
+    config = make_config("configs.words")
+    chunk, utterance = Workload.chunk(config, 4, 4), Workload.utterance(config, 20.0)
+    watch = predict(config, chunk, DEVICES["watch"], FORMATS["float16"])
+    assert watch["feed-forward"].bound == "bandwidth"  # weights are read for four frames
+    watch = predict(config, utterance, DEVICES["watch"], FORMATS["float16"])
+    assert watch["feed-forward"].bound == "compute"
+    h200 = predict(config, chunk, DEVICES["h200"], FORMATS["bfloat16"])
+    assert h200["feed-forward"].bound == "launch"
+    free = dataclasses.replace(DEVICES["h200"], launch_seconds=0.0)
+    assert predict(config, chunk, free, FORMATS["bfloat16"])["feed-forward"].bound == "bandwidth"
+
+
+def test_a_format_that_a_device_lacks_is_named():
+    config = make_config("configs.words")
+    with pytest.raises(ValueError, match="multiplies int8 and not float16"):
+        predict(config, Workload.chunk(config, 4, 4), DEVICES["ethos-u55"], FORMATS["float16"])
+
+
+def test_front_ends_cost_the_shares_of_the_paper():
+    """Of all multiply-accumulates of long utterances: 32.8 % and 4.0 %, 11.7 times fewer; then less than 2.5 %."""
+    front, rest = {}, {}
+    for name in paper.FRONT_ENDS:
+        config = make_config(f"paper:{name}", num_layers=None)
+        found = operations(config, Workload.utterance(config, paper.SECONDS))
+        front[name] = sum(o.macs for o in found if o.module == "front end")
+        rest[name] = sum(o.macs for o in found) - front[name]
+    shares = {name: front[name] / (front[name] + rest[name]) for name in front}
+    assert shares["vanilla"] == pytest.approx(0.328, rel=0.02)
+    assert shares["depthwise_separable"] == pytest.approx(0.040, rel=0.02)
+    assert front["vanilla"] / front["depthwise_separable"] == pytest.approx(11.7, rel=0.02)
+    assert shares["small"] <= 0.025
+    assert rest["small"] == rest["vanilla"]
+
+
+def test_the_command_compares_and_draws(tmp_path):
+    pytest.importorskip("matplotlib")
+    drawings = [tmp_path / "shares.svg", tmp_path / "waterfall.svg"]
+    out = run_command(
+        "--config=configs/paper.py:vanilla",
+        "--compare=configs/paper.py:small",
+        f"--plot={drawings[0]}",
+        f"--waterfall={drawings[1]}",
+    )
+    assert out.returncode == 0, out.stderr
+    assert "configs/paper.py:small" in out.stdout and "int8 weights" in out.stdout and "bandwidth" in out.stdout
+    assert all("</svg>" in drawing.read_text() for drawing in drawings)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--device=ethos-u55", "--formats=float16"), "choose other --formats"),
+        (("--compare=nothing.py",), "name files such as configs/demo.py"),
+    ],
+)
+def test_what_cannot_be_told_is_one_line(flags, message):
+    out = run_command("--config=configs/words.py", *flags)
+    assert out.returncode == 1 and out.stderr.count("\n") == 1 and message in out.stderr
+
+
+def run_command(*arguments):
+    root = pathlib.Path(__file__).parents[1]
+    return subprocess.run([sys.executable, "cost.py", *arguments], cwd=root, capture_output=True, text=True)
