@@ -1,7 +1,5 @@
 """The channels-first layout: the same function as the sequence layout, in fewer operations that move data."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,7 @@ from test_model import FRONT_ENDS
 from benchmarks.copies import graph_copies, onnx_copies
 from conformer.model import ConformerCTC
 from conformer.model.channels_first import lay_out
-from conformer.model.layers import Linear, low_precision_dot
+from conformer.model.layers import linear
 from conformer.numerics import apply_policy
 from conformer.streaming.engine import Engine
 
@@ -71,41 +69,53 @@ def test_both_layouts_agree_on_streams(chunk_size, num_left_chunks):
         np.testing.assert_allclose(found[valid], expected[valid], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "int8", "fp8_e4m3", "edge_fp16"])
+@pytest.mark.parametrize("name", ["bfloat16", "int8", "fp8_e4m3"])
 def test_policies_run_in_both_layouts(name):
-    """They replace linear maps, norms and softmax in either. Narrow formats round other sums in each layout."""
+    """They replace linear maps in either. Narrow formats round other sums in each layout."""
     _, model = make_model(causal_conv=True, num_layers=1)
-    exact = forward(model)
+    exact, sequence = forward(model), forward(apply_policy(model, name))
     narrow = forward(apply_policy(channels_first(model), name))
-    error = np.abs(narrow - exact).max()
-    if name == "edge_fp16":
-        assert 0 < error < 0.2
-    else:
-        sequence = forward(apply_policy(model, name))
-        assert 0 < error < 2 * np.abs(sequence - exact).max()
-        np.testing.assert_allclose(narrow, sequence, atol=2 * error)
+    assert 0 < np.abs(narrow - exact).max() < 2 * np.abs(sequence - exact).max()
+    np.testing.assert_allclose(narrow, sequence, atol=2 * np.abs(sequence - exact).max())
 
 
-@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
-def test_it_trains_to_the_same_gradients(compute):
+def test_norms_and_softmax_of_the_emulated_device_work_on_channels():
+    """And the emulator has a rule for each operation of the layout; compiling all of them would take a minute."""
     _, model = make_model(causal_conv=True, num_layers=1)
-    if compute != "float32":
-        model = nnx.clone(model)
-        for _, module in nnx.iter_modules(model):
-            if isinstance(module, Linear):
-                module.dot_general = functools.partial(low_precision_dot, compute)
+    model = apply_policy(channels_first(model), "edge_fp16")
+    shapes = jax.eval_shape(lambda features, lengths: model(features, lengths)[0], FEATURES, LENGTHS)
+    assert shapes.shape == (2, 10, model.head.kernel.shape[1])
+    block = model.encoder.blocks[0]
+    x = 8.0 * jax.random.normal(jax.random.key(0), (1, 16, 1, 3))
+    last = jnp.moveaxis(x, 1, -1)
+    np.testing.assert_array_equal(jnp.moveaxis(block.norm(x, axis=1), 1, -1), block.norm(last))
+    softmax = block.attention.softmax
+    mask = jnp.arange(16)[None, :, None, None] < jnp.array([5, 16, 0])
+    expected = softmax(last, jnp.moveaxis(mask, 1, -1))
+    np.testing.assert_array_equal(jnp.moveaxis(softmax(x, mask, axis=1), 1, -1), expected)
+
+
+def test_it_trains_to_the_same_gradients():
+    _, model = make_model(causal_conv=True, num_layers=1)
     gradients = []
     for version in (model, channels_first(model)):
         graphdef, state = nnx.split(version)
 
-        def loss(state, graphdef=graphdef):
-            logits, _ = nnx.merge(graphdef, state)(jnp.asarray(FEATURES), jnp.asarray(LENGTHS))
-            return jnp.mean(jnp.sin(logits))
+        def loss(state, features, lengths, graphdef=graphdef):
+            return jnp.mean(jnp.sin(nnx.merge(graphdef, state)(features, lengths)[0]))
 
-        gradients.append(jax.jit(jax.grad(loss))(state))
-    tolerance = 1e-5 if compute == "float32" else 2e-2
+        gradients.append(jax.jit(jax.grad(loss))(state, FEATURES, LENGTHS))
     for first, second in zip(*map(jax.tree.leaves, gradients), strict=True):
-        np.testing.assert_allclose(first, second, atol=tolerance)
+        np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_narrow_products_have_the_gradients_of_the_other_layout():
+    layer = linear(16, 8, compute="bfloat16", rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (2, 16, 1, 3))
+    first = nnx.grad(lambda layer, x: jnp.sum(jnp.sin(layer.channels_first(x))), argnums=(0, 1))(layer, x)
+    last = nnx.grad(lambda layer, x: jnp.sum(jnp.sin(layer(jnp.moveaxis(x, 1, -1)))), argnums=(0, 1))(layer, x)
+    for mine, reference in zip(jax.tree.leaves(first), jax.tree.leaves(last), strict=True):
+        np.testing.assert_allclose(mine, reference, atol=2e-2)
 
 
 def test_a_frequency_stride_halves_the_bins():
