@@ -5,6 +5,8 @@
     python bench.py transcription [--runs=10] [--minutes=60] [--json=FILE]
     python bench.py numerics [--plots=FOLDER] [--json=FILE]
     python bench.py policies --workdir=runs/words [--json=FILE]
+    python bench.py kernels [--op=NAME] [--shape=NAME] [--dtype=NAME] [--implementation=NAME] [--plots=FOLDER]
+                            [--autotune] [--json=FILE]
 
 training    a full training step of a 10 M parameter model, JAX and eager PyTorch in alternation (about 2 minutes on
             2 cores)
@@ -18,6 +20,9 @@ numerics    LayerNorm in emulated float16: failures and errors by pre-normaliser
             and order of summation (2 minutes, most of them compilation); nothing is timed
 policies    word error rates of a trained model under every numerics policy, without each stabiliser, and with a
             larger residual stream (half an hour, most of it compilation); nothing is timed
+kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
+            rate; a training step with kernels and without. On a CPU, small shapes and XLA alone. --op=training_step
+            measures the step alone; --autotune searches block sizes and keeps them for this kind of device
 
 PyTorch runs in an environment of its own, which `make peers` makes; ONNX Runtime needs the extra `export`. What is
 missing, `streaming` does without, and says so. Leave the machine otherwise idle.
@@ -28,6 +33,9 @@ import sys
 from absl import app, flags
 
 from benchmarks import numerics, numerics_plots, policies, record, streaming, training, transcription
+from benchmarks.kernels import plots as kernels_plots
+from benchmarks.kernels import run as kernels
+from benchmarks.kernels import tuning
 from benchmarks.peers import PeerError
 from benchmarks.streaming import DisagreementError
 from benchmarks.transcription import TranscriptionError
@@ -39,7 +47,12 @@ _COMPUTE = flags.DEFINE_enum("compute", "float32", ["float32", "bfloat16"], "tra
 _CHUNKS = flags.DEFINE_integer("chunks", 40, "streaming: chunks in each block.", lower_bound=1)
 _RUNS = flags.DEFINE_integer("runs", 10, "transcription: starts of the command.", lower_bound=1)
 _MINUTES = flags.DEFINE_integer("minutes", 60, "transcription: length of the long recording.", lower_bound=2)
-_PLOTS = flags.DEFINE_string("plots", None, "numerics: folder that plots are written to (needs matplotlib).")
+_PLOTS = flags.DEFINE_string("plots", None, "numerics, kernels: folder that plots are written to (needs matplotlib).")
+_OP = flags.DEFINE_string("op", None, "kernels: one operation alone.")
+_SHAPE = flags.DEFINE_string("shape", None, "kernels: one named shape alone.")
+_DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16", "float16"], "kernels: one format alone.")
+_IMPLEMENTATION = flags.DEFINE_string("implementation", None, "kernels: one of ours alone.")
+_AUTOTUNE = flags.DEFINE_bool("autotune", False, "kernels: search block sizes and keep the fastest.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run.")
 
 
@@ -63,14 +76,31 @@ def main(argv: list[str]) -> None:
                 if _WORKDIR.value is None:
                     raise app.UsageError("policies: name the folder of a training run with --workdir")
                 result = policies.run(_WORKDIR.value)
+            case ["kernels"] if _AUTOTUNE.value:
+                result = tuning.run(_OP.value)
+            case ["kernels"]:
+                numerics_plots.check(_PLOTS.value)
+                result = kernels.run(_OP.value, _SHAPE.value, _DTYPE.value, _IMPLEMENTATION.value)
+                print(kernels.summary(result))
             case _:
-                raise app.UsageError("name what to measure: training, streaming, transcription, numerics or policies")
-    except (PeerError, ConfigError, DisagreementError, TranscriptionError, numerics_plots.MissingError) as error:
+                raise app.UsageError(
+                    "name what to measure: one of training, streaming, transcription, numerics, policies, kernels"
+                )
+    except kernels.SelectionError as error:
+        raise app.UsageError(str(error)) from None
+    except (
+        PeerError,
+        tuning.TuningError,
+        ConfigError,
+        DisagreementError,
+        TranscriptionError,
+        numerics_plots.MissingError,
+    ) as error:
         sys.exit(f"bench.py: {error}")
     if _JSON.value:
         record.write(_JSON.value, result)
     if _PLOTS.value:
-        numerics_plots.draw(result, _PLOTS.value)
+        (kernels_plots if argv[1] == "kernels" else numerics_plots).draw(result, _PLOTS.value)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ FORMATS = ("float32", "bfloat16", "float16")
 
 
 def _plain(scores: Array, mask: Array, tables: SoftmaxTables | None) -> Array:
-    return reference.softmax(scores, mask) if tables is None else lut.softmax(scores, mask, tables)
+    if tables is None:
+        return reference.softmax(scores, mask)
+    return lut.softmax(scores, mask, tables).astype(scores.dtype)
 
 
 IMPLEMENTATIONS = {
