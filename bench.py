@@ -9,6 +9,8 @@
     python bench.py cost [--chunks=40] [--json=FILE]
     python bench.py bandwidth [--chunks=40] [--json=FILE]
     python bench.py front_ends --workdir=runs/front_ends [--json=FILE]
+    python bench.py kernels [--op=NAME] [--shape=NAME] [--dtype=NAME] [--implementation=NAME] [--plots=FOLDER]
+                            [--autotune] [--json=FILE]
 
 training    a full training step of a 10 M parameter model, JAX and eager PyTorch in alternation (about 2 minutes on
             2 cores)
@@ -29,6 +31,9 @@ cost        what the cost model predicts for five models on one core, from rates
 bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
             (3 minutes)
 front_ends  front ends before the same encoder, trained on words and libri_mini: errors, costs, times (hours)
+kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
+            rate; a training step with kernels and without. On a CPU, small shapes and XLA alone. --op=training_step
+            measures the step alone; --autotune searches block sizes and keeps them for this kind of device
 
 PyTorch runs in an environment of its own, which `make peers` makes; ONNX Runtime needs the extra `export`. What is
 missing, `streaming` does without, and says so. Leave the machine otherwise idle.
@@ -51,6 +56,9 @@ from benchmarks import (
     training,
     transcription,
 )
+from benchmarks.kernels import plots as kernels_plots
+from benchmarks.kernels import run as kernels
+from benchmarks.kernels import tuning
 from benchmarks.peers import PeerError
 from benchmarks.streaming import DisagreementError
 from benchmarks.transcription import TranscriptionError
@@ -61,7 +69,12 @@ _COMPUTE = flags.DEFINE_enum("compute", "float32", ["float32", "bfloat16"], "tra
 _CHUNKS = flags.DEFINE_integer("chunks", 40, "streaming: chunks in each block.", lower_bound=1)
 _RUNS = flags.DEFINE_integer("runs", 10, "transcription: starts of the command.", lower_bound=1)
 _MINUTES = flags.DEFINE_integer("minutes", 60, "transcription: length of the long recording.", lower_bound=2)
-_PLOTS = flags.DEFINE_string("plots", None, "numerics: folder that plots are written to (needs matplotlib).")
+_PLOTS = flags.DEFINE_string("plots", None, "numerics, kernels: folder that plots are written to (needs matplotlib).")
+_OP = flags.DEFINE_string("op", None, "kernels: one operation alone.")
+_SHAPE = flags.DEFINE_string("shape", None, "kernels: one named shape alone.")
+_DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16", "float16"], "kernels: one format alone.")
+_IMPLEMENTATION = flags.DEFINE_string("implementation", None, "kernels: one of ours alone.")
+_AUTOTUNE = flags.DEFINE_bool("autotune", False, "kernels: search block sizes and keep the fastest.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run; front_ends: of all of its own.")
 _POLICIES = flags.DEFINE_list("policies", [], "policies: these alone, comma separated; default: all, and ablations.")
 
@@ -100,15 +113,33 @@ def main(argv: list[str]) -> None:
                     raise app.UsageError("front_ends: name a folder for the training runs with --workdir")
                 result = front_ends.run(_WORKDIR.value)
                 print(front_ends.table(result))
+            case ["kernels"] if _AUTOTUNE.value:
+                result = tuning.run(_OP.value)
+            case ["kernels"]:
+                numerics_plots.check(_PLOTS.value)
+                result = kernels.run(_OP.value, _SHAPE.value, _DTYPE.value, _IMPLEMENTATION.value)
+                print(kernels.summary(result))
             case _:
-                names = "training, streaming, transcription, numerics, policies, copies, cost, bandwidth or front_ends"
+                names = (
+                    "training, streaming, transcription, numerics, policies, copies, cost, bandwidth, front_ends or "
+                    "kernels"
+                )
                 raise app.UsageError(f"name what to measure: {names}")
-    except (PeerError, ValueError, DisagreementError, TranscriptionError, numerics_plots.MissingError) as error:
+    except kernels.SelectionError as error:
+        raise app.UsageError(str(error)) from None
+    except (
+        PeerError,
+        ValueError,
+        tuning.TuningError,
+        DisagreementError,
+        TranscriptionError,
+        numerics_plots.MissingError,
+    ) as error:
         sys.exit(f"bench.py: {error}")
     if _JSON.value:
         record.write(_JSON.value, result)
     if _PLOTS.value:
-        numerics_plots.draw(result, _PLOTS.value)
+        (kernels_plots if argv[1] == "kernels" else numerics_plots).draw(result, _PLOTS.value)
 
 
 if __name__ == "__main__":

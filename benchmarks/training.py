@@ -85,7 +85,8 @@ class FeatureBatch:
 class JaxTrainer:
     """The JAX model, its optimiser and one batch; the counterpart of the twin's `Trainer`."""
 
-    def __init__(self, config: Config, batch: FeatureBatch):
+    def __init__(self, config: Config, batch: FeatureBatch, chunk_size: int = 0, num_left_chunks: int = -1):
+        self._chunks = np.int32(chunk_size), np.int32(num_left_chunks)
         graphdef, params, self._statistics = make_model(config, compute=config.train.compute)
         self.weights = flat_weights(params, self._statistics)
         self.num_parameters = count_parameters(params)
@@ -110,7 +111,7 @@ class JaxTrainer:
 
     def _arguments(self):
         # The chunk is an argument, as it is in training, where it changes from batch to batch.
-        return self._state, self._statistics, self._batch, np.int32(self._index), np.int32(0), np.int32(-1)
+        return self._state, self._statistics, self._batch, np.int32(self._index), *self._chunks
 
 
 def make_step(config: Config, graphdef: nnx.GraphDef) -> Callable:

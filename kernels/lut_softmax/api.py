@@ -15,7 +15,7 @@ def _plain(scores: Array, mask: Array, tables: SoftmaxTables | None, axis: int =
     if tables is None:
         return reference.softmax(scores, mask, axis)
     rows = lut.softmax(jnp.moveaxis(scores, axis, -1), jnp.moveaxis(mask, axis, -1), tables)
-    return jnp.moveaxis(rows, -1, axis)
+    return jnp.moveaxis(rows, -1, axis).astype(scores.dtype)
 
 
 IMPLEMENTATIONS = {

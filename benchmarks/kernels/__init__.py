@@ -1,0 +1,1 @@
+"""`bench.py kernels`: the kernels beside their strongest alternatives, on the device at hand."""

@@ -1,0 +1,98 @@
+"""The figures that the kernels are judged by, from the rows of a run."""
+
+import itertools
+import math
+from typing import Any
+
+import jax
+
+from benchmarks.kernels.cases import Case
+from benchmarks.kernels.contestants import OURS
+from kernels.implementation import available
+
+BANDWIDTH_GOAL = 0.9  # of the device's copy, on these shapes
+BANDWIDTH_SHAPES = ("rows_256", "rows_512", "rows_1024")
+ATTENTION_GOAL = 1.5  # times the best alternative, on the long shapes
+
+
+def compute(rows: list[dict[str, Any]], bounds: dict[str, float]) -> list[dict[str, Any]]:
+    """For each case with a kernel: its share of the copy, and how much faster it is than the best of the others.
+
+    "xla" is our own code for attention and therefore no alternative there; for the norms and the softmax it is XLA's
+    fusion of the definition.
+    """
+    key = ("operation", "variant", "shape", "format", "direction")
+    found = []
+    for case, group in itertools.groupby(rows, lambda row: tuple(row[name] for name in key)):
+        timed = {row["contestant"]: row for row in group if row["seconds"] is not None}
+        ours = next((timed.pop(name) for name in OURS & timed.keys()), None)
+        if case[0] == "chunked_attention":
+            timed.pop("xla", None)
+        if ours is None:
+            continue
+        best = min(timed.values(), key=lambda row: row["seconds"], default=None)
+        found.append(
+            dict(zip(key, case, strict=True))
+            | {
+                "share_of_copy": ours["bytes"] / ours["seconds"] / bounds["copy_bytes_per_second"],
+                "best_alternative": best and best["contestant"],
+                "times_as_fast": best and best["seconds"] / ours["seconds"],
+            }
+        )
+    return found
+
+
+def attention_memory(shapes: list[str], format: str = "bfloat16") -> dict[str, int]:
+    """Bytes that forward and backward of the kernel need beside arguments and results, by shape."""
+    name = next(name for name in OURS if available(name))
+    needed = {}
+    for shape in shapes:
+        case = Case("chunked_attention", "", shape, format, "both")
+        compiled = jax.jit(case.function(name)).lower(*jax.eval_shape(case.draw, 0)).compile()
+        needed[shape] = compiled.memory_analysis().temp_size_in_bytes
+    return needed
+
+
+def text(result: dict[str, Any]) -> str:
+    """Goals and what was reached; nothing is claimed where no kernel ran."""
+    found = result["figures"]
+    if not found and "training_step" not in result:
+        return ""
+    lines = [""]
+    if not found:
+        lines.append("No Pallas kernel runs on this device: the figures of the kernels are left open.")
+    rows = [f for f in found if f["operation"] != "chunked_attention" and f["shape"] in BANDWIDTH_SHAPES]
+    if forward := [f for f in rows if f["direction"] == "forward"]:
+        lowest = min(forward, key=lambda f: f["share_of_copy"])
+        lines.append(
+            f"1. Norms and softmax, forward: {lowest['share_of_copy']:.0%} of the copy at least, goal "
+            f"{BANDWIDTH_GOAL:.0%} ({_name(lowest)})"
+        )
+    if compared := [f for f in found if f["operation"] != "chunked_attention" and f["times_as_fast"]]:
+        lowest = min(compared, key=lambda f: f["times_as_fast"])
+        lines.append(
+            f"   and {lowest['times_as_fast']:.2f} times as fast as the best alternative at least, goal 1 "
+            f"({_name(lowest)}; {lowest['best_alternative']})"
+        )
+    for figure in found:
+        if figure["operation"] == "chunked_attention" and figure["shape"].startswith("long"):
+            ratio = figure["times_as_fast"]
+            lines.append(
+                f"2. {_name(figure)}: "
+                + (
+                    f"{ratio:.2f} times as fast as {figure['best_alternative']}, goal {ATTENTION_GOAL}"
+                    if ratio
+                    else "no alternative ran"
+                )
+            )
+    if memory := result.get("attention_memory"):
+        growth = [math.log2(b / a) for a, b in itertools.pairwise(memory.values()) if a]
+        lines.append(f"   Memory beside arguments and results, bytes: {memory}; doublings between them: {growth}")
+    if training := result.get("training_step"):
+        lines.append(f"3. {training['text']}")
+    return "\n".join(lines)
+
+
+def _name(figure: dict[str, Any]) -> str:
+    variant = f", {figure['variant']}" if figure["variant"] else ""
+    return f"{figure['operation']}{variant}, {figure['shape']}, {figure['format']}, {figure['direction']}"

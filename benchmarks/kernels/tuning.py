@@ -1,0 +1,82 @@
+"""`bench.py kernels --autotune`: the fastest blocks and implementations on the device at hand."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import record
+from benchmarks.kernels.cases import SHAPES, Case
+from benchmarks.kernels.contestants import OURS
+from benchmarks.kernels.timing import device_seconds
+from kernels import autotune
+from kernels.device import current_device
+from kernels.implementation import Unsupported, available
+
+Timer = Callable[[Callable[..., Any], Callable[[int], tuple]], float]
+FORMATS = ("float32", "bfloat16", "float16")
+
+
+class TuningError(ValueError):
+    """There is nothing to tune."""
+
+
+def run(operation: str | None, timer: Timer = device_seconds) -> dict[str, Any]:
+    """Tunes one operation or all, writes `kernels/OPERATION/tuned/DEVICE.json`, and returns the records."""
+    name = next((name for name in sorted(OURS) if available(name)), None)
+    if name is None:
+        raise TuningError(f"--autotune: no Pallas kernel runs on this device ({current_device().kind})")
+    circumstances = record.describe_run() | {"versions": record.versions("jax", "jaxlib")}
+    found = {}
+    for tuned in [operation] if operation else list(SHAPES):
+        found[tuned] = circumstances | tune(tuned, name, timer)
+        print(f"{autotune.keep(tuned, found[tuned])}: {found[tuned]['implementation']}", flush=True)
+    return {"benchmark": "autotune", **circumstances, "operations": found}
+
+
+def tune(operation: str, implementation: str, timer: Timer) -> dict[str, Any]:
+    """The fastest blocks for each width and format, and what is faster with them over all shapes: the kernel or XLA.
+
+    Times are of forward and backward. "implementation" is the kernel where the geometric mean of its times over those
+    of "xla" is below 1.
+    """
+    blocks, logarithms = [], []
+    for shape, sizes in SHAPES[operation].items():
+        for format in FORMATS:
+            case = Case(operation, "", shape, format, "both")
+            try:
+                seconds = {
+                    tried: _timed(case, implementation, tried, timer) for tried in _candidates(case, implementation)
+                }
+            except Unsupported:
+                continue
+            best = min(seconds, key=lambda tried: seconds[tried])
+            if best is not None:
+                blocks = [row for row in blocks if (row["width"], row["format"]) != (sizes[1], format)]
+                blocks.append(
+                    {"implementation": implementation, "width": sizes[1], "format": format, "blocks": vars(best)}
+                )
+            ratio = seconds[best] / timer(case.function("xla"), case.draw)
+            logarithms.append(math.log(ratio))
+    faster = bool(logarithms) and sum(logarithms) < 0
+    return {"implementation": implementation if faster else "xla", "blocks": blocks}
+
+
+def _timed(case: Case, implementation: str, blocks: Any, timer: Timer) -> float:
+    with autotune.trying(blocks):
+        return timer(case.function(implementation), case.draw)
+
+
+def _candidates(case: Case, implementation: str) -> list[Any]:
+    """Blocks to try; None alone for a kernel that has no choice. Raises Unsupported where it does not run."""
+    if case.operation == "chunked_attention":
+        return [None]
+    width = case.sizes[1]
+    if implementation == "mosaic_gpu":
+        from kernels import gpu_rows
+        from kernels.layer_norm.mosaic_gpu import PER_LANE
+
+        return gpu_rows.candidates(gpu_rows.heuristic(case.operation, "columns", width, case.format, PER_LANE), width)
+    from kernels.layer_norm import mosaic_tpu as norm
+    from kernels.lut_softmax import mosaic_tpu as softmax
+
+    return (norm if case.operation == "layer_norm" else softmax).candidates(width)
