@@ -24,7 +24,7 @@ from tests.implementations import IMPLEMENTATIONS, KERNELS, lower, normal, round
 every = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 NAMES = "output", "query", "key", "value", "relative_bias"
 kernels = pytest.mark.parametrize("implementation", KERNELS)
-few = settings(deadline=None, max_examples=6, derandomize=True)
+few = settings(deadline=None, max_examples=4, derandomize=True)
 FORMATS = [("xla", f) for f in ("float32", "bfloat16", "float16")]
 FORMATS += [("mosaic_gpu", f) for f in ("bfloat16", "float16")] + [("mosaic_tpu", f) for f in ("float32", "bfloat16")]
 
@@ -32,11 +32,6 @@ FORMATS += [("mosaic_gpu", f) for f in ("bfloat16", "float16")] + [("mosaic_tpu"
 def usual(implementation):
     """A format that every implementation has, the widest that this one has."""
     return "float16" if implementation == "mosaic_gpu" else "float32"
-
-
-def odd(implementation):
-    """Frames that take two blocks of its kernel, the second one not full."""
-    return 69 if implementation == "mosaic_gpu" else 133
 
 
 def output_and_gradients(function, arguments):
@@ -147,9 +142,12 @@ def test_the_gradients_of_the_definition_are_numerical_with_rows_that_see_nothin
 
 @pytest.mark.parametrize("implementation, format", FORMATS)
 def test_output_and_gradients_are_the_references_in_every_format(implementation, format):
-    """Odd sizes, more than one block, an utterance that is shorter, so that its last queries see nothing."""
-    frames = odd(implementation)
-    assert_agrees(implementation, Shape(2, frames, frames, 1, 12, 20, 16, 2), format, chunks=(16, 2))
+    """Odd sizes; chunks, where the last queries of an utterance see nothing, or full context and a bias as far."""
+    frames = 69 if implementation == "mosaic_gpu" else 133  # two blocks of the kernel, the second one not full
+    if format == "bfloat16":
+        assert_agrees(implementation, Shape(1, frames, frames + 9, 1, 8, frames + 8, 0, -1), format)
+    else:
+        assert_agrees(implementation, Shape(2, frames, frames, 1, 12, 20, 16, 2), format, chunks=(16, 2))
 
 
 @every
@@ -161,12 +159,6 @@ def test_a_stream_attends_to_its_past_and_no_two_accesses_race(implementation):
     assert_agrees(implementation, shape, usual(implementation), detect_races=True)
     if implementation in KERNELS:
         assert not (gpu.get_races() if implementation == "mosaic_gpu" else tpu.races).races_found
-
-
-@every
-def test_full_context_with_a_bias_that_reaches_far(implementation):
-    frames = odd(implementation)
-    assert_agrees(implementation, Shape(1, frames, frames + 9, 1, 8, frames + 8, 0, -1), usual(implementation))
 
 
 @pytest.mark.parametrize("form", [xla.banded, xla.looped])
@@ -252,7 +244,7 @@ def test_chunks_limit_what_rows_allow():
 
 
 @kernels
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ["stream_words", "train_medium", "train_medium_full", "long_16384_16"])
 def test_forward_and_backward_lower_for_the_device(implementation, name):
     shape, format = SHAPES[name], "float32" if implementation == "mosaic_tpu" else "bfloat16"
     arguments = jax.eval_shape(functools.partial(shape.arguments, dtype=format), jax.random.key(0))
@@ -381,8 +373,8 @@ def test_a_few_tiles_are_the_bias_of_every_pair_of_blocks(num_queries, more_keys
     tiles = np.asarray(diagonals.tiles(bias))
     assert tiles.shape[1] <= 2 * (largest // block + 3)
     whole = np.asarray(reference.toeplitz(bias, num_queries, num_keys))
-    for a in range(-(-num_queries // block)):
-        for b in range(-(-num_keys // block)):
-            part = whole[:, a * block :, b * block :][:, :block, :block]
-            tile = tiles[:, int(diagonals.index(a, b))]
-            np.testing.assert_array_equal(tile[:, : part.shape[1], : part.shape[2]], part)
+    query_block, key_block = np.arange(-(-num_queries // block))[:, None], np.arange(-(-num_keys // block))
+    for (a, b), index in np.ndenumerate(diagonals.index(query_block, key_block)):
+        part = whole[:, a * block :, b * block :][:, :block, :block]
+        tile = tiles[:, index]
+        np.testing.assert_array_equal(tile[:, : part.shape[1], : part.shape[2]], part)

@@ -49,7 +49,9 @@ def attention_memory(shapes: list[str], format: str = "bfloat16") -> dict[str, i
     for shape in shapes:
         case = Case("chunked_attention", "", shape, format, "both")
         compiled = jax.jit(case.function(name)).lower(*jax.eval_shape(case.draw, 0)).compile()
-        needed[shape] = compiled.memory_analysis().temp_size_in_bytes
+        analysis = compiled.memory_analysis()
+        assert analysis is not None
+        needed[shape] = analysis.temp_size_in_bytes
     return needed
 
 

@@ -48,8 +48,8 @@ class Diagonals:
         self.last = min(-(-(reach - self.offset) // block), -(-num_queries // block) - 1)
         self.last = max(self.first, self.last)
 
-    def index(self, query_block: Array | int, key_block: Array | int) -> Array:
-        """Which tile; of Python or traced integers."""
+    def index(self, query_block, key_block) -> Array:
+        """Which tile, of blocks by their numbers: integers or arrays of them."""
         return jnp.clip(query_block - key_block, self.first, self.last) - self.first
 
     def tiles(self, relative_bias: Float[Array, "heads distances"]) -> Float[Array, "heads diagonals block block"]:

@@ -1,6 +1,6 @@
 """Chunked attention in plain JAX with memory linear in the length: a band of blocks, or block after block.
 
-Which form is taken is the rule of `chunked_attention`, from measurements on a CPU (`bench.py kernels`).
+`chunked_attention` has the rule by which one is taken, from measurements on a CPU (`benchmarks/long_audio.py`).
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from kernels.typing import Array, Float, Int
 
 BAND = 64  # about so many queries share a slice of the keys
 LOOP = 256  # queries at a time where the keys are not limited
-DENSE = 512  # keys up to which all scores at once are the fastest where they are not limited
+DENSE = 1024  # keys up to which all scores at once are small where they are not limited
 
 
 def chunked_attention(
@@ -28,8 +28,9 @@ def chunked_attention(
 ) -> Float[Array, "batch queries heads head_dim"]:
     """See `api.chunked_attention`.
 
-    With static `chunks`, `banded` if it computes at most half of the scores; else `looped` from more than DENSE keys
-    on (and more than one block of queries); else the reference.
+    With static `chunks`, `banded` if it computes at most half of the scores: 4 times as fast as the reference for 256
+    keys in chunks of 16 with 4 to their left, 50 times for 4096. Else `looped` for more than DENSE keys, for the sake
+    of memory: an eighth for 4096 keys, and about as fast. Else the reference.
     """
     num_queries, num_keys = query.shape[1], key.shape[1]
     arguments = query, key, value, relative_bias, key_start, key_end, softmax

@@ -13,9 +13,9 @@ class Shape(NamedTuple):
 
     def arguments(self, key: Key[Array, ""], dtype: str = "float32") -> tuple[Array, Array, Array]:
         """Random x, scale and bias."""
-        keys = jax.random.split(key, 3)
-        x = jax.random.normal(keys[0], self).astype(dtype)
-        return x, *(jax.random.normal(k, (self.channels,)) for k in keys[1:])
+        x_key, *keys = jax.random.split(key, 3)
+        scale, bias = (jax.random.normal(k, (self.channels,)) for k in keys)
+        return jax.random.normal(x_key, self).astype(dtype), scale, bias
 
 
 SHAPES = {
