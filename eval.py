@@ -76,13 +76,15 @@ def evaluate(workdir: pathlib.Path) -> None:
     # ------------------------------------------------------------------------ streams
     rows, masked, streams = [row("offline", transcripts)], [], []
     for chunk_size in chunk_sizes:
-        context = {"chunk_size": chunk_size, "num_left_chunks": NUM_LEFT_CHUNKS.value}
+        left = NUM_LEFT_CHUNKS.value
         milliseconds = round(chunk_size * config.model.subsampling_factor * config.features.frame_shift_ms)
         if MASKED.value:
-            whole = transcribe(config, forward, params, statistics, tokenizer, read, **context)
+            arguments = config, forward, params, statistics, tokenizer, read
+            whole = transcribe(*arguments, chunk_size=chunk_size, num_left_chunks=left)
             masked.append(row(f"{milliseconds} ms, masked", whole, None, chunk_size))
         if STREAMING.value:
-            streamed, timing = transcribe_streaming(config, model, tokenizer, read, **context)
+            arguments = config, model, tokenizer, read
+            streamed, timing = transcribe_streaming(*arguments, chunk_size=chunk_size, num_left_chunks=left)
             streams.append(row(f"{milliseconds} ms", streamed, timing, chunk_size))
     if chunk_sizes:
         print("\n" + table(rows + masked + streams))

@@ -53,8 +53,9 @@ class Encoder(nnx.Module):
         x, lengths = self.subsampling(features), self.subsampling.output_lengths(lengths)
         key_start, key_end = chunk_rows(x.shape[1], lengths, chunk_size, num_left_chunks)
         inside = jnp.arange(x.shape[1]) < lengths[:, None]
-        static = isinstance(chunk_size, int) and isinstance(num_left_chunks, int)
-        chunks = (chunk_size, num_left_chunks) if static and chunk_size > 0 and num_left_chunks >= 0 else None
+        chunks = None
+        if isinstance(chunk_size, int) and isinstance(num_left_chunks, int) and chunk_size > 0 and num_left_chunks >= 0:
+            chunks = chunk_size, num_left_chunks
         for index, block in enumerate(self.blocks):
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
             x, _ = block(x, key_start, key_end, inside, chunks=chunks, dropout_key=key)
