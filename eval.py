@@ -80,13 +80,12 @@ def evaluate(workdir: pathlib.Path) -> None:
         left = NUM_LEFT_CHUNKS.value
         milliseconds = round(chunk_size * config.model.subsampling_factor * config.features.frame_shift_ms)
         if MASKED.value:
-            arguments = (config, forward, params, statistics, tokenizer, read)
+            arguments = config, forward, params, statistics, tokenizer, read
             whole = transcribe(*arguments, chunk_size=chunk_size, num_left_chunks=left)
             masked.append(row(f"{milliseconds} ms, masked", whole, None, chunk_size))
         if STREAMING.value:
-            streamed, timing = transcribe_streaming(
-                config, model, tokenizer, read, chunk_size=chunk_size, num_left_chunks=left
-            )
+            arguments = config, model, tokenizer, read
+            streamed, timing = transcribe_streaming(*arguments, chunk_size=chunk_size, num_left_chunks=left)
             streams.append(row(f"{milliseconds} ms", streamed, timing, chunk_size))
     if chunk_sizes:
         print("\n" + table(rows + masked + streams))

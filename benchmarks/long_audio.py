@@ -8,6 +8,7 @@ With a stream's context (chunks of 16 frames, 4 to their left) and with full con
 import statistics
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +48,9 @@ def run(workdir: str) -> dict:
             rows[-1]["largest_difference"] = float(np.abs(logits["xla"] - logits["reference"]).max())
             rows[-1]["largest_logit"] = float(np.abs(logits["reference"]).max())
             for name, forward in passes.items():
-                memory = forward.memory_analysis().temp_size_in_bytes / 2**20
-                rows[-1][name] = {"seconds": statistics.median(seconds[name]), "temporary_mib": round(memory, 1)}
+                memory: Any = forward.memory_analysis()
+                mebibytes = round(memory.temp_size_in_bytes / 2**20, 1)
+                rows[-1][name] = {"seconds": statistics.median(seconds[name]), "temporary_mib": mebibytes}
             print(line(rows[-1]), flush=True)
     return circumstances | {"step": step, "rows": rows}
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -129,8 +130,8 @@ def test_the_gradients_of_the_definition_are_numerical_with_rows_that_see_nothin
     shape = (1, 5, 1, 2)
     start, end = chunk_rows(5, jnp.array([3]), 2, 1)
     arguments = normal(0, *shape), normal(1, *shape), normal(2, *shape), normal(3, 1, 3)
-    weights = normal(9, *shape)
-    loss = jax.jit(lambda *a: jnp.sum(weights * chunked_attention(*a, start, end, implementation="reference")))
+    weights, attend = normal(9, *shape), functools.partial(chunked_attention, implementation="reference")
+    loss = jax.jit(lambda q, k, v, b: jnp.sum(weights * attend(q, k, v, b, start, end)))
     gradient = jax.jit(jax.grad(loss, range(4)))(*arguments)
     norm = math.sqrt(sum(float(jnp.sum(jnp.square(g))) for g in gradient))
     above, below = ([x + step / norm * g for x, g in zip(arguments, gradient, strict=True)] for step in (0.02, -0.02))
@@ -158,7 +159,8 @@ def test_a_stream_attends_to_its_past_and_no_two_accesses_race(implementation):
     shape = SHAPES["stream_words"]._replace(heads=1)
     assert_agrees(implementation, shape, usual(implementation), detect_races=True)
     if implementation in KERNELS:
-        assert not (gpu.get_races() if implementation == "mosaic_gpu" else tpu.races).races_found
+        races: Any = gpu.get_races() if implementation == "mosaic_gpu" else tpu.races
+        assert not races.races_found
 
 
 @pytest.mark.parametrize("form", [xla.banded, xla.looped])
@@ -243,20 +245,22 @@ def test_chunks_limit_what_rows_allow():
 # ------------------------------------------------------------------ without a device
 
 
+def training_step(implementation, shape):
+    """A sum of outputs and its gradients."""
+
+    def loss(query, key, value, bias, start, end):
+        attend = functools.partial(chunked_attention, chunks=shape.chunks, implementation=implementation)
+        return jnp.sum(attend(query, key, value, bias, start, end).astype(jnp.float32))
+
+    return jax.value_and_grad(loss, range(4))
+
+
 @kernels
 @pytest.mark.parametrize("name", ["stream_words", "train_medium", "train_medium_full", "long_16384_16"])
 def test_forward_and_backward_lower_for_the_device(implementation, name):
     shape, format = SHAPES[name], "float32" if implementation == "mosaic_tpu" else "bfloat16"
     arguments = jax.eval_shape(functools.partial(shape.arguments, dtype=format), jax.random.key(0))
-
-    def train(query, key, value, bias, start, end):
-        def loss(*differentiated):
-            out = chunked_attention(*differentiated, start, end, chunks=shape.chunks, implementation=implementation)
-            return jnp.sum(out.astype(jnp.float32))
-
-        return jax.value_and_grad(loss, range(4))(query, key, value, bias)
-
-    calls = lower(implementation, train, *arguments).count("custom_call @")
+    calls = lower(implementation, training_step(implementation, shape), *arguments).count("custom_call @")
     assert calls >= {"mosaic_gpu": 4, "mosaic_tpu": 3}[implementation]
 
 
@@ -274,16 +278,8 @@ def test_memory_of_a_training_step_is_linear_in_the_length(implementation, chunk
     def largest(frames):
         shape = Shape(1, frames, frames, 2, 16, 64, chunk_size, 4 if chunk_size else -1)
         arguments = jax.eval_shape(functools.partial(shape.arguments, dtype="bfloat16"), jax.random.key(0))
-
-        def train(query, key, value, bias, start, end):
-            def loss(*differentiated):
-                out = chunked_attention(*differentiated, start, end, chunks=shape.chunks, implementation=implementation)
-                return jnp.sum(out.astype(jnp.float32))
-
-            return jax.grad(loss, range(4))(query, key, value, bias)
-
         with running(implementation):
-            return max(sizes(jax.make_jaxpr(train)(*arguments).jaxpr))
+            return max(sizes(jax.make_jaxpr(training_step(implementation, shape))(*arguments).jaxpr))
 
     assert largest(16_384) <= 4.1 * largest(4096) < 2 * 4096**2
 
@@ -313,9 +309,9 @@ def unchecked_shapes():
 def test_shapes_that_do_not_fit_are_named(unchecked_shapes, change, message):
     names = dict.fromkeys(("query", "key", "value"), (1, 4, 1, 2)) | {"relative_bias": (1, 5)}
     shapes = names | dict.fromkeys(("key_start", "key_end"), (1, 4)) | change
-    arrays = {name: jnp.zeros(shape, jnp.int32 if "key_" in name else None) for name, shape in shapes.items()}
+    arrays = [jnp.zeros(shape, jnp.int32 if "key_" in name else None) for name, shape in shapes.items()]
     with pytest.raises(ValueError, match=message):
-        chunked_attention(**arrays)
+        chunked_attention(*arrays)
 
 
 def test_what_a_kernel_cannot_do_is_an_error_that_names_the_alternative():

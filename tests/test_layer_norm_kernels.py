@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.device import interpreted
+from kernels.emulator import BFLOAT16, FLOAT16, FLOAT32, Arithmetic, Format
 from kernels.implementation import Unsupported
 from kernels.layer_norm import (
     GEOMETRIC,
@@ -113,6 +114,29 @@ def test_rms_norm_is_its_formula(implementation):
     np.testing.assert_allclose(y, defined(x, scale, None, 1e-6, centred=False), atol=1e-5)
 
 
+# ------------------------------------------------------------------ emulation
+
+
+@pytest.mark.parametrize("norm", [GEOMETRIC, NONE], ids=["geometric", "none"])
+@pytest.mark.parametrize(
+    "arithmetic",
+    [
+        Arithmetic(FLOAT16),
+        Arithmetic(Format("float16", flush_to_zero=True), block=64),
+        Arithmetic(BFLOAT16, FLOAT32),
+    ],
+    ids=["float16", "flushed, in blocks", "bfloat16, accumulated in float32"],
+)
+def test_the_emulated_norm_of_a_tpu_is_the_emulators_bit_for_bit(arithmetic, norm):
+    x = arithmetic.round(normal(0, 6, 128) * np.logspace(-3, 3, 6)[:, None])
+    function = functools.partial(layer_norm, numerics=NormNumerics(arithmetic, norm))
+    scale, bias = normal(1, 128), normal(2, 128)
+    expected = run("xla", functools.partial(function, implementation="xla"), x, scale, bias)
+    got = run("mosaic_tpu", functools.partial(function, implementation="mosaic_tpu"), x, scale, bias)
+    np.testing.assert_array_equal(got, expected)
+    assert lower("mosaic_tpu", functools.partial(function, implementation="mosaic_tpu"), x, scale, bias)
+
+
 # ------------------------------------------------------------------ gradients
 
 
@@ -199,5 +223,7 @@ def test_bad_input_is_named():
         layer_norm(x, ones, ones, eps=-1.0)
     with interpreted("mosaic_gpu"), pytest.raises(Unsupported, match=r"72 channels of x: .*use implementation='xla'"):
         layer_norm(normal(0, 4, 72), jnp.ones(72), jnp.ones(72), implementation="mosaic_gpu")
-    with interpreted("mosaic_gpu"), pytest.raises(Unsupported, match="numerics is emulated in plain JAX"):
+    with pytest.raises(ValueError, match="'mosaic_gpu' is not one of reference, xla, mosaic_tpu, or None"):
         layer_norm(x, ones, ones, numerics=NormNumerics(), implementation="mosaic_gpu")
+    with interpreted("mosaic_tpu"), pytest.raises(Unsupported, match="takes multiples of 128 that the block divides"):
+        layer_norm(x, ones, ones, numerics=NormNumerics(), implementation="mosaic_tpu")

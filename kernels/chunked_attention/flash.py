@@ -10,7 +10,7 @@ The gradient of the bias is the sum of the blocks of dS that share a tile.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,8 @@ def attention(
     padding = (-head_dim) % HEAD_DIM
     query, key, value = (_pad(_pad(x, 1, (-x.shape[1]) % backend.block), 3, padding) for x in (query, key, value))
     start, end = (_pad(x.astype(jnp.int32), 1, (-num_queries) % backend.block) for x in (key_start, key_end))
-    return _attention(backend, diagonals, query, key, value, tiles, start, end)[:, :num_queries, :, :head_dim]
+    out: Any = _attention(backend, diagonals, query, key, value, tiles, start, end)
+    return out[:, :num_queries, :, :head_dim]
 
 
 def _pad(x: Array, axis: int, amount: int) -> Array:

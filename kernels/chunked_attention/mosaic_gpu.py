@@ -28,7 +28,8 @@ _SPLITS = 32  # programs that share the sum over the batch in the gradient of a 
 _NEVER = -1e30  # a score below all others, whose differences are finite
 _LOG2E = math.log2(math.e)
 _ROWS, _COLUMNS = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)  # one value for each row, or column
-_TRANSFORMS = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
+# The types of jax say that these are abstract.
+_TRANSFORMS: Any = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))  # pyright: ignore[reportAbstractUsage]
 _PARAMS = plgpu.CompilerParams(approx_math=True)
 
 
@@ -122,13 +123,13 @@ def _backward(
     diagonals: Diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent
 ):
     rows = start, end, lse, delta
-    query_gradient = _query_gradient(diagonals, *key_range, query, key, value, cotangent, tiles, *rows)
-    key_gradient, value_gradient = _key_gradient(diagonals, *query_range, query, key, value, cotangent, tiles, *rows)
-    tiles_gradient = _tiles_gradient(diagonals, *key_range, query, key, value, cotangent, tiles, *rows)
+    query_gradient = _query_gradient(diagonals, key_range, query, key, value, cotangent, tiles, *rows)
+    key_gradient, value_gradient = _key_gradient(diagonals, query_range, query, key, value, cotangent, tiles, *rows)
+    tiles_gradient = _tiles_gradient(diagonals, key_range, query, key, value, cotangent, tiles, *rows)
     return query_gradient, key_gradient, value_gradient, tiles_gradient
 
 
-def _query_gradient(diagonals: Diagonals, first, last, query, key, value, cotangent, tiles, start, end, lse, delta):
+def _query_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
     batch, length, heads, head_dim = query.shape
 
     def kernel(first, last, q_all, k_all, v_all, do_all, tiles, start, end, lse, delta, dq_all, q, do, barrier):
@@ -166,10 +167,10 @@ def _query_gradient(diagonals: Diagonals, first, last, query, key, value, cotang
         grid_names=("heads", "blocks", "batch"),
         scratch_types=[_buffer(query), _buffer(query), plgpu.Barrier(num_arrivals=2)],
         compiler_params=_PARAMS,
-    )(first, last, query, key, value, cotangent, tiles, start, end, lse, delta)
+    )(*blocks, query, key, value, cotangent, tiles, start, end, lse, delta)
 
 
-def _key_gradient(diagonals: Diagonals, first, last, query, key, value, cotangent, tiles, start, end, lse, delta):
+def _key_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
     batch, length, heads, head_dim = key.shape
 
     def kernel(first, last, q_all, k_all, v_all, do_all, tiles, start, end, lse, delta, dk_all, dv_all, k, v, barrier):
@@ -213,10 +214,10 @@ def _key_gradient(diagonals: Diagonals, first, last, query, key, value, cotangen
         grid_names=("heads", "blocks", "batch"),
         scratch_types=[_buffer(key), _buffer(value), plgpu.Barrier(num_arrivals=2)],
         compiler_params=_PARAMS,
-    )(first, last, query, key, value, cotangent, tiles.swapaxes(2, 3), start, end, lse, delta)
+    )(*blocks, query, key, value, cotangent, tiles.swapaxes(2, 3), start, end, lse, delta)
 
 
-def _tiles_gradient(diagonals: Diagonals, first, last, query, key, value, cotangent, tiles, start, end, lse, delta):
+def _tiles_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
     """Sums of dS along each diagonal of blocks.
 
     Programs share the query blocks; XLA adds their parts up, in an order that does not depend on timing.
@@ -268,7 +269,7 @@ def _tiles_gradient(diagonals: Diagonals, first, last, query, key, value, cotang
             plgpu.Barrier(num_arrivals=4),
         ],
         compiler_params=_PARAMS,
-    )(first, last, query, key, value, cotangent, tiles, start, end, lse, delta)
+    )(*blocks, query, key, value, cotangent, tiles, start, end, lse, delta)
     return jnp.sum(parts, axis=0)
 
 
@@ -292,7 +293,7 @@ def _gradients(a, b, c, d, tile, vectors: list[Array], *, keys, transposed: bool
 # ------------------------------------------------------------------------- common
 
 
-def _product(a, b, onto: Array | int) -> Array:
+def _product(a, b, onto: Array | int) -> Any:
     """onto + a @ b, summed in float32; a in registers or shared memory, b in shared memory.
 
     Args:
@@ -302,18 +303,18 @@ def _product(a, b, onto: Array | int) -> Array:
         return _interpreted_product(a, b, onto)
     if isinstance(onto, int):
         return _new_product(a, b, onto)
-    return pl.run_state(lambda sums: plgpu.wgmma(sums, a, b))(plgpu.ACC.init(onto))
+    return pl.run_state(lambda sums: plgpu.wgmma(sums, a, b))(plgpu.WGMMAAccumulatorRef.init(onto))
 
 
-def _new_product(a, b, columns: int) -> Array:
+def _new_product(a, b, columns: int) -> Any:
     def multiply(sums):
         plgpu.wgmma(sums, a, b)
         return sums[...]
 
-    return pl.run_scoped(multiply, plgpu.ACC((BLOCK, columns), jnp.float32))
+    return pl.run_scoped(multiply, plgpu.WGMMAAccumulatorRef((BLOCK, columns), jnp.float32))
 
 
-def _interpreted_product(a, b, onto: Array | int) -> Array:
+def _interpreted_product(a, b, onto: Array | int) -> Any:
     """The interpreter's wgmma takes no operand from registers, and no sums from before."""
     if isinstance(a, jax.Array):
 

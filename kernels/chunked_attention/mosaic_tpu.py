@@ -137,10 +137,10 @@ def _backward(
     diagonals: Diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent
 ):
     query, key, value, cotangent = (x.swapaxes(1, 2) for x in (query, key, value, cotangent))
-    arrays = query, key, value, cotangent, tiles.swapaxes(2, 3), start[:, None], end[:, None], lse[:, :, None]
-    arrays = *arrays, delta[:, :, None]
-    query_gradient, tiles_gradient = _query_gradient(diagonals, *key_range, *arrays)
-    key_gradient, value_gradient = _key_gradient(diagonals, *query_range, *arrays)
+    rows = start[:, None], end[:, None], lse[:, :, None], delta[:, :, None]
+    tiles = tiles.swapaxes(2, 3)
+    query_gradient, tiles_gradient = _query_gradient(diagonals, key_range, query, key, value, cotangent, tiles, *rows)
+    key_gradient, value_gradient = _key_gradient(diagonals, query_range, query, key, value, cotangent, tiles, *rows)
     return (
         query_gradient.transpose(0, 3, 1, 2),
         key_gradient.swapaxes(1, 2),
@@ -149,7 +149,7 @@ def _backward(
     )
 
 
-def _query_gradient(diagonals: Diagonals, first, last, query, key, value, cotangent, tiles, start, end, lse, delta):
+def _query_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
     batch, heads, length, head_dim = query.shape
 
     def kernel(first, last, q, k, v, do, tile, start, end, lse, delta, dq, d_tile, accumulator):
@@ -195,7 +195,7 @@ def _query_gradient(diagonals: Diagonals, first, last, query, key, value, cotang
         ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(heads, batch, length // BLOCK, _longest(first, last)),
+            grid=(heads, batch, length // BLOCK, _longest(*blocks)),
             in_specs=_backward_specs(queries, keys, columns, rows, head_dim, tiles.shape),
             out_specs=(
                 pl.BlockSpec((1, 1, head_dim, BLOCK), columns),
@@ -205,10 +205,10 @@ def _query_gradient(diagonals: Diagonals, first, last, query, key, value, cotang
         ),
         compiler_params=_PARAMS,
         name="chunked_attention_query_gradient",
-    )(first, last, query, key, value, cotangent, tiles, start, end, lse, delta)
+    )(*blocks, query, key, value, cotangent, tiles, start, end, lse, delta)
 
 
-def _key_gradient(diagonals: Diagonals, first, last, query, key, value, cotangent, tiles, start, end, lse, delta):
+def _key_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
     batch, heads, length, head_dim = key.shape
 
     def kernel(first, last, q, k, v, do, tile, start, end, lse, delta, dk, dv, k_accumulator, v_accumulator):
@@ -248,14 +248,14 @@ def _key_gradient(diagonals: Diagonals, first, last, query, key, value, cotangen
         out_shape=(jax.ShapeDtypeStruct(key.shape, key.dtype), jax.ShapeDtypeStruct(value.shape, value.dtype)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(heads, batch, length // BLOCK, _longest(first, last)),
+            grid=(heads, batch, length // BLOCK, _longest(*blocks)),
             in_specs=_backward_specs(queries, keys, columns, rows, head_dim, tiles.shape),
             out_specs=(pl.BlockSpec((1, 1, BLOCK, head_dim), keys),) * 2,
             scratch_shapes=[pltpu.VMEM((BLOCK, head_dim), jnp.float32)] * 2,
         ),
         compiler_params=_PARAMS,
         name="chunked_attention_key_gradient",
-    )(first, last, query, key, value, cotangent, tiles, start, end, lse, delta)
+    )(*blocks, query, key, value, cotangent, tiles, start, end, lse, delta)
 
 
 def _backward_specs(queries, keys, columns, rows, head_dim: int, tiles: tuple[int, ...]) -> list[pl.BlockSpec]:

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from kernels.implementation import Unsupported, deferred, dispatch
+from kernels.implementation import deferred, dispatch
 from kernels.layer_norm import reference
 from kernels.layer_norm.faithful import NormNumerics, normalise
 from kernels.layer_norm.form import FORMATS, Form
@@ -14,6 +14,11 @@ IMPLEMENTATIONS = {
     "xla": reference.normalise,  # which XLA fuses
     "mosaic_gpu": deferred("kernels.layer_norm.mosaic_gpu", "normalise"),
     "mosaic_tpu": deferred("kernels.layer_norm.mosaic_tpu", "normalise"),
+}
+EMULATED = {
+    "reference": normalise,
+    "xla": normalise,
+    "mosaic_tpu": deferred("kernels.layer_norm.emulated_tpu", "emulated"),
 }
 
 
@@ -40,7 +45,7 @@ def layer_norm(
         pre_normaliser: divides rows before they are squared: the same result, also for elements beyond 1e18.
         numerics: a device's arithmetic, emulated operation by operation (not differentiable), with its pre-normaliser.
             None is the definition in float32: fast, differentiable, and what a stabilised device computes up to its
-            rounding (`docs/numerics.md` bounds it).
+            rounding (`docs/numerics.md` bounds it). "mosaic_tpu" does the same, bit for bit, in one pass.
         axis: of the channels: the last, or 1 where the channels stand first ("reference" and "xla" alone).
         implementation: "reference", "xla", "mosaic_gpu", "mosaic_tpu", or None for what was measured to be the fastest
             on this device (`kernels.implementation`).
@@ -52,10 +57,12 @@ def layer_norm(
     if numerics is None:
         return _normalise(x, None, scale, bias, Form(eps, True, pre_normaliser, axis), implementation)[0]
     if axis != -1:
-        rows = layer_norm(jnp.moveaxis(x, axis, -1), scale, bias, eps=eps, numerics=numerics)
+        rows = jnp.moveaxis(x, axis, -1)
+        rows = layer_norm(rows, scale, bias, eps=eps, numerics=numerics, implementation=implementation)
         return jnp.moveaxis(rows, -1, axis)
-    arithmetic = _emulated(numerics, pre_normaliser, implementation).arithmetic
-    scaled = arithmetic.multiply(normalise(x, eps, numerics, centred=True), arithmetic.round(scale))
+    arithmetic = numerics.arithmetic
+    normalised = _emulate(x, Form(eps, True, pre_normaliser), numerics, implementation)
+    scaled = arithmetic.multiply(normalised, arithmetic.round(scale))
     return arithmetic.add(scaled, arithmetic.round(bias))
 
 
@@ -97,8 +104,8 @@ def rms_norm(
     """
     if numerics is None:
         return _normalise(x, None, scale, None, Form(eps, False, pre_normaliser), implementation)[0]
-    arithmetic = _emulated(numerics, pre_normaliser, implementation).arithmetic
-    return arithmetic.multiply(normalise(x, eps, numerics, centred=False), arithmetic.round(scale))
+    normalised = _emulate(x, Form(eps, False, pre_normaliser), numerics, implementation)
+    return numerics.arithmetic.multiply(normalised, numerics.arithmetic.round(scale))
 
 
 def _normalise(
@@ -118,9 +125,8 @@ def _normalise(
     return dispatch("layer_norm", IMPLEMENTATIONS, implementation, x, residual, scale, bias, form)
 
 
-def _emulated(numerics: NormNumerics, pre_normaliser: PreNormaliser, implementation: str | None) -> NormNumerics:
-    if pre_normaliser != NONE:
+def _emulate(x: Array, form: Form, numerics: NormNumerics, implementation: str | None) -> Array:
+    if form.pre_normaliser != NONE:
         raise ValueError("layer_norm: give pre_normaliser to NormNumerics, where there is a numerics")
-    if implementation not in (None, "reference", "xla"):
-        raise Unsupported(f"layer_norm: numerics is emulated in plain JAX, not by implementation={implementation!r}")
-    return numerics
+    operation = "layer_norm with numerics"
+    return dispatch(operation, EMULATED, implementation, x, form.eps, numerics, centred=form.centred)
