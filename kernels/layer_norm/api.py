@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from kernels.implementation import deferred, dispatch
+from kernels.implementation import Unsupported, deferred, dispatch
 from kernels.layer_norm import reference
 from kernels.layer_norm.faithful import NormNumerics, normalise
 from kernels.layer_norm.form import FORMATS, Form
