@@ -40,7 +40,7 @@ $(STAMP): requirements.lock pyproject.toml
 	  "$$python" -m venv --clear .venv || exit 1; \
 	fi
 	@echo "installing the packages of requirements.lock into .venv (a few minutes when none is cached)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock -e '.[demo,test]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock -e '.[demo,test,export]'
 	@touch $@
 
 demo: $(STAMP) ## train on synthetic speech, score unseen voices, transcribe in real time

@@ -1,5 +1,6 @@
 """Transcribes audio as a stream, showing the text as it grows.
 
+  python transcribe.py recording.wav                 (the nine words of models/words_micro)
   python transcribe.py --workdir=runs/demo recording.wav another.flac
   python transcribe.py --workdir=runs/demo --output=srt recording.wav > recording.srt
   arecord -t raw -f S16_LE -r 16000 -c 1 | python transcribe.py --workdir=runs/demo -
@@ -34,7 +35,8 @@ from conformer.streaming.subtitles import VTT_HEADER, srt_cue, vtt_cue
 from conformer.tokenizer import Tokenizer
 from conformer.training.checkpoint import load_model
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
+RELEASED = pathlib.Path(__file__).parent / "models" / "words_micro"
+WORKDIR = flags.DEFINE_string("workdir", str(RELEASED), "Folder of a training run; default: the model that is shipped.")
 OUTPUT = flags.DEFINE_enum("output", "txt", ["txt", "json", "srt", "vtt"], "What to print of a segment that has ended.")
 CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames recognised at a time.", lower_bound=1)
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)

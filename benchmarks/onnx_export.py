@@ -1,14 +1,12 @@
-"""Writes the streaming step for ONNX Runtime, with jax2onnx: `python -m benchmarks.onnx_export FOLDER CHUNK LEFT`.
+"""The step of either layout as an ONNX graph, for `copies`; `conformer/export` writes the one that is shipped.
 
 The exporter translates what it is given, operation by operation, and XLA's best form is not ONNX Runtime's: a depthwise
 convolution written as shifted products becomes hundreds of slices. The step is therefore exported `in_onnx_forms`, with
-the kernels in forms that become one ONNX operator each (`bench.py` shows that they compute the same).
+the kernels in forms that become one ONNX operator each.
 """
 
 import contextlib
-import logging
 import pathlib
-import sys
 import unittest.mock
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +18,6 @@ import onnx  # pyright: ignore[reportMissingImports]
 import onnxruntime  # pyright: ignore[reportMissingImports]
 from flax import nnx
 from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
-from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
 
 import conformer.model.channels_first
 import conformer.model.layers
@@ -30,22 +27,6 @@ import kernels.layer_norm.api
 from benchmarks.jax_peer import load_model
 
 OPSET = 18  # below it, ReduceMean as jax2onnx 0.17.1 writes it does not pass ONNX's checker
-
-
-def export(folder: str, chunk_size: int, num_left_chunks: int) -> None:
-    """Adds `float32.onnx` and `int8.onnx` to a folder (see `export_exact`).
-
-    The second has its matrices, and at run time what they are multiplied with, in int8: ONNX Runtime's dynamic
-    quantisation, a scale for each output.
-    """
-    exact, quantised = export_exact(folder, chunk_size, num_left_chunks), pathlib.Path(folder, "int8.onnx")
-    quantize_dynamic(
-        str(exact),
-        str(quantised),
-        op_types_to_quantize=["MatMul", "Gemm"],
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-    )
 
 
 def export_exact(folder: str, chunk_size: int, num_left_chunks: int) -> pathlib.Path:
@@ -155,8 +136,3 @@ def in_onnx_forms(trace: Callable[[], Any]) -> Any:
         for api, form in IMPLEMENTATIONS.items():
             stack.enter_context(unittest.mock.patch.dict(api.IMPLEMENTATIONS, xla=form))
         return trace()
-
-
-if __name__ == "__main__":
-    logging.disable(logging.WARNING)  # advice to optimise the graph before it is quantised; ONNX Runtime does, later
-    export(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

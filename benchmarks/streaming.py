@@ -1,7 +1,7 @@
 """One chunk of one stream on one core: features in, log-probabilities and the next cache out.
 
-JAX in each format of weights beside the PyTorch twin and ONNX Runtime, all with the same weights, and beside what the
-core's own rates allow. Each contestant is a process of its own on the same core, and only one works at a time.
+JAX in each format of weights beside the PyTorch twin, ONNX Runtime and LiteRT, all with the same weights, and beside
+what the core's own rates allow. Each contestant is a process of its own on the same core, and only one works at a time.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from benchmarks.training import HEAP_KEPT
 from conformer import runtime
 from conformer.config import Config, ModelConfig, TrainConfig
 from conformer.cost import Operation, Workload, operations
+from conformer.export.formats import FORMATS
 from conformer.model import ConformerCTC
 
 CHUNK_SIZE, NUM_LEFT_CHUNKS = 16, 4
@@ -34,7 +35,6 @@ ROUNDS = 5  # blocks of chunks of each contestant, in turn
 FOLLOWED = 5  # chunks in a row whose results are compared
 TOLERANCE = 1e-3  # largest difference of a float32 contestant's log-probabilities
 REFERENCE = "JAX float32"
-ONNX_PACKAGES = ("jax2onnx", "onnx", "onnxruntime")
 
 
 class Contestant(NamedTuple):
@@ -50,15 +50,17 @@ class Contestant(NamedTuple):
         return self.module.startswith("benchmarks.torch_peer.")
 
 
-JAX, TWIN, ONNX = "benchmarks.jax_peer", "benchmarks.torch_peer.streaming", "benchmarks.onnx_peer"
+JAX, TWIN, EXPORT = "benchmarks.jax_peer", "benchmarks.torch_peer.streaming", "benchmarks.export_peer"
 CONTESTANTS = {
     REFERENCE: Contestant(JAX, {"numerics": "float32"}, exact=True),
     "JAX bfloat16 weights": Contestant(JAX, {"numerics": "bfloat16"}, exact=False),
     "JAX int8 weights": Contestant(JAX, {"numerics": "int8"}, exact=False),
     "PyTorch eager": Contestant(TWIN, {"compiled": False}, exact=True),
     "PyTorch compiled": Contestant(TWIN, {"compiled": True}, exact=True),
-    "ONNX Runtime float32": Contestant(ONNX, {"weights": "float32"}, exact=True),
-    "ONNX Runtime int8": Contestant(ONNX, {"weights": "int8"}, exact=False),
+    "ONNX Runtime float32": Contestant(EXPORT, {"format": "onnx", "numerics": "float32"}, exact=True),
+    "ONNX Runtime int8": Contestant(EXPORT, {"format": "onnx", "numerics": "int8"}, exact=False),
+    "LiteRT float32": Contestant(EXPORT, {"format": "litert", "numerics": "float32"}, exact=True),
+    "LiteRT int8": Contestant(EXPORT, {"format": "litert", "numerics": "int8"}, exact=False),
 }
 
 
@@ -125,8 +127,8 @@ def measure(config: Config, chunk_size: int, num_left_chunks: int, chunks: int) 
         save_inputs(folder, config, flat_weights(state), rng.standard_normal(shape, np.float32))
         with _pinned(core):  # what a process starts inherits its core
             rates = json.loads(_run_module("benchmarks.machine"))
-            if any(contestant.module == ONNX for contestant in CONTESTANTS.values()) and not missing_packages():
-                _run_module("benchmarks.onnx_export", folder, str(chunk_size), str(num_left_chunks))
+            if any(contestant.module == EXPORT for contestant in CONTESTANTS.values()) and not missing_packages():
+                _run_module("benchmarks.exports", folder, str(chunk_size), str(num_left_chunks))
             processes = {}
             for name, contestant in CONTESTANTS.items():
                 rows[name], process = _load(contestant, folder, chunking, stack)
@@ -174,15 +176,16 @@ def bound(counted: list[Operation], weight_bytes: int, rates: dict[str, float], 
 
 
 def missing_packages() -> list[str]:
-    """What the export for ONNX Runtime needs and is not installed here."""
-    return [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    """What exports need and is not installed here."""
+    needed = [name for format in ("onnx", "litert") for name in FORMATS[format].packages]
+    return [name for name in needed if importlib.util.find_spec(name) is None]
 
 
 def _load(
     contestant: Contestant, folder: str, chunking: dict[str, int], stack: contextlib.ExitStack
 ) -> tuple[dict[str, Any], Peer | None]:
     """The beginning of a row, and the process, or None where the row says why there is none."""
-    if contestant.module == ONNX and (missing := missing_packages()):
+    if contestant.module == EXPORT and (missing := missing_packages()):
         return {
             "skipped": f"no {', '.join(missing)}: install the extra, pip install -c requirements.lock -e '.[export]'"
         }, None

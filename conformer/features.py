@@ -136,7 +136,12 @@ class StreamingLogMel:
         return np.log(np.maximum(energies, np.float32(LOG_FLOOR)))
 
 
-class _Plan(NamedTuple):
+def front_end_constants(config: FeatureConfig) -> "Plan":
+    """What a front end without this code needs (`conformer/export/c_sources.py`). Raises FeatureError."""
+    return _plan(config)
+
+
+class Plan(NamedTuple):
     """What a configuration fixes: geometry in samples, and constants."""
 
     window_length: int
@@ -148,7 +153,7 @@ class _Plan(NamedTuple):
     filters: np.ndarray  # float32 [fft_size // 2 + 1, mel]
 
 
-def _plan(config: FeatureConfig) -> _Plan:
+def _plan(config: FeatureConfig) -> Plan:
     return _make_plan(
         config.sample_rate,
         config.num_mel_bins,
@@ -167,7 +172,7 @@ def _make_plan(
     frame_shift_ms: int | float,
     low_freq: int | float,
     high_freq: int | float,
-) -> _Plan:
+) -> Plan:
     length, shift = int(sample_rate * frame_length_ms / 1000), int(sample_rate * frame_shift_ms / 1000)
     if not 1 <= shift <= length or length < 2:
         raise FeatureError(
@@ -186,7 +191,7 @@ def _make_plan(
     constants = [array.astype(np.float32) for array in (window, filters)]
     for array in constants:
         array.flags.writeable = False  # they are shared by every caller
-    return _Plan(length, shift, left, length - left - shift + shift // 2, fft_size, *constants)
+    return Plan(length, shift, left, length - left - shift + shift // 2, fft_size, *constants)
 
 
 def _mel_filters(sample_rate, fft_size, num_mel_bins, low_freq, high_freq) -> np.ndarray:
@@ -245,7 +250,7 @@ def _reflect(positions, length):
     return positions + (positions >= length) * (2 * length - 1 - 2 * positions)
 
 
-def _reflect_ends(plan: _Plan, audio: Array, length: Array, total: int) -> Array:
+def _reflect_ends(plan: Plan, audio: Array, length: Array, total: int) -> Array:
     """[total]: `audio` from position -plan.left on, reflected about 0 and `length`."""
     length = jnp.maximum(length, 1)
     before = audio[_reflect(jnp.arange(-plan.left, 0), length)]

@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
 from conformer.config import Config
 from conformer.model import ConformerCTC
 from conformer.tokenizer import Tokenizer, load_tokenizer
+
+WEIGHTS_FILE = "weights.npz"
 
 
 class CheckpointError(ValueError):
@@ -109,6 +112,8 @@ def load_model(
 ) -> tuple[Config, ConformerCTC, Tokenizer, int]:
     """The averaged model of a work directory with its configuration, tokenizer and step, ready for inference.
 
+    A directory that holds weights.npz (`save_weights`), such as those of models/, needs no checkpoints.
+
     Args:
         execution: layout to run it in, whatever it was trained in (`model.execution`); None = that one.
     """
@@ -125,9 +130,30 @@ def load_model(
     # Shapes alone: initialising a model only to replace it would take most of a script's start.
     model = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
     graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
-    step = jax.ShapeDtypeStruct((), jnp.int32)
-    trained = Checkpoints(workdir).restore(_Trained(step, statistics, params))
+    shapes = _Trained(jax.ShapeDtypeStruct((), jnp.int32), statistics, params)
+    released = (workdir / WEIGHTS_FILE).exists()
+    trained = _read_weights(workdir / WEIGHTS_FILE, shapes) if released else Checkpoints(workdir).restore(shapes)
     return config, nnx.merge(graphdef, trained.average, trained.statistics), tokenizer, int(trained.step)
+
+
+def save_weights(workdir: str | pathlib.Path, model: ConformerCTC, step: int) -> None:
+    """Writes what recognition needs of a model as one file, in the place of checkpoints (see `load_model`)."""
+    _, params, statistics = nnx.split(model, nnx.Param, ...)
+    leaves = _by_name(_Trained(np.int32(step), statistics, params))
+    arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+    np.savez(pathlib.Path(workdir) / WEIGHTS_FILE, **arrays)
+
+
+def _read_weights(path: pathlib.Path, shapes: _Trained) -> _Trained:
+    try:
+        with np.load(path) as stored:
+            arrays = {name: stored[name] for name in _by_name(shapes)}
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged ({_reason(error)}): restore it") from None
+    for name, leaf in _by_name(shapes).items():
+        if arrays[name].shape != leaf.shape:
+            raise CheckpointError(f"{path} does not hold the model that config.json describes ({name}): restore both")
+    return jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(arrays[name]) for name in _by_name(shapes)])
 
 
 def _by_name(state: Any) -> dict[str, Any]:

@@ -1,0 +1,149 @@
+"""Model cards: NAME.json beside each artefact, for programs, and one README.md for all of a folder."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from conformer.config import FeatureConfig
+from conformer.export.formats import FORMATS, ExportError
+from conformer.export.step import Geometry
+
+
+@dataclasses.dataclass
+class Card:
+    """What is known of an artefact."""
+
+    file: str  # its name, in the folder of the card
+    format: str
+    numerics: str
+    model: str  # name of the work directory that it comes from
+    step: int  # of training
+    num_parameters: int
+    geometry: Geometry
+    features: FeatureConfig
+    inputs: dict[str, list]  # name -> [dtype, shape], in order
+    outputs: dict[str, list]
+    file_bytes: int
+    state_bytes: int
+    arena_bytes: int | None  # working memory of the interpreter, where it says so
+    check: float  # largest difference of a log-probability from JAX float32 on check.npz
+    layouts: dict[str, int]  # how many results of operations have each, for Core ML
+    for_sherpa: bool = False
+    measured: dict[str, Any] = dataclasses.field(default_factory=dict)  # by parity.py
+
+    @property
+    def name(self) -> str:
+        """Of the artefact, without its suffix."""
+        return artefact_name(self.format, self.numerics)
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes NAME.json, and README.md anew."""
+        (folder / f"{self.name}.json").write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        (folder / "README.md").write_text(readme(load_cards(folder)))
+
+
+def artefact_name(format: str, numerics: str) -> str:
+    """Such as onnx_int8."""
+    return f"{format}_{numerics}".replace("-", "_")
+
+
+def load_cards(path: pathlib.Path) -> list[Card]:
+    """The cards of a folder, or the one that is named. Raises ExportError where there is none."""
+    files = sorted(path.glob("*_*.json")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() and file.suffix == ".json" for file in files):
+        raise ExportError(
+            f"{path} holds no artefact with its card: name a folder that export.py wrote, or a card in it"
+        )
+    cards = []
+    for file in files:
+        try:
+            values = json.loads(file.read_text())
+            geometry, features = Geometry(**values.pop("geometry")), FeatureConfig(**values.pop("features"))
+            cards.append(Card(geometry=geometry, features=features, **values))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise ExportError(f"{file} is not a card that export.py wrote: export again") from None
+    return sorted(cards, key=lambda card: (list(FORMATS).index(card.format), card.name))
+
+
+def readme(cards: list[Card]) -> str:
+    """The folder's model card."""
+    first = cards[0]
+    geometry = first.geometry
+    wait = geometry.shift * first.features.frame_shift_ms
+    lines = [
+        f"# {first.model}: streaming speech recognition",
+        "",
+        f"A Conformer with {first.num_parameters:,} parameters and {geometry.vocab_size} units (`tokens.txt`, blank "
+        f"`<blk>`), after {first.step} training steps, as one step of a stream: {geometry.window} feature frames in, "
+        f"{geometry.chunk_size} encoder frames ({wait:.0f} ms) out. The next window starts {geometry.shift} feature "
+        f"frames later. A state of {geometry.num_left_chunks} chunks is carried from step to step, zeros at the start.",
+        "",
+        "| file | numerics | size | state | working memory | WER | largest difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for card in cards:
+        wer = f"{card.measured['wer']:.2%}" if "wer" in card.measured else "not measured"
+        arena = f"{card.arena_bytes / 1024:.0f} KiB" if card.arena_bytes else ""
+        difference = card.measured.get("max_difference", card.check)
+        lines.append(
+            f"| `{card.file}` | {card.numerics} | {card.file_bytes / 1e6:.2f} MB | {card.state_bytes / 1024:.0f} KiB | "
+            f"{arena} | {wer} | {difference:.1e} |"
+        )
+    lines += [
+        "",
+        "The difference is that of a log-probability from JAX float32, over "
+        + ("the streams that WER is measured on." if first.measured else "synthetic sound (`check.npz`).")
+        + " Check an artefact, and what a client is told, with",
+        "",
+        "```",
+        *(
+            f"python parity.py {card.name}.json --chunk-size={geometry.chunk_size} "
+            f"--num-left-chunks={geometry.num_left_chunks}"
+            for card in cards
+        ),
+        "```",
+        "",
+        "## Features",
+        "",
+        f"Kaldi's log-mel filterbank: {_features(first.features)}. Not normalised: the artefact does that itself.",
+        "",
+        "## Interfaces",
+    ]
+    for card in cards:
+        lines += ["", f"`{card.file}`" + (":" if card.format != "onnx" else ", bound by position:"), ""]
+        for title, tensors in (("in", card.inputs), ("out", card.outputs)):
+            lines += [f"- {title}: " + ", ".join(f"`{name}` {t} {list(s)}" for name, (t, s) in tensors.items())]
+        if card.layouts:
+            lines += ["- layouts: " + ", ".join(f"{count} {layout}" for layout, count in card.layouts.items())]
+            lines += ["- written and checked without macOS: placement and speed are not verified"]
+    if sherpa := next((card for card in cards if card.for_sherpa), None):
+        lines += ["", "## With sherpa-onnx", "", *_sherpa_usage(sherpa)]
+    return "\n".join(lines) + "\n"
+
+
+def _features(features: FeatureConfig) -> str:
+    return (
+        f"{features.num_mel_bins} bins from {features.low_freq:g} to {features.high_freq:g} Hz, "
+        f"{features.frame_length_ms:g} ms windows (povey) every {features.frame_shift_ms:g} ms, audio of "
+        f"{features.sample_rate} Hz on the int16 scale, pre-emphasis {features.preemphasis:g}, DC removed, "
+        "frames centred (snip_edges=false), no dither"
+    )
+
+
+def _sherpa_usage(card: Card) -> list[str]:
+    chunk, left = card.geometry.chunk_size, card.geometry.num_left_chunks
+    return [
+        "```",
+        f"sherpa-onnx --tokens=tokens.txt --wenet-ctc-model={card.file} --wenet-ctc-chunk-size={chunk} "
+        f"--wenet-ctc-num-left-chunks={left} recording.wav",
+        "```",
+        "",
+        "```python",
+        f'sherpa_onnx.OnlineRecognizer.from_wenet_ctc("tokens.txt", "{card.file}", chunk_size={chunk}, '
+        f"num_left_chunks={left})",
+        "```",
+        "",
+        "The client must be told the same chunk size and left context. It decodes whole windows alone: end a stream "
+        "with 0.8 s of silence.",
+    ]

@@ -1,0 +1,169 @@
+"""ONNX, with the interface of WeNet's CTC models: what sherpa-onnx's streaming clients load, and any ONNX Runtime.
+
+Inputs and outputs are bound by position, in the order of INPUTS and OUTPUTS; the client keeps the state, the offset and
+the mask (csrc/online-wenet-ctc-model.cc of sherpa-onnx). `offset` and `required_cache_size` are there because it sends
+them; the step does not need them.
+"""
+
+import copy
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx  # pyright: ignore[reportMissingImports]
+import onnxruntime  # pyright: ignore[reportMissingImports]
+from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
+from onnx import TensorProto, helper  # pyright: ignore[reportMissingImports]
+from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
+from onnxruntime.transformers.float16 import convert_float_to_float16  # pyright: ignore[reportMissingImports]
+
+from conformer.export.formats import Interface, Task, not_for_sherpa
+from conformer.export.runtime import Runtime
+from conformer.export.step import BlockState, Geometry, step
+from conformer.model import ConformerCTC
+from conformer.model.subsampling import right_context
+
+OPSET = 18  # below it, ReduceMean as jax2onnx 0.17.1 writes it does not pass ONNX's checker
+INPUTS = ("x", "offset", "required_cache_size", "attn_cache", "conv_cache", "attn_mask")
+OUTPUTS = ("log_probs", "next_attn_cache", "next_conv_cache")
+MASKED = 1e4  # subtracted from the scores of keys that are not valid: within float16, and exp of it is zero
+
+
+def export(task: Task) -> Interface:
+    """Writes the step of one stream, with the metadata that sherpa-onnx asks for if it can serve the model.
+
+    Numerics: float32; float16 with float32 at the interface; or int8: matrices, and at run time what they are
+    multiplied with, by ONNX Runtime's dynamic quantisation with a scale for each output.
+    """
+    geometry, numerics, path = task.geometry, task.numerics, task.path
+    graph = _convert(task.model, geometry)
+    _write_products_plainly(graph)
+    _add_interface(graph, geometry)
+    if not_for_sherpa(task.config) is None:
+        _add_metadata(graph, geometry)
+    onnx.checker.check_model(graph, full_check=True)
+    if numerics == "float16":
+        graph = convert_float_to_float16(graph, keep_io_types=True)
+    onnx.save(graph, str(path))
+    if numerics == "int8":
+        previous = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # advice to optimise the graph first; ONNX Runtime does, later
+        try:
+            quantize_dynamic(
+                str(path),
+                str(path),
+                op_types_to_quantize=["MatMul"],
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+            )
+        finally:
+            logging.disable(previous)
+    return Interface(_declared(graph.graph.input), _declared(graph.graph.output))
+
+
+class OnnxRuntime(Runtime):
+    """ONNX Runtime on one thread."""
+
+    def __init__(self, path: pathlib.Path, geometry: Geometry):
+        super().__init__(path, geometry)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._caches = [np.zeros(shape, np.float32) for shape in cache_shapes(geometry)]
+
+    def _reset(self) -> None:
+        self._caches = [np.zeros_like(cache) for cache in self._caches]
+
+    def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        zero = np.zeros(1, np.int64)
+        inputs = (window[None], zero, zero, *self._caches, valid[None, None])
+        log_probs, *self._caches = self._session.run(None, dict(zip(INPUTS, inputs, strict=True)))
+        return np.asarray(log_probs)[0]
+
+
+def cache_shapes(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of attn_cache and conv_cache: all blocks in one array, keys beside values."""
+    g = geometry
+    return (g.num_layers, g.num_heads, g.left, 2 * g.head_dim), (g.num_layers, 1, g.encoder_dim, g.kernel_size - 1)
+
+
+def _convert(model: ConformerCTC, geometry: Geometry) -> Any:
+    """The step with the interface's inputs but the unused ones, the mask in float32."""
+
+    def wenet_step(x: jax.Array, attn_cache: jax.Array, conv_cache: jax.Array, valid: jax.Array) -> Any:
+        states = []
+        for layer in range(geometry.num_layers):
+            key, value = jnp.split(attn_cache[layer], 2, axis=-1)
+            states.append(BlockState(key, value, conv_cache[layer, 0].T))
+        logits, states = step(model, x[0], (valid.reshape(-1) - 1.0) * MASKED, states)
+        attention = jnp.stack([jnp.concatenate([state.key, state.value], axis=-1) for state in states])
+        convolution = jnp.stack([state.inputs.T[None] for state in states])
+        return jax.nn.log_softmax(logits)[None], attention, convolution
+
+    shapes = ((1, geometry.window, geometry.num_mel_bins), *cache_shapes(geometry), (1, 1, geometry.num_keys))
+    return to_onnx(
+        wenet_step,
+        [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes],
+        opset=OPSET,
+        normalization_mode="prefer_native",
+        input_names=["x", "attn_cache", "conv_cache", "valid"],
+        output_names=list(OUTPUTS),
+    )
+
+
+def _write_products_plainly(model: onnx.ModelProto) -> None:
+    """Makes a MatMul of every Gemm without a bias, and of an Einsum that is one: the quantiser takes no other.
+
+    ONNX Runtime joins product and bias again.
+    """
+    for node in model.graph.node:
+        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        no_bias = node.op_type == "Gemm" and attributes.get("beta") == 0.0 and not attributes.get("transB")
+        if no_bias or (node.op_type == "Einsum" and attributes["equation"] == b"abcd,de->abce"):
+            node.op_type = "MatMul"
+            del node.input[2:], node.attribute[:]
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [constant for constant in model.graph.initializer if constant.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def _add_interface(model: onnx.ModelProto, geometry: Geometry) -> None:
+    """Declares the inputs of INPUTS in their order: a boolean mask, cast where the graph begins; unused integers."""
+    graph = model.graph
+    declared = {value.name: copy.deepcopy(value) for value in graph.input}
+    for name in ("offset", "required_cache_size"):
+        declared[name] = helper.make_tensor_value_info(name, TensorProto.INT64, [1])
+    declared["attn_mask"] = helper.make_tensor_value_info("attn_mask", TensorProto.BOOL, [1, 1, geometry.num_keys])
+    graph.node.insert(0, helper.make_node("Cast", ["attn_mask"], ["valid"], to=TensorProto.FLOAT))
+    del graph.input[:]
+    graph.input.extend(declared[name] for name in INPUTS)
+
+
+def _declared(values: Any) -> dict[str, list]:
+    tensors = {value.name: value.type.tensor_type for value in values}
+    return {
+        name: [np.dtype(helper.tensor_dtype_to_np_dtype(t.elem_type)).name, [d.dim_value for d in t.shape.dim]]
+        for name, t in tensors.items()
+    }
+
+
+def _add_metadata(model: onnx.ModelProto, geometry: Geometry) -> None:
+    values = {
+        "model_type": "wenet_ctc",
+        "version": 1,
+        "head": geometry.num_heads,
+        "num_blocks": geometry.num_layers,
+        "output_size": geometry.encoder_dim,
+        "cnn_module_kernel": geometry.kernel_size,
+        "right_context": right_context(geometry.subsampling_factor),
+        "subsampling_factor": geometry.subsampling_factor,
+        "vocab_size": geometry.vocab_size,
+        # For a reader; the client is told them again.
+        "chunk_size": geometry.chunk_size,
+        "num_left_chunks": geometry.num_left_chunks,
+    }
+    helper.set_model_props(model, {name: str(value) for name, value in values.items()})

@@ -1,0 +1,148 @@
+"""From a work directory to an artefact with its card: what all formats have in common."""
+
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from flax import nnx
+
+from conformer.audio import AudioError
+from conformer.config import Config
+from conformer.data import DataError, load_utterances
+from conformer.export.card import Card, artefact_name
+from conformer.export.formats import FORMATS, ExportError, Task, backend, check_request, not_for_sherpa
+from conformer.export.runtime import Runtime
+from conformer.export.step import Geometry
+from conformer.model import ConformerCTC
+from conformer.streaming.engine import Engine
+from conformer.streaming.stream import Stream, Window
+from conformer.tokenizer import Tokenizer
+from conformer.training.checkpoint import load_model, save_weights
+
+CHECK_FILE = "check.npz"
+CHECK_SECONDS = 4.0
+CALIBRATION_UTTERANCES = 48  # a few minutes of speech: ranges hardly grow with more
+
+
+def export(
+    workdir: pathlib.Path, format: str, numerics: str | None, chunk_size: int, num_left_chunks: int, out: pathlib.Path
+) -> Card:
+    """Writes the streaming step of a trained model, its tokens and its card to the folder `out`.
+
+    Raises ExportError, before any work, for what the format cannot hold.
+    """
+    config = Config.from_json(workdir / "config.json")
+    numerics = numerics or FORMATS[format].numerics[0]
+    check_request(config, format, numerics, chunk_size, num_left_chunks)
+    config, model, tokenizer, step = load_model(workdir)
+    calibration = _calibration(config, tokenizer, chunk_size) if numerics in FORMATS[format].calibrated else []
+    geometry = Geometry.of(config, chunk_size, num_left_chunks)
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(out)
+    name = artefact_name(format, numerics)
+    path = out / f"{name}{FORMATS[format].suffix}"
+    interface = backend(format).export(Task(config, model, geometry, numerics, path, calibration))
+    _write_check(config, model, tokenizer, geometry, out)
+    runtime = load_runtimes(format, path, geometry)[""]
+    card = Card(
+        file=path.name,
+        format=format,
+        numerics=numerics,
+        model=workdir.absolute().name,
+        step=step,
+        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))),
+        geometry=geometry,
+        features=config.features,
+        inputs=interface.inputs,
+        outputs=interface.outputs,
+        file_bytes=size_of(path),
+        state_bytes=runtime.state_bytes,
+        arena_bytes=runtime.arena_bytes,
+        layouts=runtime.layouts,
+        check=check_difference(runtime, out),
+        for_sherpa=format == "onnx" and not_for_sherpa(config) is None,
+    )
+    card.save(out)
+    return card
+
+
+def release(workdir: pathlib.Path, out: pathlib.Path) -> None:
+    """Makes the folder `out` a work directory too: configuration, tokenizer and weights, without checkpoints."""
+    config, model, tokenizer, step = load_model(workdir)
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(out)
+    (out / "config.json").write_text(config.to_json())
+    save_weights(out, model, step)
+
+
+def load_runtimes(format: str, path: pathlib.Path, geometry: Geometry) -> dict[str, Runtime]:
+    """The artefact in each way to run it (`Runtime.variants`). Raises ExportError where it is missing."""
+    if not path.exists():
+        raise ExportError(f"{path} does not exist, though its card does: export again")
+    runtime: type[Runtime] = getattr(backend(format), FORMATS[format].runtime)
+    return {suffix: runtime(path, geometry, **options) for suffix, options in runtime.variants().items()}
+
+
+def windows_of(config: Config, tokenizer: Tokenizer, chunk_size: int, samples: np.ndarray) -> Iterator[Window]:
+    """What an engine is fed of a recording, as a stream."""
+    stream = Stream(config, tokenizer, chunk_size=chunk_size)
+    stream.accept(samples)
+    stream.end()
+    while (window := stream.next_window()) is not None:
+        yield window
+
+
+def check_difference(runtime: Runtime, folder: pathlib.Path) -> float:
+    """The largest difference of a log-probability from those of JAX float32 in the folder's check.npz."""
+    try:
+        stored = np.load(folder / CHECK_FILE)
+        windows, expected = stored["windows"], stored["log_probs"]
+    except (OSError, ValueError, KeyError):
+        raise ExportError(f"{folder / CHECK_FILE} cannot be read: export again") from None
+    runtime.reset()
+    num_frames = np.full(1, runtime.geometry.chunk_size, np.int32)
+    results = [runtime(window[None], num_frames)[0] for window in windows]
+    return float(np.abs(np.stack(results) - expected).max())
+
+
+def size_of(path: pathlib.Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def check_windows(config: Config, tokenizer: Tokenizer, chunk_size: int) -> np.ndarray:
+    """Features of synthetic sound in whole chunks, (chunks, window, mel): the same for ever."""
+    rng = np.random.default_rng(0)
+    rate = config.features.sample_rate
+    seconds = np.arange(int(CHECK_SECONDS * rate)) / rate
+    # A few gliding tones in noise: something to hear in every filter.
+    glides = sum(np.sin(2 * np.pi * (f * seconds + 40 * np.sin(3 * seconds))) for f in (150, 400, 900, 2_000))
+    samples = (0.05 * glides + 0.02 * rng.standard_normal(len(seconds))).astype(np.float32)
+    windows = windows_of(config, tokenizer, chunk_size, samples)
+    return np.stack([window.features for window in windows if window.num_frames == chunk_size])
+
+
+def _write_check(
+    config: Config, model: ConformerCTC, tokenizer: Tokenizer, geometry: Geometry, out: pathlib.Path
+) -> None:
+    """Writes check.npz: synthetic sound, and what JAX float32 makes of it."""
+    windows = check_windows(config, tokenizer, geometry.chunk_size)
+    engine = Engine(config, model, chunk_size=geometry.chunk_size, num_left_chunks=geometry.num_left_chunks)
+    num_frames = np.full(1, geometry.chunk_size, np.int32)
+    log_probs = [engine(window[None], num_frames)[0] for window in windows]
+    np.savez(out / CHECK_FILE, windows=windows, log_probs=np.stack(log_probs))
+
+
+def _calibration(config: Config, tokenizer: Tokenizer, chunk_size: int) -> list[np.ndarray]:
+    """Windows of some utterances of the splits that the model was trained on."""
+    try:
+        utterances = [u for u in load_utterances(config) if u.split in config.data.train_splits]
+        chosen = [utterances[i] for i in np.linspace(0, len(utterances) - 1, CALIBRATION_UTTERANCES).astype(int)]
+        samples = [utterance.samples(config.features.sample_rate) for utterance in chosen]
+    except (DataError, AudioError, OSError, IndexError) as error:
+        raise ExportError(
+            f"these numerics are calibrated on the run's training data, which cannot be read: {error}"
+        ) from None
+    return [np.stack([w.features for w in windows_of(config, tokenizer, chunk_size, s)]) for s in samples]

@@ -1,0 +1,117 @@
+"""What the stock sherpa-onnx client makes of an artefact, beside what the recogniser here makes of the same samples."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+
+from conformer.config import Config
+from conformer.export.card import Card
+from conformer.export.formats import ExportError
+from conformer.features import StreamingLogMel
+from conformer.model import ConformerCTC
+from conformer.streaming import Recognizer
+from conformer.tokenizer import SPACE_SYMBOL, Tokenizer
+
+FRAME_SECONDS = 0.04  # of an encoder frame, as the client assumes
+TAIL_SECONDS = 0.8  # of silence that the client is fed at the end: it decodes whole windows alone
+
+
+class Agreement(NamedTuple):
+    """The client against `Recognizer`."""
+
+    version: str  # of the client
+    files: int
+    same_text: int
+    same_tokens: int
+    same_timestamps: int
+    features: float | None  # largest difference of a log-mel value; None where the client hands none out
+
+
+def decode(
+    card: Card,
+    folder: pathlib.Path,
+    recordings: Sequence[np.ndarray],
+    *,
+    num_streams: int = 1,
+    python: str = sys.executable,
+    **overrides: Any,
+) -> dict:
+    """The client's version, and its text, tokens, timestamps and first features of each recording.
+
+    Args:
+        recordings: samples in [-1, 1) at the model's rate.
+        num_streams: decoded at once, in one call of the client.
+        python: an interpreter that has sherpa-onnx, of any version.
+        overrides: of the client's settings, such as chunk_size.
+
+    Raises:
+        ExportError: the client's process ended without a result, which is how it refuses a model.
+    """
+    geometry = card.geometry
+    with tempfile.TemporaryDirectory() as temporary:
+        files = [str(pathlib.Path(temporary, f"{index}.wav")) for index in range(len(recordings))]
+        for file, samples in zip(files, recordings, strict=True):
+            soundfile.write(file, samples, card.features.sample_rate, subtype="PCM_16")
+        job = {
+            "tokens": str(folder / "tokens.txt"),
+            "model": str(folder / card.file),
+            "chunk_size": geometry.chunk_size,
+            "num_left_chunks": geometry.num_left_chunks,
+            "num_streams": num_streams,
+            "tail_seconds": TAIL_SECONDS,
+            "files": files,
+        }
+        script = pathlib.Path(__file__).with_name("sherpa_client.py")
+        client = subprocess.run(
+            [python, str(script)], input=json.dumps(job | overrides), capture_output=True, text=True, check=False
+        )
+    if client.returncode or not client.stdout:
+        reason = (client.stderr.strip().splitlines() or ["without a word"])[-1]
+        raise ExportError(f"sherpa-onnx refused {card.file} (status {client.returncode}): {reason}")
+    return json.loads(client.stdout)
+
+
+def compare(
+    config: Config,
+    model: ConformerCTC,
+    tokenizer: Tokenizer,
+    card: Card,
+    folder: pathlib.Path,
+    recordings: Sequence[np.ndarray],
+    *,
+    num_streams: int = 1,
+    python: str = sys.executable,
+) -> Agreement:
+    """Decodes the recordings in the client and in a `Recognizer` that hears the same silence at the end."""
+    rate, geometry = config.features.sample_rate, card.geometry
+    recognizer = Recognizer(
+        config, model, tokenizer, chunk_size=geometry.chunk_size, num_left_chunks=geometry.num_left_chunks
+    )
+    # Through 16 bits, as the client reads them.
+    recordings = [np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.float32) / 32768 for samples in recordings]
+    theirs = decode(card, folder, recordings, num_streams=num_streams, python=python)
+    same = np.zeros(3, int)
+    differences = []
+    for samples, result in zip(recordings, theirs["results"], strict=True):
+        recognizer.reset()
+        recognizer.accept(np.concatenate([samples, np.zeros(int(TAIL_SECONDS * rate), np.float32)]))
+        tokens = recognizer.stream.tokens
+        text = tokenizer.decode([token.id for token in tokens])
+        symbols = [tokenizer.symbols[token.id].replace(SPACE_SYMBOL, " ") for token in tokens]
+        seconds = [round(token.frame * FRAME_SECONDS, 2) for token in tokens]
+        own = (text, symbols, seconds)
+        client = (result["text"].strip(), result["tokens"], [round(second, 2) for second in result["timestamps"]])
+        same += [a == b for a, b in zip(own, client, strict=True)]
+        if result["features"]:
+            theirs_features = np.reshape(np.asarray(result["features"], np.float32), (-1, config.features.num_mel_bins))
+            ours = StreamingLogMel(config.features).accept(samples)[: len(theirs_features)]
+            differences.append(np.abs(ours - theirs_features).max())
+    largest = float(max(differences)) if differences else None
+    return Agreement(theirs["version"], len(recordings), int(same[0]), int(same[1]), int(same[2]), largest)

@@ -1,0 +1,49 @@
+"""Writes the streaming step of a trained recogniser for a runtime that is not JAX.
+
+  python export.py --workdir=runs/words --format=onnx --numerics=int8 --out=exported
+  python export.py --workdir=runs/words_micro --format=tflite-micro --out=exported
+
+Several exports can share a folder. Beside each artefact lies its card, and README.md says how to run them; parity.py
+compares them with JAX. Needs the extra: pip install -c requirements.lock -e '.[export]'. docs/deployment.md has more.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+
+from conformer import runtime
+from conformer.config import parse_flags
+from conformer.export.formats import FORMATS
+from conformer.export.pipeline import export, release
+
+NUMERICS = sorted({numerics for format in FORMATS.values() for numerics in format.numerics})
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
+FORMAT = flags.DEFINE_enum("format", None, list(FORMATS), "Runtime to export for.", required=True)
+NUMERICS_FLAG = flags.DEFINE_enum("numerics", None, NUMERICS, "Numbers to compute with; default: the format's first.")
+CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames recognised at a time.")
+NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.")
+WEIGHTS = flags.DEFINE_bool("weights", False, "Also write the weights: the folder then serves as --workdir, as well.")
+OUT = flags.DEFINE_string("out", None, "Folder to write to; created if it does not exist.", required=True)
+
+
+def main(_) -> None:
+    runtime.set_up()
+    out = pathlib.Path(OUT.value)
+    try:
+        card = export(
+            pathlib.Path(WORKDIR.value), FORMAT.value, NUMERICS_FLAG.value, CHUNK_SIZE.value, NUM_LEFT_CHUNKS.value, out
+        )
+        if WEIGHTS.value:
+            release(pathlib.Path(WORKDIR.value), out)
+    except ValueError as error:  # what every error of bad input is
+        sys.exit(f"export.py: {error}")
+    print(
+        f"{out / card.file}: {card.file_bytes / 1e6:.2f} MB, largest difference of a log-probability from JAX float32 "
+        f"{card.check:.1e}; {out / 'README.md'} says how to run it"
+    )
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,284 @@
+"""Exports of a tiny model with random weights, run in the runtimes that they are for."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
+from conformer.export import formats, pipeline
+from conformer.export.card import load_cards
+from conformer.export.formats import FORMATS, ExportError, check_request, not_for_sherpa
+from conformer.export.step import Geometry, step
+from conformer.features import StreamingLogMel
+from conformer.model import ConformerCTC
+from conformer.streaming.engine import Engine
+from conformer.tokenizer import CharTokenizer, load_tokenizer
+from conformer.training.checkpoint import load_model, save_weights
+
+ROOT = pathlib.Path(__file__).parents[1]
+CHUNK_SIZE, NUM_LEFT_CHUNKS = 8, 2
+
+
+@functools.cache
+def make_model() -> tuple[Config, ConformerCTC]:
+    """With sherpa-onnx's front end, and outputs that vary from frame to frame."""
+    sizes = dict(subsampling_channels=4, encoder_dim=16, num_layers=2, num_heads=2, feed_forward_dim=24, kernel_size=5)
+    config = Config(model=ModelConfig(**sizes, vocab_size=12), train=TrainConfig(chunk_sizes=(0, CHUNK_SIZE)))
+    shapes = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(shapes)
+    rng = np.random.default_rng(3)
+
+    def value(path, leaf):
+        one = "scale" in str(path[-2:])  # of norms and of the features
+        return jnp.asarray(one + (0.2 if leaf.ndim == 1 else 0.4) * rng.standard_normal(leaf.shape, np.float32))
+
+    model = nnx.merge(graphdef, jax.tree.map_with_path(value, state))
+    model.feature_mean[...] = jnp.full(80, 10.0)
+    model.feature_scale[...] = jnp.full(80, 0.3)
+    model.head.kernel[...] *= 4.0
+    return config, model
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory) -> pathlib.Path:
+    """A released model."""
+    folder = tmp_path_factory.mktemp("model")
+    config, model = make_model()
+    CharTokenizer(["<blk>", "▁", *"abcdefghij"]).save(folder)
+    (folder / "config.json").write_text(config.to_json())
+    save_weights(folder, model, 7)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(workdir, tmp_path_factory):
+    """export(format, numerics) -> card and folder; each is made once."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    @functools.cache
+    def export(format: str, numerics: str):
+        for package in FORMATS[format].packages:
+            pytest.importorskip(package)
+        return pipeline.export(workdir, format, numerics, CHUNK_SIZE, NUM_LEFT_CHUNKS, folder), folder
+
+    return export
+
+
+@pytest.fixture(autouse=True)
+def calibration(monkeypatch):
+    """The sound of the check in the place of the training data."""
+    monkeypatch.setattr(pipeline, "_calibration", lambda *arguments: [pipeline.check_windows(*arguments)])
+
+
+def test_the_step_is_that_of_the_encoder_from_the_first_chunk_to_a_partial_last_one():
+    config, model = make_model()
+    geometry = Geometry.of(config, CHUNK_SIZE, NUM_LEFT_CHUNKS)
+    engine = Engine(config, model, chunk_size=CHUNK_SIZE, num_left_chunks=NUM_LEFT_CHUNKS)
+    state, seen = geometry.initial_state(), 0
+    run = jax.jit(functools.partial(step, model))
+    rng = np.random.default_rng(2)
+    for num_frames in (8, 8, 8, 8, 5):
+        window = (10 + 3 * rng.standard_normal((geometry.window, 80))).astype(np.float32)
+        expected = engine(window[None], np.array([num_frames], np.int32))[0, :num_frames]
+        mask = np.where(geometry.valid_keys(seen, num_frames), 0, -1e4).astype(np.float32)
+        logits, state = run(window, mask, state)
+        seen += num_frames
+        np.testing.assert_allclose(jax.nn.log_softmax(logits)[:num_frames], expected, atol=2e-4)
+
+
+FLOAT32 = [(format, "float32") for format in ("onnx", "litert", "jax", "tflite-micro")]
+NARROW = [
+    ("onnx", "float16"),
+    ("onnx", "int8"),
+    ("coreml", "float16"),
+    ("litert", "int8"),
+    ("tflite-micro", "int16x8"),
+    ("tflite-micro", "int8"),
+]
+
+
+@pytest.mark.parametrize("format, numerics", FLOAT32 + NARROW)
+def test_every_artefact_computes_what_jax_does_over_chained_chunks(exported, format, numerics):
+    card, folder = exported(format, numerics)
+    stored = np.load(folder / pipeline.CHECK_FILE)
+    for runtime in pipeline.load_runtimes(format, folder / card.file, card.geometry).values():
+        results = np.stack([runtime(w[None], np.array([CHUNK_SIZE]))[0] for w in stored["windows"]])
+        assert len(results) > NUM_LEFT_CHUNKS + 1  # a window leaves the left context
+        np.testing.assert_allclose(np.exp(results).sum(-1), 1, atol=2e-2)
+        if numerics == "float32":
+            assert np.abs(results - stored["log_probs"]).max() < 1e-3
+        else:
+            expected = stored["log_probs"]
+            divergence = (np.exp(expected) * (expected - results)).sum(-1).mean()
+            average = np.log(np.exp(expected).mean((0, 1)))
+            ignorant = (np.exp(expected) * (expected - average)).sum(-1).mean()  # of a model that hears nothing
+            assert divergence < ignorant / 20
+        runtime.reset()
+        again = runtime(stored["windows"][:1], np.array([CHUNK_SIZE]))
+        np.testing.assert_array_equal(again[0], results[0])
+
+
+def test_narrow_artefacts_are_smaller_and_micro_ones_declare_arena_and_integers(exported):
+    full, folder = exported("tflite-micro", "float32")
+    eight, _ = exported("tflite-micro", "int8")
+    sixteen, _ = exported("tflite-micro", "int16x8")
+    assert eight.state_bytes * 4 == sixteen.state_bytes * 2 == full.state_bytes
+    assert eight.arena_bytes < sixteen.arena_bytes
+    assert {dtype for dtype, _ in eight.inputs.values()} == {"int8"}
+    assert {dtype for dtype, _ in sixteen.inputs.values()} == {"int16"}
+    header, source = ((folder / eight.file).with_suffix(suffix).read_text() for suffix in (".h", ".cc"))
+    data = np.array(source.split("{")[1].split("}")[0].split(","), np.uint8)
+    assert data.tobytes() == (folder / eight.file).read_bytes()
+    assert f"ARENA_BYTES = {eight.arena_bytes};" in header
+
+
+def test_core_ml_computes_in_the_engines_layout_and_normalises_what_would_overflow(exported):
+    card, _ = exported("coreml", "float16")
+    assert set(card.layouts) == {"(B, C, 1, S)", "(B, C, H, S)"}  # rank four throughout; H in the front end alone
+    assert card.layouts["(B, C, 1, S)"] > 0.9 * sum(card.layouts.values())
+
+    import coremltools as ct
+    from coremltools.converters.mil import Builder as mb
+
+    from conformer.export import coreml
+    from conformer.export.mil_interpreter import MilInterpreter
+    from conformer.model.layers import LayerNorm
+
+    x = np.random.default_rng(0).standard_normal((1, 512, 1, 4)).astype(np.float16)
+    x *= np.float16([1e-2, 1.0, 100.0, 5_000.0])  # the last two have squares that add up beyond float16
+
+    @mb.program(input_specs=[mb.TensorSpec(x.shape)], opset_version=ct.target.iOS18)
+    def program(x):
+        return mb.cast(x=coreml.norm(LayerNorm(512), mb.cast(x=x, dtype="fp16")), dtype="fp32", name="y")
+
+    result = MilInterpreter(program)({"x": x.astype(np.float32)}, {})["y"]
+    wide = x.astype(np.float64)
+    expected = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(result, expected, rtol=1e-2, atol=1e-2)
+
+
+# ------------------------------------------------------------------ sherpa-onnx
+
+
+def sound(seconds: float, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    frequency = np.repeat(rng.uniform(100, 4_000, int(seconds * 16) + 1), 1_000)[: int(seconds * 16_000)]
+    tone = 0.3 * np.sin(2 * np.pi * np.cumsum(frequency) / 16_000)
+    return (tone + 0.05 * rng.standard_normal(len(tone))).astype(np.float32)
+
+
+def test_the_stock_client_hears_what_our_recogniser_hears_in_two_streams_at_once(workdir, exported):
+    pytest.importorskip("sherpa_onnx")
+    from conformer.export import sherpa
+
+    card, folder = exported("onnx", "float32")
+    config, model, tokenizer, _ = load_model(workdir)
+    recordings = [sound(2.0, 0), sound(3.3, 1), sound(1.1, 2)]
+    agreement = sherpa.compare(config, model, tokenizer, card, folder, recordings, num_streams=2)
+    assert agreement.files == agreement.same_text == agreement.same_tokens == agreement.same_timestamps == 3
+    assert agreement.features < 1e-2
+    texts = [result["text"] for result in sherpa.decode(card, folder, recordings)["results"]]
+    assert all(texts) and len(set(texts)) == 3
+
+
+def test_a_model_without_metadata_ends_the_clients_process_and_is_reported(exported, tmp_path):
+    pytest.importorskip("sherpa_onnx")
+    import onnx
+
+    from conformer.export import sherpa
+
+    card, folder = exported("onnx", "float32")
+    graph = onnx.load(folder / card.file)
+    del graph.metadata_props[:]
+    onnx.save(graph, tmp_path / card.file)
+    shutil.copy(folder / "tokens.txt", tmp_path)
+    with pytest.raises(ExportError, match=r"sherpa-onnx refused onnx_float32\.onnx"):
+        sherpa.decode(card, tmp_path, [sound(1.0, 0)])
+
+
+def test_features_are_those_of_kaldi_native_fbank_as_the_client_sets_it():
+    knf = pytest.importorskip("kaldi_native_fbank")
+    options = knf.FbankOptions()
+    options.frame_opts.dither, options.frame_opts.snip_edges = 0.0, False
+    options.mel_opts.num_bins, options.mel_opts.high_freq = 80, -400
+    fbank, samples = knf.OnlineFbank(options), sound(1.5, 3)
+    fbank.accept_waveform(16_000, (samples * 32768).tolist())
+    fbank.input_finished()
+    theirs = np.stack([fbank.get_frame(index) for index in range(fbank.num_frames_ready)])
+    front_end = StreamingLogMel(FeatureConfig())
+    np.testing.assert_allclose(np.concatenate([front_end.accept(samples), front_end.flush()]), theirs, atol=5e-3)
+
+
+# -------------------------------------------------------------------- bad input
+
+
+def test_requests_that_cannot_be_met_are_named_before_any_work(monkeypatch):
+    config, _ = make_model()
+    with pytest.raises(ExportError, match=r"--numerics=int16x8 is not one .*=onnx can have: float32, float16, int8"):
+        check_request(config, "onnx", "int16x8", 8, 2)
+    with pytest.raises(ExportError, match="needs at least 1 of each"):
+        check_request(config, "litert", "int8", 8, 0)
+    with pytest.warns(UserWarning, match="--chunk-size=16 is not one of train.chunk_sizes"):
+        check_request(config, "jax", "float32", 16, 2)
+    symmetric = dataclasses.replace(config, model=dataclasses.replace(config.model, causal_conv=False))
+    with pytest.raises(ExportError, match="train a causal one"):
+        check_request(symmetric, "jax", "float32", 8, 2)
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name == "tflite_micro" else name)
+    with pytest.raises(ExportError, match=r"needs tflite_micro: pip install .*\[export\]"):
+        check_request(config, "tflite-micro", "int8", 8, 2)
+
+
+def test_models_that_the_stock_client_would_get_wrong_say_why():
+    config, _ = make_model()
+    assert not_for_sherpa(config) is None
+    slow = dataclasses.replace(config, model=dataclasses.replace(config.model, subsampling_factor=8))
+    assert "subsampling_factor=4" in not_for_sherpa(slow)
+    narrow = dataclasses.replace(config, features=FeatureConfig(num_mel_bins=40))
+    assert "features.num_mel_bins=80, this model needs 40" in not_for_sherpa(narrow)
+
+
+def test_the_check_command_catches_a_clients_wrong_chunk_size_and_a_changed_artefact(exported, tmp_path):
+    card, folder = exported("onnx", "float32")
+    for name in (card.file, f"{card.name}.json", "check.npz", "tokens.txt"):
+        shutil.copy(folder / name, tmp_path)
+
+    def check(*arguments):
+        command = [sys.executable, "parity.py", str(tmp_path / f"{card.name}.json"), *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert check(f"--chunk-size={CHUNK_SIZE}", f"--num-left-chunks={NUM_LEFT_CHUNKS}").returncode == 0
+    wrong = check("--chunk-size=16")
+    assert wrong.returncode == 1
+    assert wrong.stderr.strip().splitlines()[-1] == (
+        "parity.py: onnx_float32.onnx was exported with --chunk-size=8, a client told 16 would fail: tell it 8, or "
+        "export again with --chunk-size=16"
+    )
+    values = json.loads((tmp_path / f"{card.name}.json").read_text())
+    (tmp_path / f"{card.name}.json").write_text(json.dumps(values | {"surprise": 1}))
+    with pytest.raises(ExportError, match=r"is not a card that export\.py wrote"):
+        load_cards(tmp_path)
+
+
+# ------------------------------------------------------------------ what is shipped
+
+
+def test_the_shipped_recogniser_loads_and_fits_its_budgets():
+    folder = ROOT / "models" / "words_micro"
+    config, model, tokenizer, _ = load_model(folder)
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) <= 250_000
+    assert load_tokenizer(folder).symbols == tokenizer.symbols and config.model.vocab_size == tokenizer.vocab_size
+    assert pipeline.size_of(folder) <= 5e6
+    micro = [card for card in load_cards(folder) if card.format == "tflite-micro"]
+    assert {card.numerics for card in micro} == {"int16x8", "int8"}
+    for card in micro:
+        assert card.file_bytes <= 2**20 and card.arena_bytes <= 2**19
