@@ -159,7 +159,7 @@ def test_core_ml_computes_in_the_engines_layout_and_normalises_what_would_overfl
 
     @mb.program(input_specs=[mb.TensorSpec(x.shape)], opset_version=ct.target.iOS18)
     def program(x):
-        return mb.cast(x=coreml.norm(LayerNorm(512), mb.cast(x=x, dtype="fp16")), dtype="fp32", name="y")
+        return mb.cast(x=coreml.norm(LayerNorm(512, kernels=""), mb.cast(x=x, dtype="fp16")), dtype="fp32", name="y")
 
     result = MilInterpreter(program)({"x": x.astype(np.float32)}, {})["y"]
     wide = x.astype(np.float64)

@@ -133,9 +133,9 @@ def front_end(module: Subsampling, x: Any) -> Any:
         kernel = np.asarray(stage.kernel[...])
         if isinstance(stage, DenseConv):
             weight, bias = kernel.transpose(3, 2, 1, 0), np.asarray(stage.bias[...])
-            x = _convolve(x, weight, bias, stage.stride)
+            x = _convolve(x, weight, bias, stage.strides[::-1])
         else:
-            x = _convolve(x, kernel.transpose(2, 1, 0)[:, None], None, stage.stride, groups=kernel.shape[2])
+            x = _convolve(x, kernel.transpose(2, 1, 0)[:, None], None, stage.strides[::-1], groups=kernel.shape[2])
             x = linear(stage.pointwise, x)
         x = mb.relu(x=x)
     weight, bias = _weights(module.projection)
@@ -218,10 +218,12 @@ def _weights(module: nnx.Linear) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(module.kernel[...]), np.asarray(module.bias[...])
 
 
-def _convolve(x: Any, weight: np.ndarray, bias: np.ndarray | None, stride: int = 1, groups: int = 1) -> Any:
+def _convolve(
+    x: Any, weight: np.ndarray, bias: np.ndarray | None, strides: tuple[int, ...] = (1, 1), groups: int = 1
+) -> Any:
     options = {} if bias is None else {"bias": bias.astype(np.float16)}
     return mb.conv(
-        x=x, weight=weight.astype(np.float16), strides=[stride, stride], pad_type="valid", groups=groups, **options
+        x=x, weight=weight.astype(np.float16), strides=list(strides), pad_type="valid", groups=groups, **options
     )
 
 

@@ -129,10 +129,10 @@ def front_end(module: Subsampling, features: Float[Array, "1 window mel"]) -> Fl
     x = features[..., None]
     for stage in module.stages:
         if isinstance(stage, DenseConv):
-            x = _convolve(x, stage.kernel[...], stage.stride) + stage.bias[...]
+            x = _convolve(x, stage.kernel[...], stage.strides) + stage.bias[...]
         else:
             kernel = stage.kernel[...]
-            x = _convolve(x, kernel[:, :, None], stage.stride, groups=kernel.shape[2])
+            x = _convolve(x, kernel[:, :, None], stage.strides, groups=kernel.shape[2])
             x = linear(stage.pointwise, x)
         x = jax.nn.relu(x)
     return linear(module.projection, x.reshape(x.shape[1], -1))
@@ -193,7 +193,7 @@ def convolution(
     """Returns the output, and the inputs of the depthwise convolution."""
     value, gate = jnp.split(linear(module.gate, norm(module.norm, x)), 2, axis=-1)
     inputs = jnp.concatenate([past, value * jax.nn.sigmoid(gate)])
-    y = _convolve(inputs[None], module.kernel[...][:, None], 1, groups=x.shape[1])[0]
+    y = _convolve(inputs[None], module.kernel[...][:, None], (1,), groups=x.shape[1])[0]
     return linear(module.output, jax.nn.swish(norm(module.middle_norm, y))), inputs
 
 
@@ -213,10 +213,10 @@ def norm(module: LayerNorm, x: Float[Array, "frames channels"]) -> Float[Array, 
 
 
 def _convolve(
-    x: Float[Array, "1 *space in"], kernel: Float[Array, "..."], stride: int, groups: int = 1
+    x: Float[Array, "1 *space in"], kernel: Float[Array, "..."], strides: tuple[int, ...], groups: int = 1
 ) -> Float[Array, "1 *out_space out"]:
     space = x.ndim - 2
     layout = ("NWC", "WIO", "NWC") if space == 1 else ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride,) * space, "VALID", dimension_numbers=layout, feature_group_count=groups
+        x, kernel, strides, "VALID", dimension_numbers=layout, feature_group_count=groups
     )
