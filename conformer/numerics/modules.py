@@ -43,6 +43,11 @@ class Norm(nnx.Module):
             return exactly(lambda *a: layer_norm(*a, eps=self.eps, numerics=self.numerics))(x, scale, bias)
         return exactly(lambda *a: rms_norm(*a, eps=self.eps, numerics=self.numerics))(x, scale)
 
+    def of_sum(
+        self, x: Float[Array, "*batch channels"], residual: Float[Array, "*batch channels"]
+    ) -> Float[Array, "*batch channels"]:
+        return self(x + residual)
+
 
 def raw_softmax(scores: Float[Array, "*batch keys"], mask: Bool[Array, "*#batch keys"]) -> Float[Array, "*batch keys"]:
     """exp(s_j) / sum_k exp(s_k) as it stands: exp and the sum overflow a narrow format."""
