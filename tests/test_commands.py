@@ -167,13 +167,16 @@ def test_eval_names_chunk_sizes_that_it_cannot_use_and_warns_of_those_not_traine
         f"--workdir={folder}",
         f"--manifest={manifest}",
         "--streaming",
+        "--masked",
         "--chunk-size=16,5",
         f"--json={results}",
     )
     assert status == 0 and len(err) == 1
     assert err[0].startswith("eval.py: warning: chunk_size=5 is not one of train.chunk_sizes=(0, 16)")
     assert "offline" in out and "640 ms" in out and "200 ms" in out
-    for figures in json.loads(results.read_text())["streaming"]:
+    record = json.loads(results.read_text())
+    for figures, masked in zip(record["streaming"], record["masked"], strict=True):
+        assert (figures["chunk_size"], figures["wer"]) == (masked["chunk_size"], masked["wer"])
         p50, p95, p99 = figures["chunk_ms"]
         assert 0 < p50 <= p95 <= p99
         look_ahead = 0.045  # seconds, of the front end and the last analysis window

@@ -70,12 +70,15 @@ def _attention_arguments(sizes, dtype, device):
     return draw
 
 
-def _seen(sizes, query, key):
-    """Whether a query sees a key, of their indices."""
+def _seen(sizes, batch, query, key):
+    """Whether a query sees a key, of their indices; the second half of a batch is shorter."""
+    position = query + sizes.keys - sizes.queries
+    length = torch.where(batch < (sizes.batch + 1) // 2, sizes.keys, sizes.keys * 7 // 8)
+    inside = (position < length) & (key < length)
     if not sizes.chunk_size:
-        return key >= 0
-    chunk, key_chunk = (query + sizes.keys - sizes.queries) // sizes.chunk_size, key // sizes.chunk_size
-    return (key_chunk <= chunk) & (key_chunk >= chunk - sizes.num_left_chunks)
+        return inside
+    chunk, key_chunk = position // sizes.chunk_size, key // sizes.chunk_size
+    return inside & (key_chunk <= chunk) & (key_chunk >= chunk - sizes.num_left_chunks)
 
 
 def _distance(sizes, query, key):
@@ -83,13 +86,13 @@ def _distance(sizes, query, key):
 
 
 def _sdpa(sizes, dtype, device):
-    query, key = (torch.arange(n, device=device) for n in (sizes.queries, sizes.keys))
-    seen = _seen(sizes, query[:, None], key)
+    batch, query, key = (torch.arange(n, device=device) for n in (sizes.batch, sizes.queries, sizes.keys))
+    seen = _seen(sizes, batch[:, None, None, None], query[:, None], key)
     distance = _distance(sizes, query[:, None], key)
 
     def attention(query, key, value, bias):
         mask = bias[:, distance].masked_fill(~seen, -torch.inf)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask[None], scale=1.0)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
 
     return _attention_arguments(sizes, dtype, device), attention
 
@@ -97,9 +100,10 @@ def _sdpa(sizes, dtype, device):
 def _flex(sizes, dtype, device):
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    block_mask = create_block_mask(
-        lambda b, h, query, key: _seen(sizes, query, key), None, None, sizes.queries, sizes.keys, device=device
-    )
+    def seen(batch, head, query, key):
+        return _seen(sizes, batch, query, key)
+
+    block_mask = create_block_mask(seen, sizes.batch, None, sizes.queries, sizes.keys, device=device)
     compiled = torch.compile(flex_attention)
 
     def attention(query, key, value, bias):

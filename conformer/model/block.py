@@ -49,5 +49,5 @@ class Block(nnx.Module):
         x = x + dropout(attended, self.dropout, keys[1])
         convolved, inputs = self.convolution(x, inside, past_convolution)
         x = x + dropout(convolved, self.dropout, keys[2])
-        x = x + 0.5 * dropout(self.second_feed_forward(x), self.dropout, keys[3])
-        return self.norm(x), Past(key_value, inputs)
+        last = 0.5 * dropout(self.second_feed_forward(x), self.dropout, keys[3])
+        return self.norm.of_sum(x, last), Past(key_value, inputs)

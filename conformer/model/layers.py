@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from kernels.layer_norm import layer_norm
+from kernels.layer_norm import add_layer_norm, layer_norm
 from kernels.typing import Array, Float, Key, Num
 
 
@@ -111,6 +111,13 @@ class LayerNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*shape"], *, axis: int = -1) -> Float[Array, "*shape"]:
         scale, bias = self.scale[...], self.bias[...]
         return layer_norm(x, scale, bias, eps=self.eps, axis=axis, implementation=self.implementation)
+
+    def of_sum(
+        self, x: Float[Array, "*batch channels"], residual: Float[Array, "*batch channels"]
+    ) -> Float[Array, "*batch channels"]:
+        """Of x + residual, in one pass where the implementation has one."""
+        scale, bias = self.scale[...], self.bias[...]
+        return add_layer_norm(x, residual, scale, bias, eps=self.eps, implementation=self.implementation)[0]
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:

@@ -82,3 +82,8 @@ class _Probe(nnx.Module):
         self.width = x.shape[axis]
         self.longest[...] = jnp.maximum(self.longest[...], jnp.max(jnp.linalg.norm(x, axis=axis)))
         return self.norm(x, **options)
+
+    def of_sum(
+        self, x: Float[Array, "*batch channels"], residual: Float[Array, "*batch channels"]
+    ) -> Float[Array, "*batch channels"]:
+        return self(x + residual)

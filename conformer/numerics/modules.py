@@ -43,6 +43,11 @@ class Norm(nnx.Module):
             return exactly(lambda *a: layer_norm(*a, eps=self.eps, numerics=self.numerics, axis=axis))(x, scale, bias)
         return exactly(lambda *a: rms_norm(*a, eps=self.eps, numerics=self.numerics))(x, scale)
 
+    def of_sum(
+        self, x: Float[Array, "*batch channels"], residual: Float[Array, "*batch channels"]
+    ) -> Float[Array, "*batch channels"]:
+        return self(x + residual)
+
 
 def raw_softmax(
     scores: Float[Array, "*shape"], mask: Bool[Array, "*#shape"], *, axis: int = -1
