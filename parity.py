@@ -112,7 +112,7 @@ def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> N
     clients = compare_clients(config, model, tokenizer, cards, folder, utterances) if SHERPA.value else []
     if JSON.value:
         record = {
-            "command": " ".join(["python", *sys.argv]),
+            "command": " ".join(["python", *(a for a in sys.argv if not a.startswith("--sherpa-python"))]),
             "date": datetime.date.today().isoformat(),
             "model": cards[0].model,
             "step": step,
