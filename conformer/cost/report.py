@@ -113,7 +113,7 @@ def draw_waterfall(reports: Sequence[Report], path: str | pathlib.Path) -> None:
 
 def _pyplot():
     try:
-        import matplotlib
+        import matplotlib  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ConfigError(
             "drawing needs matplotlib: pip install -c requirements.lock -e '.[plots]', or leave --plot and --waterfall"
