@@ -119,7 +119,7 @@ def _pyplot():
             "drawing needs matplotlib: pip install -c requirements.lock -e '.[plots]', or leave --plot and --waterfall"
         ) from None
     matplotlib.use("svg")
-    import matplotlib.pyplot as pyplot
+    import matplotlib.pyplot as pyplot  # pyright: ignore[reportMissingImports]
 
     pyplot.rcParams["svg.hashsalt"] = "cost"  # the same drawing, the same file
     return pyplot
