@@ -12,7 +12,6 @@ batches, but each frame sees what it would see in a stream: the same words much 
 
 import datetime
 import json
-import os
 import pathlib
 import sys
 
@@ -21,8 +20,8 @@ from absl import app, flags
 from flax import nnx
 
 from conformer import runtime
-from conformer.config import EXECUTIONS, Config, parse_flags
-from conformer.data import DataError, Utterance, load_manifest, load_utterances
+from conformer.config import EXECUTIONS, parse_flags
+from conformer.data import load_split
 from conformer.evaluation.latency import plot_latency
 from conformer.evaluation.offline import Transcripts, make_forward, transcribe
 from conformer.evaluation.scorer import write_errors
@@ -47,8 +46,8 @@ JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 
 def main(_) -> None:
-    if STREAMING.value and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # before JAX starts its threads
+    if STREAMING.value:
+        runtime.use_one_core()
     runtime.set_up()
     try:
         evaluate(pathlib.Path(WORKDIR.value))
@@ -60,7 +59,7 @@ def evaluate(workdir: pathlib.Path) -> None:
     chunk_sizes = read_chunk_sizes() if STREAMING.value or MASKED.value else []
     config, model, tokenizer, step = load_model(workdir, EXECUTION.value)
     model = apply_policy(scale_residual(model, RESIDUAL_SCALE.value), NUMERICS.value or config.numerics)
-    utterances = read_split(config)
+    utterances = load_split(config, MANIFEST.value, SPLIT.value)
 
     # --------------------------------------------------------------- whole utterances
     graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
@@ -115,16 +114,6 @@ def read_chunk_sizes() -> list[int]:
             f"--chunk-size={','.join(CHUNK_SIZE.value)} must hold whole numbers of at least 1, as in 8,16,32"
         )
     return [int(size) for size in CHUNK_SIZE.value]
-
-
-def read_split(config: Config) -> list[Utterance]:
-    """The utterances that the flags name."""
-    utterances = load_utterances(config) if MANIFEST.value is None else load_manifest(MANIFEST.value)
-    chosen = [u for u in utterances if SPLIT.value in ("all", u.split)]
-    if not chosen:
-        splits = ", ".join(sorted({u.split for u in utterances}))
-        raise DataError(f"no utterance in split {SPLIT.value!r}: --split may be all, {splits}")
-    return chosen
 
 
 def row(mode: str, transcripts: Transcripts, timing: Timing | None = None, chunk_size: int = 0) -> dict:

@@ -18,8 +18,8 @@ import jax
 from absl import app, flags
 
 from conformer import runtime
-from conformer.config import Config, parse_flags
-from conformer.data import DataError, Utterance, load_manifest, load_utterances
+from conformer.config import parse_flags
+from conformer.data import load_split
 from conformer.export import sherpa
 from conformer.export.card import Card, load_cards
 from conformer.export.formats import ExportError
@@ -38,8 +38,7 @@ JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 
 def main(arguments: list[str]) -> None:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # figures are of one core
+    runtime.use_one_core()
     runtime.set_up()
     if len(arguments) != 2:
         sys.exit("parity.py: name one folder that export.py wrote, or a card in it (see --help)")
@@ -86,7 +85,7 @@ def check(cards: list[Card], folder: pathlib.Path) -> None:
 def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> None:
     """Each artefact on real speech; writes the figures to the cards."""
     config, model, tokenizer, step = load_model(workdir)
-    utterances = read_split(config)
+    utterances = load_split(config, MANIFEST.value, SPLIT.value)
     for card in cards:
         if (card.geometry.vocab_size, card.step) != (config.model.vocab_size, step):
             raise ExportError(
@@ -124,16 +123,6 @@ def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> N
             "sherpa": clients,
         }
         pathlib.Path(JSON.value).write_text(json.dumps(record, indent=2) + "\n")
-
-
-def read_split(config: Config) -> list[Utterance]:
-    """The utterances that the flags name."""
-    utterances = load_utterances(config) if MANIFEST.value is None else load_manifest(MANIFEST.value)
-    chosen = [u for u in utterances if SPLIT.value in ("all", u.split)]
-    if not chosen:
-        splits = ", ".join(sorted({u.split for u in utterances}))
-        raise DataError(f"no utterance in split {SPLIT.value!r}: --split may be all, {splits}")
-    return chosen
 
 
 def compare_clients(config, model, tokenizer, cards: list[Card], folder: pathlib.Path, utterances) -> list[dict]:

@@ -1,6 +1,7 @@
 """Settings of the process that every script makes before its first computation."""
 
 import ctypes
+import os
 import pathlib
 import sys
 import warnings
@@ -21,6 +22,12 @@ def set_up() -> None:
     warnings.showwarning = _print_warning
     if sys.platform == "linux":
         _keep_heap()
+
+
+def use_one_core() -> None:
+    """Keeps the process on one core, where the system can; to be called before JAX starts its threads."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:

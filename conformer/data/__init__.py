@@ -1,7 +1,7 @@
 """Speech with transcripts: where it comes from, and how it becomes batches."""
 
 from conformer.data.buckets import Bucket, Plan, Reason, make_buckets, select
-from conformer.data.loader import Batch, TrainLoader, eval_batches, load_utterances
+from conformer.data.loader import Batch, TrainLoader, eval_batches, load_split, load_utterances
 from conformer.data.manifest import AudioFile, DataError, Pcm, Recipe, Utterance, load_manifest
 from conformer.data.synthetic import speak_runs, synthesise
 
@@ -18,6 +18,7 @@ __all__ = [
     "Utterance",
     "eval_batches",
     "load_manifest",
+    "load_split",
     "load_utterances",
     "make_buckets",
     "select",

@@ -50,6 +50,19 @@ def load_utterances(config: Config) -> list[Utterance]:
     return load_manifest(pathlib.Path(config.data.source))
 
 
+def load_split(config: Config, manifest: str | None, split: str) -> list[Utterance]:
+    """The utterances of one split, or of "all", of a manifest, or of the run's own data.
+
+    Raises DataError, which names the splits there are, where there is none of it.
+    """
+    utterances = load_utterances(config) if manifest is None else load_manifest(manifest)
+    chosen = [u for u in utterances if split in ("all", u.split)]
+    if not chosen:
+        splits = ", ".join(sorted({u.split for u in utterances}))
+        raise DataError(f"no utterance in split {split!r}: --split may be all, {splits}")
+    return chosen
+
+
 class TrainLoader:
     """Training batches of `utterances`, which are those of the train split.
 
