@@ -76,7 +76,8 @@ def _candidates(case: Case, implementation: str) -> list[Any]:
         from kernels.layer_norm.mosaic_gpu import PER_LANE
 
         return gpu_rows.candidates(gpu_rows.heuristic(case.operation, "columns", width, case.format, PER_LANE), width)
+    from kernels import tpu_rows
     from kernels.layer_norm import mosaic_tpu as norm
     from kernels.lut_softmax import mosaic_tpu as softmax
 
-    return (norm if case.operation == "layer_norm" else softmax).candidates(width)
+    return tpu_rows.candidates((norm if case.operation == "layer_norm" else softmax).heuristic(width))

@@ -85,18 +85,7 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
             out[0, 0] = (accumulator[...] / sums).astype(out.dtype)
             lse[0, 0] = jnp.where(empty, 0.0, maximum[...] + jnp.log(sums))
 
-    def queries(h, b, i, step, first, last):
-        return b, h, i, 0
-
-    def columns(h, b, i, step, first, last):
-        return b, h, 0, i
-
-    def keys(h, b, i, step, first, last):
-        return b, h, _block(first[b, i], last[b, i], step), 0
-
-    def rows(h, b, i, step, first, last):
-        return b, 0, i
-
+    queries, keys, columns, rows = _index_maps(_own, _met)
     out, lse = pl.pallas_call(
         kernel,
         out_shape=(
@@ -175,18 +164,7 @@ def _query_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, 
         def _():
             dq[0, 0] = accumulator[...].astype(dq.dtype)
 
-    def queries(h, b, i, step, first, last):
-        return b, h, i, 0
-
-    def columns(h, b, i, step, first, last):
-        return b, h, 0, i
-
-    def keys(h, b, i, step, first, last):
-        return b, h, _block(first[b, i], last[b, i], step), 0
-
-    def rows(h, b, i, step, first, last):
-        return b, 0, i
-
+    queries, keys, columns, rows = _index_maps(_own, _met)
     return pl.pallas_call(
         kernel,
         out_shape=(
@@ -231,18 +209,7 @@ def _key_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, ti
             dk[0, 0] = k_accumulator[...].astype(dk.dtype)
             dv[0, 0] = v_accumulator[...].astype(dv.dtype)
 
-    def queries(h, b, j, step, first, last):
-        return b, h, _block(first[b, j], last[b, j], step), 0
-
-    def columns(h, b, j, step, first, last):
-        return b, h, 0, _block(first[b, j], last[b, j], step)
-
-    def keys(h, b, j, step, first, last):
-        return b, h, j, 0
-
-    def rows(h, b, j, step, first, last):
-        return b, 0, _block(first[b, j], last[b, j], step)
-
+    queries, keys, columns, rows = _index_maps(_met, _own)
     return pl.pallas_call(
         kernel,
         out_shape=(jax.ShapeDtypeStruct(key.shape, key.dtype), jax.ShapeDtypeStruct(value.shape, value.dtype)),
@@ -282,6 +249,30 @@ def _gradients(j, diagonal, q, k, v, do, tile, start, end, lse, delta) -> tuple[
 
 
 # ------------------------------------------------------------------------- common
+
+
+def _own(b, i, step, first, last):
+    """The block that a program of the grid (heads, batch, blocks, steps) works for."""
+    return i
+
+
+def _met(b, i, step, first, last):
+    """The block of the other side that it meets in a step."""
+    return _block(first[b, i], last[b, i], step)
+
+
+def _index_maps(queries: Callable, keys: Callable) -> tuple[Callable, Callable, Callable, Callable]:
+    """Of blocks of queries, of keys, of one number for each head and query, and of one for each query.
+
+    Args:
+        queries, keys: `_own` and `_met`, or the other way round.
+    """
+    return (
+        lambda h, b, *at: (b, h, queries(b, *at), 0),
+        lambda h, b, *at: (b, h, keys(b, *at), 0),
+        lambda h, b, *at: (b, h, 0, queries(b, *at)),
+        lambda h, b, *at: (b, 0, queries(b, *at)),
+    )
 
 
 def _longest(first: Array, last: Array) -> Array:

@@ -11,6 +11,7 @@ from kernels.emulator import Arithmetic
 from kernels.implementation import Unsupported
 from kernels.layer_norm.faithful import NormNumerics, normalise
 from kernels.layer_norm.mosaic_tpu import heuristic
+from kernels.tpu_rows import Blocks
 from kernels.typing import Array, Float
 
 LANES = 128
@@ -57,7 +58,7 @@ def emulated(
     fields = {field.name: getattr(arithmetic, field.name) for field in dataclasses.fields(arithmetic)}
     numerics = dataclasses.replace(numerics, arithmetic=LaneArithmetic(**fields))
     flat = arithmetic.round(x).reshape(-1, width)
-    rows = min(heuristic(width).rows // 4, pl.cdiv(len(flat), 32) * 32)
+    rows = Blocks(heuristic(width).rows // 4).fitted(len(flat))
 
     def body(x_ref, y_ref):
         y_ref[...] = normalise(x_ref[...], eps, numerics, centred=centred)

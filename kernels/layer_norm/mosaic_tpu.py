@@ -1,6 +1,5 @@
 """Normalisation on TPUs (Mosaic): blocks of rows stream through vector memory."""
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -8,24 +7,15 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels import tpu_rows
 from kernels.autotune import tuned
 from kernels.implementation import Unsupported
 from kernels.layer_norm import block, fused
 from kernels.layer_norm.form import Form, stored
+from kernels.tpu_rows import WIDEST, Blocks
 from kernels.typing import Array, Float
 
-ROWS = 32  # a multiple of every format's tile: 8 rows of float32, 16 of bfloat16, 32 of float8
 _BLOCK_BYTES = 2**19  # of a block in float32; several are in flight, and vector memory holds 16 MiB or more
-_LARGEST_WIDTH = 2**14
-
-
-@dataclasses.dataclass(frozen=True)
-class Blocks:
-    """Args:
-    rows: rows of a block, a multiple of ROWS.
-    """
-
-    rows: int
 
 
 def normalise(
@@ -42,9 +32,9 @@ def normalise(
                 f"layer_norm: {name} is float16, which TPUs cannot load: cast it to bfloat16 or float32, or use "
                 "implementation='xla'"
             )
-    if x.shape[-1] > _LARGEST_WIDTH:
+    if x.shape[-1] > WIDEST:
         raise Unsupported(
-            f"layer_norm: x has {x.shape[-1]} channels, and a block of vector memory holds rows of {_LARGEST_WIDTH}: "
+            f"layer_norm: x has {x.shape[-1]} channels, and a block of vector memory holds rows of {WIDEST}: "
             "use implementation='xla'"
         )
     return fused.normalise(_KERNELS, x, residual, scale, bias, form)
@@ -52,20 +42,14 @@ def normalise(
 
 def heuristic(width: int) -> Blocks:
     """Blocks for a width that was not measured."""
-    return Blocks(max(ROWS, _BLOCK_BYTES // (4 * width) // ROWS * ROWS))
-
-
-def candidates(width: int) -> list[Blocks]:
-    """What tuning chooses among."""
-    rows = {max(ROWS, int(heuristic(width).rows * factor) // ROWS * ROWS) for factor in (0.25, 0.5, 1, 2)}
-    return [Blocks(count) for count in sorted(rows)]
+    return tpu_rows.heuristic(width, _BLOCK_BYTES)
 
 
 def _specs(x: Array) -> tuple[int, tuple[int], pl.BlockSpec, pl.BlockSpec]:
     """Rows of a block, the grid, and how a tensor and a parameter are cut up."""
     count, width = x.shape
     blocks = tuned("layer_norm", "mosaic_tpu", Blocks, width=width, format=x.dtype.name) or heuristic(width)
-    rows = min(blocks.rows, pl.cdiv(count, ROWS) * ROWS)
+    rows = blocks.fitted(count)
     tensor = pl.BlockSpec((rows, width), lambda index: (index, 0))
     parameter = pl.BlockSpec((1, width), lambda index: (0, 0))
     return rows, (pl.cdiv(count, rows),), tensor, parameter

@@ -1,6 +1,5 @@
 """Softmax on TPUs (Mosaic): blocks of rows stream through vector memory, tables are gathered along the lanes."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -9,25 +8,16 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels import tpu_rows
 from kernels.autotune import tuned
 from kernels.implementation import Unsupported
 from kernels.lut_softmax import block, fused
 from kernels.lut_softmax.lut import SoftmaxTables
+from kernels.tpu_rows import WIDEST, Blocks
 from kernels.typing import Array, Bool, Float
 
 LANES = 128  # entries that one gather reaches
-ROWS = 32  # a multiple of every format's tile
 _BLOCK_BYTES = 2**18  # of a block in float32
-_MOST_KEYS = 2**14
-
-
-@dataclasses.dataclass(frozen=True)
-class Blocks:
-    """Args:
-    rows: rows of a block, a multiple of ROWS.
-    """
-
-    rows: int
 
 
 def softmax(
@@ -39,9 +29,9 @@ def softmax(
             "softmax: scores are float16, which TPUs cannot load: cast them to bfloat16 or float32, or use "
             "implementation='xla'"
         )
-    if scores.shape[-1] > _MOST_KEYS:
+    if scores.shape[-1] > WIDEST:
         raise Unsupported(
-            f"softmax: scores have {scores.shape[-1]} keys, and a block of vector memory holds rows of {_MOST_KEYS}: "
+            f"softmax: scores have {scores.shape[-1]} keys, and a block of vector memory holds rows of {WIDEST}: "
             "use implementation='xla'"
         )
     return fused.softmax(_KERNELS, scores, mask, tables)
@@ -49,13 +39,7 @@ def softmax(
 
 def heuristic(width: int) -> Blocks:
     """Blocks for a number of keys that was not measured."""
-    return Blocks(max(ROWS, _BLOCK_BYTES // (4 * width) // ROWS * ROWS))
-
-
-def candidates(width: int) -> list[Blocks]:
-    """What tuning chooses among."""
-    rows = {max(ROWS, int(heuristic(width).rows * factor) // ROWS * ROWS) for factor in (0.25, 0.5, 1, 2)}
-    return [Blocks(count) for count in sorted(rows)]
+    return tpu_rows.heuristic(width, _BLOCK_BYTES)
 
 
 def _forward(scores: Array, mask: Array, tables: SoftmaxTables | None) -> Array:
@@ -97,7 +81,7 @@ def _call(body: Any, x: Array, *others: Any) -> Array:
     count, num_keys = x.shape
     width = pl.cdiv(num_keys, LANES) * LANES
     blocks = tuned("lut_softmax", "mosaic_tpu", Blocks, width=num_keys, format=x.dtype.name) or heuristic(num_keys)
-    rows = min(blocks.rows, pl.cdiv(count, ROWS) * ROWS)
+    rows = blocks.fitted(count)
     tensor = pl.BlockSpec((rows, width), lambda index: (index, 0))
 
     def spec(a: Any) -> pl.BlockSpec:
