@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from conformer.config import Config, ModelConfig
-from conformer.model.subsampling import output_lengths, right_context, stages
+from conformer.model.subsampling import output_lengths, stages, window_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Workload:
     def chunk(cls, config: Config, chunk_size: int, num_left_chunks: int, batch_size: int = 1) -> "Workload":
         """The next chunk of each of `batch_size` streams, whose left context is full."""
         factor = config.model.subsampling_factor
-        window = (chunk_size - 1) * factor + right_context(factor) + 1
+        window = window_length(chunk_size, factor)
         seconds = batch_size * chunk_size * factor * config.features.frame_shift_ms / 1000
         return cls(batch_size, window, chunk_size, chunk_size * num_left_chunks, seconds, True)
 

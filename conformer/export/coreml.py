@@ -172,7 +172,7 @@ def attention(module: Attention, x: Any, mask: Any, past_key: Any, past_value: A
     query, key, value = mb.split(x=linear(module.query_key_value, norm(module.norm, x), scale), num_splits=3, axis=1)
     key = mb.concat(values=[past_key, mb.transpose(x=key, perm=[0, 3, 2, 1])], axis=1)
     value = mb.concat(values=[past_value, value], axis=3)
-    bias = position_bias(module, x.shape[3], key.shape[1]).transpose(0, 2, 1).astype(np.float16)
+    bias = position_bias(module.relative_bias[...], x.shape[3], key.shape[1]).transpose(0, 2, 1).astype(np.float16)
     parts = [mb.split(x=a, num_splits=heads, axis=axis) for a, axis in ((query, 1), (key, 3), (value, 1))]
     outputs = []
     for head, (q, k, v) in enumerate(zip(*parts, strict=True)):

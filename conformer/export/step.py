@@ -22,7 +22,7 @@ from conformer.model.block import Block
 from conformer.model.convolution import Convolution
 from conformer.model.feed_forward import FeedForward
 from conformer.model.layers import LayerNorm
-from conformer.model.subsampling import DenseConv, Subsampling, right_context
+from conformer.model.subsampling import DenseConv, Subsampling, window_length
 from kernels.typing import Array, Float
 
 ONE = np.float32(1)
@@ -69,7 +69,7 @@ class Geometry:
     @property
     def window(self) -> int:
         """Feature frames that go in."""
-        return (self.chunk_size - 1) * self.subsampling_factor + right_context(self.subsampling_factor) + 1
+        return window_length(self.chunk_size, self.subsampling_factor)
 
     @property
     def shift(self) -> int:
@@ -172,15 +172,15 @@ def attention(
     query, new_key, new_value = jnp.split(heads.transpose(1, 0, 2), 3)
     key = jnp.concatenate([past_key, new_key], axis=1)
     value = jnp.concatenate([past_value, new_value], axis=1)
-    bias = position_bias(module, frames, key.shape[1])
+    bias = position_bias(module.relative_bias[...], frames, key.shape[1])
     weights = jax.nn.softmax(jnp.matmul(query, key.transpose(0, 2, 1)) + (bias + mask))
     out = jnp.matmul(weights, value).transpose(1, 0, 2).reshape(frames, channels)
     return linear(module.output, out), key, value
 
 
-def position_bias(module: Attention, num_queries: int, num_keys: int) -> np.ndarray:
+def position_bias(relative_bias: Float[Array, "heads distances"], num_queries: int, num_keys: int) -> np.ndarray:
     """float32 [heads, queries, keys], a constant: the learned bias of each pair of positions."""
-    table = np.asarray(module.relative_bias[...])
+    table = np.asarray(relative_bias)
     largest = table.shape[1] // 2
     position = np.arange(num_keys)
     distance = position[-num_queries:, None] - position

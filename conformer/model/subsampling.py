@@ -69,7 +69,7 @@ class Subsampling(nnx.Module):
 
     def window(self, chunk_size: int) -> int:
         """Feature frames that yield exactly `chunk_size` encoder frames."""
-        return (chunk_size - 1) * self.subsampling_factor + self.right_context + 1
+        return window_length(chunk_size, self.subsampling_factor)
 
     def output_lengths(self, lengths: Any) -> Any:
         """Encoder frames from feature frames (an integer or an array of them)."""
@@ -96,6 +96,11 @@ def right_context(subsampling_factor: int) -> int:
     for taps, stride in reversed(SQUARES[subsampling_factor]):
         span = (span - 1) * stride + taps
     return span - 1
+
+
+def window_length(num_frames: int, subsampling_factor: int) -> int:
+    """Feature frames that yield exactly `num_frames` encoder frames."""
+    return (num_frames - 1) * subsampling_factor + right_context(subsampling_factor) + 1
 
 
 def output_lengths(lengths: Any, subsampling_factor: int) -> Any:

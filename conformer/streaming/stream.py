@@ -11,7 +11,7 @@ import soxr
 from conformer.config import Config
 from conformer.decode.greedy import Decoder, GreedyDecoder, Token
 from conformer.features import StreamingLogMel
-from conformer.model.subsampling import output_lengths, right_context
+from conformer.model.subsampling import output_lengths, window_length
 from conformer.tokenizer import SPACE_SYMBOL, Tokenizer
 from kernels.typing import Float
 
@@ -75,7 +75,7 @@ class Stream:
     ):
         factor = config.model.subsampling_factor
         self._config, self._tokenizer, self._chunk_size = config, tokenizer, chunk_size
-        self._window = (chunk_size - 1) * factor + right_context(factor) + 1
+        self._window = window_length(chunk_size, factor)
         self._shift = chunk_size * factor
         self._frame_seconds = factor * config.features.frame_shift_ms / 1000
         self._rate = sample_rate or config.features.sample_rate
