@@ -8,19 +8,16 @@ import collections
 import dataclasses
 import math
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.extend.core import Jaxpr, Literal
 
 from benchmarks import record
-from benchmarks.peers import flat_weights
-from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, missing_packages, save_inputs
+from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, missing_packages
 from conformer import runtime
 from conformer.config import EXECUTIONS, Config
 from conformer.model import ConformerCTC, channels_first
@@ -150,13 +147,10 @@ def onnx_copies(config: Config) -> Counts:
     """Of the exported step, after ONNX Runtime has folded what follows from constants."""
     import onnx  # an optional extra
 
-    from benchmarks.onnx_export import export_exact, fold_constants
+    from benchmarks.onnx_export import folded_step
 
     model = ConformerCTC(config, rngs=nnx.Rngs(0))
-    with tempfile.TemporaryDirectory() as folder:
-        save_inputs(folder, config, flat_weights(nnx.state(model)), np.zeros((1, 1, 1, 1), np.float32))
-        path = fold_constants(export_exact(folder, CHUNK_SIZE, NUM_LEFT_CHUNKS))
-        graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    graph = onnx.shape_inference.infer_shapes(folded_step(config, model, CHUNK_SIZE, NUM_LEFT_CHUNKS)).graph
     values = [*graph.input, *graph.value_info, *graph.output]
     shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in values}
     moves = []

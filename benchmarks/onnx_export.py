@@ -7,6 +7,7 @@ the kernels in forms that become one ONNX operator each.
 
 import contextlib
 import pathlib
+import tempfile
 import unittest.mock
 from collections.abc import Callable
 from typing import Any
@@ -24,14 +25,15 @@ import conformer.model.layers
 import kernels.chunked_attention.api
 import kernels.depthwise_conv.xla
 import kernels.layer_norm.api
-from benchmarks.jax_peer import load_model
+from conformer.config import Config
+from conformer.export.step import position_bias
+from conformer.model import ConformerCTC
 
 OPSET = 18  # below it, ReduceMean as jax2onnx 0.17.1 writes it does not pass ONNX's checker
 
 
-def export_exact(folder: str, chunk_size: int, num_left_chunks: int) -> pathlib.Path:
-    """Adds `float32.onnx` to a folder of inputs (see `benchmarks.streaming.save_inputs`)."""
-    config, model = load_model(folder)
+def folded_step(config: Config, model: ConformerCTC, chunk_size: int, num_left_chunks: int) -> onnx.ModelProto:
+    """The step of a stream, with what follows from constants computed beforehand, as ONNX Runtime does."""
     if config.model.execution == "channels_first":
         model = conformer.model.channels_first.lay_out(model, chunk_size, num_left_chunks)
     window = model.encoder.subsampling.window(chunk_size)
@@ -45,29 +47,24 @@ def export_exact(folder: str, chunk_size: int, num_left_chunks: int) -> pathlib.
     inputs = [features, *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in cache)]
     exported = in_onnx_forms(lambda: to_onnx(step, inputs, opset=OPSET, normalization_mode="prefer_native"))
     onnx.checker.check_model(exported, full_check=True)
-    path = pathlib.Path(folder, "float32.onnx")
-    onnx.save(exported, str(path))
-    return path
-
-
-def fold_constants(path: str | pathlib.Path) -> pathlib.Path:
-    """Writes the graph with what follows from constants computed, beside the exported one; returns where."""
-    folded = pathlib.Path(path).with_suffix(".folded.onnx")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(folded)
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return folded
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(pathlib.Path(folder, "folded.onnx"))
+        onnxruntime.InferenceSession(exported.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath)
 
 
-def _layer_norm(x, _, scale, bias, form):
+def _layer_norm(x, residual, scale, bias, form):
+    x = x if residual is None else x + residual
+    total = None if residual is None else x
     if form.axis == 1:
         centred = x - jnp.mean(x, axis=1, keepdims=True)
         deviation = jnp.sqrt(jnp.mean(centred * centred, axis=1, keepdims=True) + form.eps)
-        return centred / deviation * np.asarray(scale)[:, None, None] + np.asarray(bias)[:, None, None], None
+        return centred / deviation * np.asarray(scale)[:, None, None] + np.asarray(bias)[:, None, None], total
     norm = nnx.LayerNorm(x.shape[-1], epsilon=form.eps, use_fast_variance=False, rngs=nnx.Rngs(0))
     norm.scale, norm.bias = nnx.Param(scale), nnx.Param(bias)
-    return norm(x), None
+    return norm(x), total
 
 
 def _pointwise(x, weight, _):
@@ -107,11 +104,8 @@ def _depthwise_conv(x, kernel, stride):
 
 
 def _attention(query, key, value, relative_bias, key_start, key_end, *_):
-    # The weights are constants here, and so is the bias, laid out now. In NumPy, whose operations are not exported.
-    table, largest = np.asarray(relative_bias), relative_bias.shape[1] // 2
-    position = np.arange(key.shape[1])
-    distance = position[-query.shape[1] :, None] - position
-    bias = table[:, np.clip(distance, -largest, largest) + largest]
+    # The weights are constants here, and so is the bias, laid out now.
+    bias = position_bias(relative_bias, query.shape[1], key.shape[1])
     keys = jnp.arange(key.shape[1])
     mask = (key_start[..., None] <= keys) & (keys < key_end[..., None])
     scores = jnp.matmul(query.transpose(0, 2, 1, 3), key.transpose(0, 2, 3, 1)) + bias

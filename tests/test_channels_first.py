@@ -150,3 +150,6 @@ def test_the_exported_graph_has_no_more():
     counts = onnx_copies(config)
     assert counts["transpose"][0] <= config.model.num_layers + 2
     assert counts["reshape"][0] == counts["gather"][0] == 0
+    config.model.execution = "sequence"
+    sequence = onnx_copies(config)
+    assert all(sequence[kind][1] > counts[kind][1] for kind in ("transpose", "reshape"))
