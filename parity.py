@@ -128,13 +128,12 @@ def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> N
 def compare_clients(config, model, tokenizer, cards: list[Card], folder: pathlib.Path, utterances) -> list[dict]:
     """sherpa-onnx's client, in each version named, on every artefact that it can load."""
     recordings = [utterance.samples(config.features.sample_rate) for utterance in utterances]
+    own = sherpa.recognise(config, model, tokenizer, cards[0].geometry, recordings)
     rows = []
     for python in SHERPA_PYTHON.value:
         for card in (card for card in cards if card.for_sherpa):
             for num_streams in (1, 2):
-                agreement = sherpa.compare(
-                    config, model, tokenizer, card, folder, recordings, num_streams=num_streams, python=python
-                )
+                agreement = sherpa.compare(card, folder, recordings, own, num_streams=num_streams, python=python)
                 rows.append({"artefact": card.name, "num_streams": num_streams} | agreement._asdict())
                 print(
                     f"sherpa-onnx {agreement.version}, {card.name}, {num_streams} at once: of {agreement.files} files "

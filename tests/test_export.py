@@ -184,7 +184,8 @@ def test_the_stock_client_hears_what_our_recogniser_hears_in_two_streams_at_once
     card, folder = exported("onnx", "float32")
     config, model, tokenizer, _ = load_model(workdir)
     recordings = [sound(2.0, 0), sound(3.3, 1), sound(1.1, 2)]
-    agreement = sherpa.compare(config, model, tokenizer, card, folder, recordings, num_streams=2)
+    own = sherpa.recognise(config, model, tokenizer, card.geometry, recordings)
+    agreement = sherpa.compare(card, folder, recordings, own, num_streams=2)
     assert agreement.files == agreement.same_text == agreement.same_tokens == agreement.same_timestamps == 3
     assert agreement.features < 1e-2
     texts = [result["text"] for result in sherpa.decode(card, folder, recordings)["results"]]

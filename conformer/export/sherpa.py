@@ -14,10 +14,12 @@ import soundfile
 from conformer.config import Config
 from conformer.export.card import Card
 from conformer.export.formats import ExportError
+from conformer.export.step import Geometry
 from conformer.features import StreamingLogMel
 from conformer.model import ConformerCTC
 from conformer.streaming import Recognizer
 from conformer.tokenizer import SPACE_SYMBOL, Tokenizer
+from kernels.typing import Float
 
 FRAME_SECONDS = 0.04  # of an encoder frame, as the client assumes
 TAIL_SECONDS = 0.8  # of silence that the client is fed at the end: it decodes whole windows alone
@@ -78,40 +80,62 @@ def decode(
     return json.loads(client.stdout)
 
 
+class Heard(NamedTuple):
+    """What our recogniser makes of a recording, as the client reports it."""
+
+    text: str
+    tokens: list[str]
+    timestamps: list[float]  # seconds
+    features: Float[np.ndarray, "frames mel"]
+
+
+def recognise(
+    config: Config, model: ConformerCTC, tokenizer: Tokenizer, geometry: Geometry, recordings: Sequence[np.ndarray]
+) -> list[Heard]:
+    """Each recording in a `Recognizer` that hears the same silence at the end as the client."""
+    recognizer = Recognizer(
+        config, model, tokenizer, chunk_size=geometry.chunk_size, num_left_chunks=geometry.num_left_chunks
+    )
+    silence = np.zeros(int(TAIL_SECONDS * config.features.sample_rate), np.float32)
+    heard = []
+    for samples in map(_in_16_bits, recordings):
+        recognizer.reset()
+        recognizer.accept(np.concatenate([samples, silence]))
+        tokens = recognizer.stream.tokens
+        heard.append(
+            Heard(
+                tokenizer.decode([token.id for token in tokens]),
+                [tokenizer.symbols[token.id].replace(SPACE_SYMBOL, " ") for token in tokens],
+                [round(token.frame * FRAME_SECONDS, 2) for token in tokens],
+                StreamingLogMel(config.features).accept(samples),
+            )
+        )
+    return heard
+
+
 def compare(
-    config: Config,
-    model: ConformerCTC,
-    tokenizer: Tokenizer,
     card: Card,
     folder: pathlib.Path,
     recordings: Sequence[np.ndarray],
+    own: Sequence[Heard],
     *,
     num_streams: int = 1,
     python: str = sys.executable,
 ) -> Agreement:
-    """Decodes the recordings in the client and in a `Recognizer` that hears the same silence at the end."""
-    rate, geometry = config.features.sample_rate, card.geometry
-    recognizer = Recognizer(
-        config, model, tokenizer, chunk_size=geometry.chunk_size, num_left_chunks=geometry.num_left_chunks
-    )
-    # Through 16 bits, as the client reads them.
-    recordings = [np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.float32) / 32768 for samples in recordings]
-    theirs = decode(card, folder, recordings, num_streams=num_streams, python=python)
+    """Decodes the recordings in the client, and compares with what `recognise` made of them."""
+    theirs = decode(card, folder, [*map(_in_16_bits, recordings)], num_streams=num_streams, python=python)
     same = np.zeros(3, int)
     differences = []
-    for samples, result in zip(recordings, theirs["results"], strict=True):
-        recognizer.reset()
-        recognizer.accept(np.concatenate([samples, np.zeros(int(TAIL_SECONDS * rate), np.float32)]))
-        tokens = recognizer.stream.tokens
-        text = tokenizer.decode([token.id for token in tokens])
-        symbols = [tokenizer.symbols[token.id].replace(SPACE_SYMBOL, " ") for token in tokens]
-        seconds = [round(token.frame * FRAME_SECONDS, 2) for token in tokens]
-        own = (text, symbols, seconds)
+    for ours, result in zip(own, theirs["results"], strict=True):
         client = (result["text"].strip(), result["tokens"], [round(second, 2) for second in result["timestamps"]])
-        same += [a == b for a, b in zip(own, client, strict=True)]
+        same += [a == b for a, b in zip(ours[:3], client, strict=True)]
         if result["features"]:
-            theirs_features = np.reshape(np.asarray(result["features"], np.float32), (-1, config.features.num_mel_bins))
-            ours = StreamingLogMel(config.features).accept(samples)[: len(theirs_features)]
-            differences.append(np.abs(ours - theirs_features).max())
+            features = np.reshape(np.asarray(result["features"], np.float32), (-1, card.features.num_mel_bins))
+            differences.append(np.abs(ours.features[: len(features)] - features).max())
     largest = float(max(differences)) if differences else None
     return Agreement(theirs["version"], len(recordings), int(same[0]), int(same[1]), int(same[2]), largest)
+
+
+def _in_16_bits(samples: np.ndarray) -> np.ndarray:
+    """As the client reads them from a file."""
+    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.float32) / 32768
