@@ -15,8 +15,8 @@
 training    a full training step of a 10 M parameter model, JAX and eager PyTorch in alternation (about 2 minutes on
             2 cores)
 streaming   a chunk of one stream of a 20 M parameter model on one core: JAX with float32, bfloat16 and int8 weights,
-            PyTorch eager and compiled, ONNX Runtime; and the bound that the core's own rates set (a few minutes, most
-            of them compilation)
+            PyTorch eager and compiled, ONNX Runtime, LiteRT; and the bound that the core's own rates set (a few
+            minutes, most of them compilation)
 transcription
             transcribe.py with a model of that size: from the command to the first text of 10 s of audio, and memory
             after a minute and after an hour of it (about 4 minutes)
@@ -26,7 +26,7 @@ policies    word error rates of a trained model under every numerics policy, wit
             larger residual stream (half an hour, most of it compilation); nothing is timed
 copies      operations that move data, by layout: in the graph, as compiled for the CPU, as exported to ONNX (a minute);
             nothing is timed
-cost        what the cost model predicts for five models on one core, from rates measured on single operations, beside
+cost        what the cost model predicts for six models on one core, from rates measured on single operations, beside
             what is measured (3 minutes)
 bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
             (3 minutes)
@@ -35,8 +35,8 @@ kernels     norms, attention and softmax: our kernels, XLA, other libraries, bes
             rate; a training step with kernels and without. On a CPU, small shapes and XLA alone. --op=training_step
             measures the step alone; --autotune searches block sizes and keeps them for this kind of device
 
-PyTorch runs in an environment of its own, which `make peers` makes; ONNX Runtime needs the extra `export`. What is
-missing, `streaming` does without, and says so. Leave the machine otherwise idle.
+PyTorch runs in an environment of its own, which `make peers` makes; ONNX Runtime and LiteRT need the extra `export`.
+What is missing, `streaming` does without, and says so. Leave the machine otherwise idle.
 """
 
 import sys
