@@ -39,17 +39,22 @@ def make_config(subsampling="depthwise_separable", factor=4, **model) -> Config:
 def make_model(subsampling="depthwise_separable", factor=4, causal_conv=False, **sizes) -> tuple[Config, ConformerCTC]:
     """A model none of whose parameters is zero, so that nothing is hidden by its initial value."""
     config = make_config(subsampling, factor, causal_conv=causal_conv, **sizes)
+    model = random_model(config, seed=1, vectors=0.3)
+    model.feature_mean[...] = jnp.full(24, 12.0)  # about what `sound` has
+    return config, model
+
+
+def random_model(config: Config, *, seed: int, vectors: float) -> ConformerCTC:
+    """Every parameter drawn from a normal distribution: scales around one, vectors `vectors` wide, matrices 0.4."""
     shapes = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))  # compiling the initialisers takes seconds
     graphdef, state = nnx.split(shapes)
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seed)
 
     def value(path, leaf):
         one = "scale" in str(path[-2:])  # of norms and of the features
-        return jnp.asarray(one + (0.3 if leaf.ndim == 1 else 0.4) * rng.standard_normal(leaf.shape, np.float32))
+        return jnp.asarray(one + (vectors if leaf.ndim == 1 else 0.4) * rng.standard_normal(leaf.shape, np.float32))
 
-    model = nnx.merge(graphdef, jax.tree.map_with_path(value, state))
-    model.feature_mean[...] = jnp.full(24, 12.0)  # about what `sound` has
-    return config, model
+    return nnx.merge(graphdef, jax.tree.map_with_path(value, state))
 
 
 def sound(samples, seed=0):

@@ -24,6 +24,7 @@ from conformer.model import ConformerCTC
 from conformer.streaming.engine import Engine
 from conformer.tokenizer import CharTokenizer, load_tokenizer
 from conformer.training.checkpoint import load_model, save_weights
+from tests.small_model import random_model
 
 ROOT = pathlib.Path(__file__).parents[1]
 CHUNK_SIZE, NUM_LEFT_CHUNKS = 8, 2
@@ -34,15 +35,7 @@ def make_model() -> tuple[Config, ConformerCTC]:
     """With sherpa-onnx's front end, and outputs that vary from frame to frame."""
     sizes = dict(subsampling_channels=4, encoder_dim=16, num_layers=2, num_heads=2, feed_forward_dim=24, kernel_size=5)
     config = Config(model=ModelConfig(**sizes, vocab_size=12), train=TrainConfig(chunk_sizes=(0, CHUNK_SIZE)))
-    shapes = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
-    graphdef, state = nnx.split(shapes)
-    rng = np.random.default_rng(3)
-
-    def value(path, leaf):
-        one = "scale" in str(path[-2:])  # of norms and of the features
-        return jnp.asarray(one + (0.2 if leaf.ndim == 1 else 0.4) * rng.standard_normal(leaf.shape, np.float32))
-
-    model = nnx.merge(graphdef, jax.tree.map_with_path(value, state))
+    model = random_model(config, seed=3, vectors=0.2)
     model.feature_mean[...] = jnp.full(80, 10.0)
     model.feature_scale[...] = jnp.full(80, 0.3)
     model.head.kernel[...] *= 4.0
