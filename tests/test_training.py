@@ -28,8 +28,10 @@ from conformer.config import (
     SyntheticConfig,
     TrainConfig,
 )
+from conformer.ctc import ctc_loss
 from conformer.data import Batch, load_utterances
 from conformer.evaluation.offline import make_forward, transcribe
+from conformer.features import log_mel
 from conformer.tokenizer import CharTokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints, load_model
 from conformer.training.metrics import MetricsLog, Progress
@@ -234,6 +236,27 @@ def test_every_format_takes_finite_steps_and_bad_ones_are_skipped():
     np.testing.assert_allclose(first_losses["bfloat16"], first_losses["float32"], rtol=2e-2)
     np.testing.assert_allclose(first_losses["float16"], first_losses["float32"], rtol=5e-3)
     assert len(set(first_losses.values())) == 3
+
+
+def test_an_intermediate_loss_is_mixed_in():
+    """The loss is linear in the weight, and its other end is the loss of the first of two blocks through the head."""
+
+    def first_loss(weight, batch):
+        config = tiny(num_layers=2, dropout=0.0)
+        config.augment = AugmentConfig(num_freq_masks=0, num_time_masks=0)
+        config.train = dataclasses.replace(config.train, intermediate_weight=weight)
+        graphdef, state = start(config)
+        model = nnx.merge(graphdef, jax.tree.map(jnp.copy, state.params), state.statistics)
+        features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths)
+        outputs, lengths = model.encoder.outputs(model.normalise(features), lengths)
+        losses = [ctc_loss(model.head(x), lengths, batch.labels, batch.label_lengths)[:2].sum() / 6 for x in outputs]
+        return make_train_step(config, graphdef)(state, batch, *FULL)[1]["loss"], losses
+
+    loss, (middle, last) = first_loss(0.25, jax.tree.map(jnp.asarray, batch_of_noise()))
+    np.testing.assert_allclose(loss, 0.25 * middle + 0.75 * last, rtol=1e-5)
+    assert abs(middle - last) > 1e-3
+    with pytest.raises(ConfigError, match="needs a middle block"):
+        Config(model=ModelConfig(num_layers=1), train=TrainConfig(intermediate_weight=0.3))
 
 
 class Loader:

@@ -42,16 +42,18 @@ def encode(
     chunk_size: int | Int[Array, ""],
     num_left_chunks: int | Int[Array, ""],
     dropout_key: Key[Array, ""] | None,
-) -> tuple[Float[Array, "batch frames channels"], Int[Array, " batch"]]:
-    """`Encoder.__call__`: two transposes at the boundary, one in each attention."""
+) -> tuple[list[Float[Array, "batch frames channels"]], Int[Array, " batch"]]:
+    """`Encoder.outputs`: a transpose at each boundary that is used, one in each attention."""
     x, lengths = front_end(subsampling, features), subsampling.output_lengths(lengths)
     frames = x.shape[3]
     mask = attention_mask(*chunk_rows(frames, lengths, chunk_size, num_left_chunks), frames)
     inside = (jnp.arange(frames) < lengths[:, None])[:, None, None]
+    outputs = []
     for index, module in enumerate(blocks):
         key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
         x, _ = block(module, x, mask, inside, dropout_key=key)
-    return _to_sequence(x), lengths
+        outputs.append(_to_sequence(x))
+    return outputs, lengths
 
 
 def initial_cache(config: ModelConfig, batch_size: int, left: int) -> tuple[Past, ...]:

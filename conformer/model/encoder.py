@@ -55,6 +55,20 @@ class Encoder(nnx.Module):
         Returns:
             encoder frames and the valid number of them.
         """
+        arguments = {"chunk_size": chunk_size, "num_left_chunks": num_left_chunks, "dropout_key": dropout_key}
+        outputs, lengths = self.outputs(features, lengths, **arguments)
+        return outputs[-1], lengths
+
+    def outputs(
+        self,
+        features: Float[Array, "batch time mel"],
+        lengths: Int[Array, " batch"],
+        *,
+        chunk_size: int | Int[Array, ""] = 0,
+        num_left_chunks: int | Int[Array, ""] = -1,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[list[Float[Array, "batch frames channels"]], Int[Array, " batch"]]:
+        """As a call, but the frames that leave each block, first to last: what an intermediate loss needs."""
         if self.config.execution == "channels_first":
             arguments = (features, lengths, chunk_size, num_left_chunks, dropout_key)
             return channels_first.encode(self.subsampling, self.blocks, *arguments)
@@ -64,10 +78,12 @@ class Encoder(nnx.Module):
         chunks = None
         if isinstance(chunk_size, int) and isinstance(num_left_chunks, int) and chunk_size > 0 and num_left_chunks >= 0:
             chunks = chunk_size, num_left_chunks
+        outputs = []
         for index, block in enumerate(self.blocks):
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
             x, _ = block(x, key_start, key_end, inside, chunks=chunks, dropout_key=key)
-        return x, lengths
+            outputs.append(x)
+        return outputs, lengths
 
     def initial_cache(self, batch_size: int, chunk_size: int, num_left_chunks: int) -> Cache:
         """The state before the first chunk; num_left_chunks is at least 0 and fixes the size of the state."""

@@ -31,10 +31,14 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef) -> Callable:
         dither_key, mask_key, dropout_key = jax.random.split(key, 3)
         features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths, dither_key)
         features = spec_augment(config.augment, model.normalise(features), lengths, mask_key, mask_strength)
-        x, lengths = model.encoder(
+        outputs, lengths = model.encoder.outputs(
             features, lengths, chunk_size=chunk_size, num_left_chunks=num_left_chunks, dropout_key=dropout_key
         )
-        loss = ctc_loss(model.head(x), lengths, batch.labels, batch.label_lengths)
+        labels = batch.labels, batch.label_lengths
+        loss = ctc_loss(model.head(outputs[-1]), lengths, *labels)
+        if weight := config.train.intermediate_weight:  # Lee and Watanabe, 2021, "Intermediate Loss Regularization"
+            middle = model.head(outputs[len(outputs) // 2 - 1])
+            loss = (1 - weight) * loss + weight * ctc_loss(middle, lengths, *labels)
         # Filler rows hold no labels and no audio; their loss may be anything.
         loss = jnp.sum(jnp.where(batch.weights > 0, loss, 0.0))
         return loss / jnp.maximum(jnp.sum(batch.label_lengths * batch.weights), 1.0)
