@@ -24,13 +24,13 @@ def get_config() -> Config:
             num_time_masks=3,
             time_mask_width=30,
             time_mask_share=0.05,
-            mask_ramp_steps=2_400,
+            mask_ramp_steps=5_000,
         ),
         data=DataConfig(
             source="../shared/data/libri_mini",
             batch_seconds=72.0,  # 4 of the longest utterances
             bucket_seconds=(2.5, 5.0, 9.0, 12.5, 15.5, 18.0),
-            spoken_utterances=6_000,  # the first alignments are learned from them, then real and longer speech joins
+            spoken_utterances=3_000,  # the first alignments are learned from them, then real and longer speech joins
             curriculum_steps=1_800,
         ),
         # A unit this short occurs often enough to be learned from 68,000 words, and still halves the labels.
@@ -38,21 +38,22 @@ def get_config() -> Config:
         # At 8 feature frames to an encoder frame an epoch takes half as long, which counts for more here.
         model=ModelConfig(
             subsampling_factor=8,
-            subsampling_channels=48,
+            subsampling_channels=32,
             encoder_dim=144,
             num_layers=6,
             feed_forward_dim=576,
             dropout=0.1,
         ),
         train=TrainConfig(
-            num_steps=5_500,
+            num_steps=12_000,
             learning_rate=1e-3,
             warmup_steps=300,
+            intermediate_weight=0.3,
             ema_decay=0.998,
             chunk_sizes=(0, 4, 8, 16),
             num_left_chunks=(4, 8, -1),
             log_every=50,
-            eval_every=1_000,
+            eval_every=2_000,
             checkpoint_every=200,
         ),
     )
