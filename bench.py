@@ -6,7 +6,7 @@
     python bench.py numerics [--plots=FOLDER] [--json=FILE]
     python bench.py policies --workdir=runs/words [--policies=int8,edge_fp16] [--json=FILE]
     python bench.py copies [--json=FILE]
-    python bench.py cost [--chunks=40] [--json=FILE]
+    python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
     python bench.py bandwidth [--chunks=40] [--json=FILE]
     python bench.py front_ends --workdir=runs/front_ends [--json=FILE]
     python bench.py kernels [--op=NAME] [--shape=NAME] [--dtype=NAME] [--implementation=NAME] [--plots=FOLDER]
@@ -27,7 +27,7 @@ policies    word error rates of a trained model under every numerics policy, wit
 copies      operations that move data, by layout: in the graph, as compiled for the CPU, as exported to ONNX (a minute);
             nothing is timed
 cost        what the cost model predicts for six models on one core, from rates measured on single operations, beside
-            what is measured (3 minutes)
+            what is measured, and energy where the machine counts it (3 minutes); --device=h200: on that GPU
 bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
             (3 minutes)
 front_ends  front ends before the same encoder, trained on words and libri_mini: errors, costs, times (hours)
@@ -72,6 +72,7 @@ _SHAPE = flags.DEFINE_string("shape", None, "kernels: one named shape alone.")
 _DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16", "float16"], "kernels: one format alone.")
 _IMPLEMENTATION = flags.DEFINE_string("implementation", None, "kernels: one of ours alone.")
 _AUTOTUNE = flags.DEFINE_bool("autotune", False, "kernels: search block sizes and keep the fastest.")
+_DEVICE = flags.DEFINE_enum("device", "x86", ["x86", "h200"], "cost: whose profile is compared with this machine.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run; front_ends: of all of its own.")
 _POLICIES = flags.DEFINE_list("policies", [], "policies: these alone, comma separated; default: all, and ablations.")
 
@@ -100,7 +101,7 @@ def main(argv: list[str]) -> None:
                 result = copies.run()
                 print(copies.table(result))
             case ["cost"]:
-                result = cost.run(_CHUNKS.value)
+                result = cost.run(_CHUNKS.value, _DEVICE.value)
                 print(cost.table(result))
             case ["bandwidth"]:
                 result = bandwidth.run(_CHUNKS.value)

@@ -45,7 +45,7 @@ def run(chunks: int, config: Config | None = None) -> dict:
         # The left context keeps its length in frames.
         left = -(-NUM_LEFT_CHUNKS * CHUNK_SIZE // variant.chunk_size)
         workload = Workload.chunk(config, variant.chunk_size, left, variant.batch_size)
-        seconds = measure_chunk(config, workload, chunks, variant.numerics)
+        seconds, _ = measure_chunk(config, workload, chunks, variant.numerics)
         found = operations(config, workload)
         weights = sum(operation.parameters for operation in found) * FORMATS[variant.numerics].weights
         result["rows"][variant.name] = {

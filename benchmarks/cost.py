@@ -1,10 +1,11 @@
 """The cost model beside the machine: one core's rates from single operations, predictions from these, measurements.
 
-The rates come from products, loops and copies of several sizes, never from a model, so that the comparison tests the
-model of cost and not a fit.
+The rates of a core come from products, loops and copies of several sizes, never from a model, so that the comparison
+tests the model of cost and not a fit.
 """
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks import machine, record
+from benchmarks import energy, machine, record
 from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config
 from configs import demo, libri_mini, librispeech, words
 from conformer import runtime
@@ -27,6 +28,7 @@ from kernels.depthwise_conv import depthwise_conv
 from kernels.layer_norm import layer_norm
 
 UNITS = 128  # of models whose tokenizer is not trained
+ENERGY_SECONDS = 2.0  # for which a model runs while its energy is counted
 
 
 def configs() -> dict[str, Config]:
@@ -45,24 +47,37 @@ def configs() -> dict[str, Config]:
     return named
 
 
-def run(chunks: int) -> dict:
-    """`bench.py cost`, on the last of this process's cores alone."""
-    pin()
+def run(chunks: int, name: str = "x86") -> dict:
+    """`bench.py cost`: "x86" on the last of this process's cores alone, "h200" on the GPU.
+
+    The rates of a core are measured, those of the GPU are its data sheet's. Energy stands beside the prediction where
+    the machine counts it.
+    """
+    on_gpu = name != "x86"
+    if not on_gpu:
+        pin()
+    elif jax.default_backend() != "gpu":
+        raise ValueError(f"cost --device={name} measures on that GPU, and JAX finds none here: use --device=x86")
+    counter, formats = (energy.gpu(), "bfloat16") if on_gpu else (energy.processor(), "float32")
     result = record.describe_run() | {"benchmark": "cost", "chunk_size": CHUNK_SIZE, "num_left_chunks": NUM_LEFT_CHUNKS}
+    result |= {"accelerator": jax.devices()[0].device_kind, "formats": formats}
     runtime.set_up()
     devices, rows = {}, {}
-    for name, config in configs().items():
+    for model, config in configs().items():
         workload = Workload.chunk(config, CHUNK_SIZE, NUM_LEFT_CHUNKS)
         width = config.model.encoder_dim
-        devices[width] = device = devices.get(width) or measure_device(width)
-        costs = predict(config, workload, device, FORMATS["float32"])
-        seconds = measure_chunk(config, workload, chunks)
-        predicted = total(costs.values()).seconds
-        rows[name] = {
+        devices[width] = device = devices.get(width) or (DEVICES[name] if on_gpu else measure_device(width))
+        costs = predict(config, workload, device, FORMATS[formats])
+        clock = time.perf_counter if on_gpu else time.process_time
+        seconds, joules = measure_chunk(config, workload, chunks, formats, clock, counter)
+        predicted = total(costs.values())
+        rows[model] = {
             "measured_real_time_factor": seconds / workload.seconds,
-            "predicted_real_time_factor": predicted / workload.seconds,
-            "error": predicted / seconds - 1,
+            "predicted_real_time_factor": predicted.seconds / workload.seconds,
+            "error": predicted.seconds / seconds - 1,
             "predicted_seconds": {module: cost.seconds for module, cost in costs.items()},
+            "measured_joules_per_second_of_audio": joules and joules / workload.seconds,
+            "predicted_joules_per_second_of_audio": predicted.joules / workload.seconds,
         }
     profiles = {width: dataclasses.asdict(device) for width, device in devices.items()}
     return result | {"device_profiles": profiles, "rows": rows}
@@ -70,14 +85,20 @@ def run(chunks: int) -> dict:
 
 def table(result: dict) -> str:
     """The record for a reader."""
-    lines = [f"{'one chunk on one core, float32':32}{'measured RTF':>14}{'predicted':>11}{'error':>8}"]
+    title = f"one chunk, {result['accelerator']}, {result['formats']}"
+    lines = [f"{title:40}{'measured RTF':>14}{'predicted':>11}{'error':>8}{'mJ a second':>13}{'predicted':>11}"]
     for name, row in result["rows"].items():
         measured, predicted = row["measured_real_time_factor"], row["predicted_real_time_factor"]
-        lines.append(f"{name:32}{measured:14.5f}{predicted:11.5f}{row['error']:8.0%}")
+        joules = row["measured_joules_per_second_of_audio"]
+        counted = "not counted" if joules is None else f"{1e3 * joules:.1f}"
+        lines.append(
+            f"{name:40}{measured:14.5f}{predicted:11.5f}{row['error']:8.0%}{counted:>13}"
+            f"{1e3 * row['predicted_joules_per_second_of_audio']:11.1f}"
+        )
     for width, profile in result["device_profiles"].items():
         giga = {name: profile[name] / 1e9 for name in profile if name.endswith(("r_rate", "l_rate", "bandwidth"))}
         lines.append(
-            f"width {width}: products {profile['matrix_rate']['float32'] / 1e9:.0f} G operations/s, reductions "
+            f"width {width}: products {profile['matrix_rate'][result['formats']] / 1e9:.0f} G operations/s, reductions "
             f"{giga['vector_rate']:.1f}, exponentials {giga['transcendental_rate']:.2f} G/s; weights "
             f"{giga['memory_bandwidth']:.1f} GB/s from memory, {giga['cache_bandwidth']:.1f} from the cache, "
             f"transposes {giga['activation_bandwidth']:.0f} GB/s; {1e6 * profile['launch_seconds']:.2f} us an "
@@ -92,8 +113,15 @@ def pin() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def measure_chunk(config: Config, workload: Workload, chunks: int, numerics: str = "float32") -> float:
-    """Seconds of a chunk of each stream through the engine, the lower quartile."""
+def measure_chunk(
+    config: Config,
+    workload: Workload,
+    chunks: int,
+    numerics: str = "float32",
+    clock: Callable[[], float] = time.process_time,
+    counter: energy.Counter | None = None,
+) -> tuple[float, float | None]:
+    """Seconds of a chunk of each stream through the engine, the lower quartile; its joules where they are counted."""
     shapes = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(shapes)
     rng = np.random.default_rng(0)
@@ -105,7 +133,10 @@ def measure_chunk(config: Config, workload: Workload, chunks: int, numerics: str
     engine.warm_up()
     window = rng.standard_normal((batch_size, engine.window, engine.num_mel_bins), np.float32)
     num_frames = np.full(batch_size, chunk_size, np.int32)
-    return _quartile(lambda: engine(window, num_frames), chunks)
+    seconds = _quartile(lambda: engine(window, num_frames), chunks, clock)
+    repeats = max(chunks, math.ceil(ENERGY_SECONDS / seconds))
+    total_joules = energy.joules(lambda: [engine(window, num_frames) for _ in range(repeats)], counter)
+    return seconds, total_joules and total_joules / repeats
 
 
 # ------------------------------------------------------------------- the machine
@@ -212,12 +243,12 @@ def _call_seconds() -> float:
     return _quartile(lambda: np.asarray(run(weights, state, window)[0]), 50)
 
 
-def _quartile(run: Callable[[], object], repeats: int) -> float:
-    """The lower quartile of processor time: on one core the wall's, less what other processes took meanwhile."""
+def _quartile(run: Callable[[], object], repeats: int, clock: Callable[[], float] = time.process_time) -> float:
+    """The lower quartile, by default of processor time: on one core the wall's, less what other processes took."""
     run()
     times = []
     for _ in range(repeats):
-        start = time.process_time()
+        start = clock()
         run()
-        times.append(time.process_time() - start)
+        times.append(clock() - start)
     return float(np.quantile(times, 0.25))

@@ -20,7 +20,7 @@ def get_config(name: str = "words,small") -> Config:
     base, _, front_end = name.partition(",")
     if base not in ("words", "libri_mini") or front_end not in FRONT_ENDS:
         raise ConfigError(
-            f"configs/front_ends.py:{name}: choose one of words, libri_mini, a comma, and one of {', '.join(FRONT_ENDS)}"
+            f"configs/front_ends.py:{name}: choose words or libri_mini, a comma, and one of {', '.join(FRONT_ENDS)}"
         )
     if base == "words":
         config = words.get_config()

@@ -105,6 +105,7 @@ class ModelConfig:
     kernel_size: int = 15  # taps of the depthwise convolution in time
     causal_conv: bool = True  # convolve over the past only (needed for streaming); False = symmetric
     execution: str = "sequence"  # tensors (batch, frames, channels), or "channels_first": (batch, channels, 1, frames)
+    cache_bytes: int = 0  # feed-forwards take slices of frames whose hidden float32 values fit so many; 0 = all frames
     max_relative_distance: int = 64  # relative positions beyond this many encoder frames share one bias
     dropout: float = 0.1  # on every residual branch
     kernels: str = ""  # of norms and attention: "reference", "xla", "mosaic_gpu", "mosaic_tpu"; "" = the fastest here
@@ -175,6 +176,8 @@ class Config:
             for key in keys:
                 if (value := getattr(getattr(self, section), key)) < 1:
                     raise ConfigError(f"{section}.{key}={value} must be at least 1")
+        if model.cache_bytes < 0:
+            raise ConfigError(f"model.cache_bytes={model.cache_bytes} must be 0, for no slices, or a device's cache")
         if not 0 <= model.dropout < 1:
             raise ConfigError(f"model.dropout={model.dropout} must lie in [0, 1)")
         if not 0 <= train.intermediate_weight < 1:

@@ -69,6 +69,18 @@ def test_both_layouts_agree_on_streams(chunk_size, num_left_chunks):
         np.testing.assert_allclose(found[valid], expected[valid], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("numerics", ["float32", "int8"])
+def test_feed_forwards_in_slices_are_the_same_function(numerics):
+    """Of four frames each, the last of three, in both layouts; rows are quantised by themselves: nothing moves."""
+    _, whole = make_model(causal_conv=True, num_layers=1)
+    module = whole.encoder.blocks[0].first_feed_forward
+    _, sliced = make_model(causal_conv=True, num_layers=1, cache_bytes=4 * 4 * 2 * module.hidden_dim)
+    assert sliced.encoder.blocks[0].first_feed_forward.slices(2, 11) == [slice(0, 4), slice(4, 8), slice(8, 12)]
+    for layout in (lambda model: model, channels_first):
+        expected, found = (forward(apply_policy(layout(model), numerics)) for model in (whole, sliced))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["bfloat16", "int8", "fp8_e4m3"])
 def test_policies_run_in_both_layouts(name):
     """They replace linear maps in either. Narrow formats round other sums in each layout."""

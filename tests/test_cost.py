@@ -13,6 +13,8 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import cost as bench_cost
+from benchmarks import energy
 from benchmarks.copies import graph_copies
 from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS
 from configs import demo, digits, libri_mini, librispeech, paper, so762, tiny, words
@@ -79,6 +81,21 @@ def test_operations_are_within_a_twentieth_of_what_xla_counts(name):
         found = operations(config, workload)
         assert sum(o.flops for o in found) == pytest.approx(counted["flops"], rel=0.05)
         assert sum(o.transcendental for o in found) == pytest.approx(counted["transcendentals"], rel=0.05)
+
+
+def test_slices_of_a_feed_forward_keep_to_the_cache_and_read_weights_again():
+    whole = make_config("librispeech:small")
+    sliced = make_config("librispeech:small")
+    device = dataclasses.replace(DEVICES["watch"], cache_bytes=2**20)
+    sliced.model.cache_bytes = device.cache_bytes
+    workload = Workload.utterance(whole, 30.0)
+    first, second = (
+        predict(config, workload, device, FORMATS["float32"])["feed-forward"] for config in (whole, sliced)
+    )
+    assert (first.macs, first.flops, first.parameters) == (second.macs, second.flops, second.parameters)
+    assert first.weight_bytes < second.weight_bytes and second.peak_bytes < first.peak_bytes
+    hidden = [o.outputs for o in operations(sliced, workload) if o.name == "expand"]
+    assert len(hidden) > 2 * whole.model.num_layers and max(hidden) * 4 <= device.cache_bytes
 
 
 @every_config
@@ -194,3 +211,25 @@ def test_what_cannot_be_told_is_one_line(flags, message):
 def run_command(*arguments):
     root = pathlib.Path(__file__).parents[1]
     return subprocess.run([sys.executable, "cost.py", *arguments], cwd=root, capture_output=True, text=True)
+
+
+def test_energy_is_counted_across_packages_and_the_end_of_a_counter(tmp_path):
+    """Of two packages and a part of one, as Linux lays them out; the first counter starts again on the way."""
+    for name in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "max_energy_range_uj").write_text("10000000\n")
+        (tmp_path / name / "energy_uj").write_text("9000000\n")
+
+    def work():
+        (tmp_path / "intel-rapl:0" / "energy_uj").write_text("2000000\n")
+        (tmp_path / "intel-rapl:1" / "energy_uj").write_text("9500000\n")
+
+    counter = energy.processor(tmp_path)
+    assert counter is not None
+    assert energy.joules(work, counter, rest_seconds=0.01) == pytest.approx(3.0 + 0.5)
+    assert energy.processor(tmp_path / "nothing") is None and energy.joules(work, None) is None
+
+
+def test_a_gpu_that_is_not_there_is_not_predicted():
+    with pytest.raises(ValueError, match="finds none here: use --device=x86"):
+        bench_cost.run(1, "h200")

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from conformer.config import Config, ModelConfig
+from conformer.model.feed_forward import slice_size
 from conformer.model.subsampling import output_lengths, stages, window_length
 
 
@@ -50,6 +51,7 @@ class Operation:
     elementwise: int = 0  # other additions, multiplications, comparisons
     transcendental: int = 0  # exponentials, reciprocal roots and the like
     parameters: int = 0  # weights read
+    again: int = 0  # weights read that another operation has read before
     inputs: int = 0  # activations read
     outputs: int = 0  # activations written
     state: int = 0  # elements of a stream's state, read and written
@@ -134,21 +136,28 @@ def _block(model: ModelConfig, workload: Workload) -> Iterator[Operation]:
 
 def _feed_forward(model: ModelConfig, workload: Workload) -> Iterator[Operation]:
     name, dim, hidden = "feed-forward", model.encoder_dim, model.feed_forward_dim
-    rows = workload.batch_size * workload.frames
-    stream = rows * dim
+    batch, frames = workload.batch_size, workload.frames
+    stream = batch * frames * dim
     yield _norm(name, workload, dim)
-    yield _linear(name, "expand", rows, dim, hidden, stream)
-    wide = rows * hidden
-    yield Operation(
-        name,
-        "bias, swish",
-        elementwise=2 * wide,
-        transcendental=wide,
-        inputs=wide,
-        outputs=wide,
-        resident=stream,
-    )
-    yield _linear(name, "contract", rows, hidden, dim, stream)
+    size = slice_size(batch, frames, hidden, model.cache_bytes)
+    for index, start in enumerate(range(0, frames, size)):
+        rows = batch * min(size, frames - start)
+        wide = rows * hidden
+        parts = (
+            _linear(name, "expand", rows, dim, hidden, stream),
+            Operation(
+                name,
+                "bias, swish",
+                elementwise=2 * wide,
+                transcendental=wide,
+                inputs=wide,
+                outputs=wide,
+                resident=stream,
+            ),
+            _linear(name, "contract", rows, hidden, dim, stream),
+        )
+        # Parameters are those of the first slice; the others read them again.
+        yield from parts if index == 0 else (dataclasses.replace(p, parameters=0, again=p.parameters) for p in parts)
     yield Operation(name, "bias, residual", elementwise=3 * stream, inputs=2 * stream, outputs=stream)
 
 

@@ -135,8 +135,11 @@ def block(
 def feed_forward(
     module: FeedForward, x: Float[Array, "batch channels 1 frames"]
 ) -> Float[Array, "batch channels 1 frames"]:
-    hidden = jax.nn.swish(module.expand.channels_first(module.norm(x, axis=1)))
-    return module.contract.channels_first(hidden)
+    parts = []
+    for frames in module.slices(x.shape[0], x.shape[3]):
+        hidden = jax.nn.swish(module.expand.channels_first(module.norm(x[..., frames], axis=1)))
+        parts.append(module.contract.channels_first(hidden))
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=3)
 
 
 def attention(
