@@ -117,6 +117,7 @@ class TrainConfig:
     """Optimisation."""
 
     num_steps: int = 2_000  # updates
+    optimiser: str = "adamw"  # or "muon": matrices move by their orthogonalised momentum, everything else by AdamW
     learning_rate: float = 2e-3  # peak of the schedule
     warmup_steps: int = 200  # linear ramp to the peak, then cosine decay to zero
     weight_decay: float = 1e-2  # AdamW, on matrices only
@@ -159,6 +160,7 @@ class Config:
         _choice("model.subsampling_factor", model.subsampling_factor, (4, 6, 8))
         _choice("model.kernels", model.kernels, ("", "reference", "xla", "mosaic_gpu", "mosaic_tpu"))
         _choice("model.execution", model.execution, EXECUTIONS)
+        _choice("train.optimiser", self.train.optimiser, ("adamw", "muon"))
         _choice("train.compute", train.compute, ("float32", "bfloat16", "float16"))
         at_least_one = {
             "model": (

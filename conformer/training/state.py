@@ -14,6 +14,9 @@ from conformer.model import ConformerCTC
 from kernels.typing import Array, Float, Int
 
 
+MAP_WIDTH = 32  # inputs and outputs of a linear map, at least
+
+
 class TrainState(NamedTuple):
     """Everything that a checkpoint holds. `step` counts updates tried, skipped ones included."""
 
@@ -34,16 +37,34 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
 
 
 def make_optimiser(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW on gradients clipped by their global norm; weight decay on matrices alone."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate(config),
+    """AdamW, or Muon for matrices and AdamW for the rest, on gradients clipped by their global norm.
+
+    Weight decay is on matrices alone. An update of Muon (Jordan et al., 2024) is the orthogonal factor of a matrix's
+    momentum, scaled to the root mean square of an AdamW update (0.2; Liu et al., 2025, "Muon is Scalable for LLM
+    Training", eq. 4), so that both take the same learning rate.
+    """
+    schedule = learning_rate(config)
+    if config.optimiser == "adamw":
+        update = optax.adamw(
+            schedule,
             b2=config.beta2,
             weight_decay=config.weight_decay,
             mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-        ),
-    )
+        )
+    else:
+        update = optax.contrib.muon(
+            schedule,
+            adam_b2=config.beta2,
+            weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=lambda params: jax.tree.map(_orthogonalised, params),
+            consistent_rms=0.2,
+        )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
+
+def _orthogonalised(param: Array) -> optax.contrib.MuonDimensionNumbers | None:
+    """Linear maps; not biases by distance, nor the few taps of a depthwise convolution."""
+    return optax.contrib.MuonDimensionNumbers() if param.ndim == 2 and min(param.shape) >= MAP_WIDTH else None
 
 
 def make_model(config: Config, *, compute: str = "float32") -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
