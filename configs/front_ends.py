@@ -25,11 +25,13 @@ def get_config(name: str = "words,small") -> Config:
     if base == "words":
         config = words.get_config()
         config.model.encoder_dim, config.model.num_layers, config.model.feed_forward_dim = 96, 4, 384
-        config.train.num_steps, config.train.learning_rate = 3_000, 2e-3
+        config.train.num_steps, config.train.learning_rate = 1_500, 2e-3
     else:
         config = libri_mini.get_config()
         config.data.batch_seconds = 36.0  # twice as many updates an epoch, for a run this short
-        config.train.num_steps, config.train.eval_every = 3_000, 1_000
+        config.data.curriculum_steps, config.augment.mask_ramp_steps = 600, 2_000
+        config.train.num_steps, config.train.eval_every = 2_000, 1_000
+    config.train.optimiser = "muon"
     model = config.model
     model.subsampling, model.subsampling_channels, model.subsampling_frequency_stride = FRONT_ENDS[front_end]
     return config
