@@ -16,9 +16,10 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from kernels.chunked_attention import flash
 from kernels.chunked_attention.blocks import Diagonals
+from kernels.chunked_attention.online import OnlineSoftmax
 from kernels.device import is_interpreted
 from kernels.implementation import Unsupported
-from kernels.lut_softmax import softmax as exact_softmax
+from kernels.lut_softmax.mosaic_gpu import gather
 from kernels.typing import Array, Float, Int
 
 BLOCK = 64  # of queries and of keys: rows of one wgmma
@@ -49,23 +50,23 @@ def chunked_attention(
             f"chunked_attention: query is {query.dtype}, and the products of a GPU's kernel take 16 bits: use bfloat16 "
             "or float16 (train.compute), or implementation='xla'"
         )
-    if softmax is not exact_softmax:
-        raise Unsupported("chunked_attention: softmax is not the exact one: use implementation='xla'")
     if query.shape[3] > LARGEST_HEAD_DIM:
         raise Unsupported(
             f"chunked_attention: head_dim={query.shape[3]} is more than {LARGEST_HEAD_DIM}: use more heads, or "
             "implementation='xla'"
         )
-    return flash.attention(BACKEND, query, key, value, relative_bias, key_start, key_end)
+    return flash.attention(BACKEND, query, key, value, relative_bias, key_start, key_end, softmax)
 
 
 # ------------------------------------------------------------------------ forward
 
 
-def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, last):
+def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, query, key, value, tiles, start, end, first, last):
     batch, length, heads, head_dim = query.shape
+    tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
 
-    def kernel(q_all, k_all, v_all, tiles, start, end, first, last, out_all, lse_all, q, row, barrier):
+    def kernel(q_all, k_all, v_all, tiles, start, end, first, last, *refs):
+        *tables, out_all, lse_all, q, row, barrier = refs
         b, h, i = lax.axis_index("batch"), lax.axis_index("heads"), lax.axis_index("blocks")
         queries = pl.ds(i * BLOCK, BLOCK)
         plgpu.copy_gmem_to_smem(q_all.at[b, queries, h], q, barrier)
@@ -77,12 +78,17 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
             accumulator, maximum, total = carry
             j = begin + indices[0]
             bias = _load(tiles.at[h, diagonals.index(i, j)], plgpu.Layout.WGMMA)
-            scores = _product(q, k.transpose((1, 0)), onto=bias) * _LOG2E
-            scores = jnp.where(_seen(j * BLOCK, 1, row_start, row_end), scores, _NEVER)
+            scores = _product(q, k.transpose((1, 0)), onto=bias) * (_LOG2E if online is None else 1.0)
+            seen = _seen(j * BLOCK, 1, row_start, row_end)
+            scores = jnp.where(seen, scores, _NEVER)
             new = jnp.maximum(maximum, jnp.max(scores, axis=1))
-            decay = jnp.exp2(maximum - new)
-            # A row that has seen nothing yet has the maximum _NEVER, and would weigh what is masked by one.
-            weights = jnp.where(scores > _NEVER / 2, jnp.exp2(scores - _spread(new, 0)), 0.0)
+            if online is None:
+                decay = jnp.exp2(maximum - new)
+                # A row that has seen nothing yet has the maximum _NEVER, and would weigh what is masked by one.
+                weights = jnp.where(scores > _NEVER / 2, jnp.exp2(scores - _spread(new, 0)), 0.0)
+            else:
+                lookups = gather(tables[0], plgpu.Layout.WGMMA), gather(tables[0], _ROWS)
+                weights, decay = online.block(scores, seen, maximum, new, lambda x: _spread(x, 0), *lookups)
             total = total * decay + jnp.sum(weights, axis=1)
             accumulator = _product(weights.astype(v.dtype), v, onto=accumulator * _spread(decay, 0, head_dim))
             return accumulator, new, total
@@ -94,10 +100,16 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
             max_concurrent_steps=_STEPS_AHEAD,
             init_carry=(_zeros(head_dim), _vector(_NEVER, _ROWS), _vector(0.0, _ROWS)),
         )(k_all.at[b, :, h], v_all.at[b, :, h])
-        empty = total == 0.0
-        total = jnp.where(empty, 1.0, total)
-        q[...] = (accumulator / _spread(total, 0, head_dim)).astype(q.dtype)
-        row[...] = jnp.where(empty, 0.0, maximum + jnp.log2(total))
+        if online is None:
+            empty = total == 0.0
+            total = jnp.where(empty, 1.0, total)
+            out = accumulator / _spread(total, 0, head_dim)
+            row[...] = jnp.where(empty, 0.0, maximum + jnp.log2(total))
+        else:
+            reciprocal, scale = online.inverse(total, gather(tables[1], _ROWS))
+            out = accumulator * _spread(reciprocal, 0, head_dim) * _spread(scale, 0, head_dim)
+            row[...] = maximum
+        q[...] = out.astype(q.dtype)
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(q, out_all.at[b, queries, h])
         plgpu.copy_smem_to_gmem(row, lse_all.at[b, h, queries])
@@ -113,7 +125,7 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
         grid_names=("heads", "blocks", "batch"),
         scratch_types=[_buffer(query), plgpu.SMEM((BLOCK,), jnp.float32), plgpu.Barrier()],
         compiler_params=_PARAMS,
-    )(query, key, value, tiles, start, end, first, last)
+    )(query, key, value, tiles, start, end, first, last, *map(jnp.asarray, tables))
 
 
 # ----------------------------------------------------------------------- backward

@@ -14,8 +14,10 @@ from jax.experimental.pallas import tpu as pltpu
 
 from kernels.chunked_attention import flash
 from kernels.chunked_attention.blocks import Diagonals
+from kernels.chunked_attention.online import OnlineSoftmax
 from kernels.implementation import Unsupported
-from kernels.lut_softmax import softmax as exact_softmax
+from kernels.lut_softmax.mosaic_tpu import gather, lanes
+from kernels.lut_softmax.table import Lookup
 from kernels.typing import Array, Float, Int
 
 BLOCK = 128  # of queries and of keys; Mosaic cannot prove smaller slices of lanes to be aligned
@@ -39,25 +41,26 @@ def chunked_attention(
             f"chunked_attention: query is {query.dtype}, which a TPU kernel cannot load: use float32 or bfloat16, or "
             "implementation='xla'"
         )
-    if softmax is not exact_softmax:
-        raise Unsupported("chunked_attention: softmax is not the exact one: use implementation='xla'")
     if (size := 4 * 2 * BLOCK * relative_bias.shape[1]) > LARGEST_TILES:
         raise Unsupported(
             f"chunked_attention: relative_bias has {relative_bias.shape[1]} distances, about {size / 2**20:.0f} MiB of "
             "VMEM a head: use fewer, or implementation='xla'"
         )
-    return flash.attention(BACKEND, query, key, value, relative_bias, key_start, key_end)
+    return flash.attention(BACKEND, query, key, value, relative_bias, key_start, key_end, softmax)
 
 
 # ------------------------------------------------------------------------ forward
 
 
-def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, last):
+def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, query, key, value, tiles, start, end, first, last):
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     tiles = tiles.swapaxes(2, 3)
     batch, heads, length, head_dim = query.shape
+    tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
+    tables = [jnp.asarray(lanes(table)) for table in tables]
 
-    def kernel(first, last, q, k, v, tile, start, end, out, lse, total, maximum, accumulator):
+    def kernel(first, last, q, k, v, tile, start, end, *refs):
+        *tables, out, lse, total, maximum, accumulator = refs
         b, i, step = pl.program_id(1), pl.program_id(2), pl.program_id(3)
         j = first[b, i] + step
 
@@ -72,18 +75,28 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
             seen = _seen(j, start[0], end[0])
             scores = jnp.where(seen, _scores(k, q) + tile[0, diagonals.index(i, j)], _NEVER)
             old, new = maximum[...], jnp.maximum(maximum[...], jnp.max(scores, axis=0, keepdims=True))
-            weights = jnp.where(seen, jnp.exp(scores - new), 0.0)
-            decay = jnp.exp(old - new)
+            if online is None:
+                weights, decay = jnp.where(seen, jnp.exp(scores - new), 0.0), jnp.exp(old - new)
+            else:
+                lookups = gather(tables[0][...]), _row_gather(tables[0][...])
+                weights, decay = online.block(
+                    scores, seen, old, new, lambda x: jnp.broadcast_to(x, seen.shape), *lookups
+                )
             maximum[...] = new
             total[...] = decay * total[...] + jnp.sum(weights, axis=0, keepdims=True)
             accumulator[...] = decay * accumulator[...] + _dot(v[0, 0], weights.astype(v.dtype), (0, 0))
 
         @pl.when(step == pl.num_programs(3) - 1)
         def _():
-            empty = total[...] == 0.0
-            sums = jnp.where(empty, 1.0, total[...])
-            out[0, 0] = (accumulator[...] / sums).astype(out.dtype)
-            lse[0, 0] = jnp.where(empty, 0.0, maximum[...] + jnp.log(sums))
+            if online is None:
+                empty = total[...] == 0.0
+                sums = jnp.where(empty, 1.0, total[...])
+                out[0, 0] = (accumulator[...] / sums).astype(out.dtype)
+                lse[0, 0] = jnp.where(empty, 0.0, maximum[...] + jnp.log(sums))
+            else:
+                reciprocal, scale = online.inverse(total[...], _row_gather(tables[1][...]))
+                out[0, 0] = (accumulator[...] * reciprocal * scale).astype(out.dtype)
+                lse[0, 0] = maximum[...]
 
     queries, keys, columns, rows = _index_maps(_own, _met)
     out, lse = pl.pallas_call(
@@ -102,6 +115,7 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
                 pl.BlockSpec((1, *tiles.shape[1:]), lambda h, *_: (h, 0, 0, 0)),
                 pl.BlockSpec((1, 1, BLOCK), rows),
                 pl.BlockSpec((1, 1, BLOCK), rows),
+                *(pl.BlockSpec(table.shape, lambda *_: (0, 0)) for table in tables),
             ],
             out_specs=(
                 pl.BlockSpec((1, 1, head_dim, BLOCK), columns),
@@ -115,7 +129,7 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
         ),
         compiler_params=_PARAMS,
         name="chunked_attention",
-    )(first, last, query, key, value, tiles, start[:, None], end[:, None])
+    )(first, last, query, key, value, tiles, start[:, None], end[:, None], *tables)
     return out.transpose(0, 3, 1, 2), lse[:, :, 0]
 
 
@@ -294,6 +308,12 @@ def _seen(j: Array, start: Array, end: Array) -> Array:
 def _scores(a, b) -> Array:
     """(keys, queries) of a's rows with b's."""
     return _dot(a[0, 0], b[0, 0], (1, 1))
+
+
+def _row_gather(entries: Float[Array, "1 entries"]) -> Lookup:
+    """A look-up for each query: gathers work on whole registers, of eight rows."""
+    every = gather(entries)
+    return lambda table, index: every(table, jnp.broadcast_to(index, (8, index.shape[1])))[:1]
 
 
 def _dot(a: Array, b: Array, contracted: tuple[int, int]) -> Array:
