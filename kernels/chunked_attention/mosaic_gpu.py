@@ -4,6 +4,8 @@ A warpgroup for each block of queries (of keys, for the gradients of keys and va
 that many small programs on a multiprocessor hide each other's loads better than one large program hides its own.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +16,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from kernels.autotune import tuned
 from kernels.chunked_attention import flash
 from kernels.chunked_attention.blocks import Diagonals
 from kernels.chunked_attention.online import OnlineSoftmax
@@ -24,14 +27,28 @@ from kernels.typing import Array, Float, Int
 
 BLOCK = 64  # of queries and of keys: rows of one wgmma
 LARGEST_HEAD_DIM = 128  # beyond, accumulators no longer fit into the registers
-_STEPS_AHEAD = 2  # blocks being loaded or computed at a time
-_SPLITS = 32  # programs that share the sum over the batch in the gradient of a tile
 _NEVER = -1e30  # a score below all others, whose differences are finite
 _LOG2E = math.log2(math.e)
 _ROWS, _COLUMNS = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)  # one value for each row, or column
 # The types of jax say that these are abstract.
 _TRANSFORMS: Any = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))  # pyright: ignore[reportAbstractUsage]
 _PARAMS = plgpu.CompilerParams(approx_math=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Args:
+    steps_ahead: blocks being loaded or computed at a time.
+    splits: programs that share the sum over the batch in the gradient of a tile.
+    """
+
+    steps_ahead: int = 2
+    splits: int = 32
+
+
+def candidates() -> list[Blocks]:
+    """What tuning chooses among; a block is one wgmma, whatever the problem."""
+    return [Blocks(*choice) for choice in ((2, 32), (3, 32), (4, 32), (2, 8), (2, 128))]
 
 
 def chunked_attention(
@@ -55,13 +72,26 @@ def chunked_attention(
             f"chunked_attention: head_dim={query.shape[3]} is more than {LARGEST_HEAD_DIM}: use more heads, or "
             "implementation='xla'"
         )
-    return flash.attention(BACKEND, query, key, value, relative_bias, key_start, key_end, softmax)
+    blocks = tuned("chunked_attention", "mosaic_gpu", Blocks, width=query.shape[3], format=query.dtype.name)
+    return flash.attention(_backend(blocks or Blocks()), query, key, value, relative_bias, key_start, key_end, softmax)
 
 
 # ------------------------------------------------------------------------ forward
 
 
-def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, query, key, value, tiles, start, end, first, last):
+def _forward(
+    blocks: Blocks,
+    diagonals: Diagonals,
+    online: OnlineSoftmax | None,
+    query,
+    key,
+    value,
+    tiles,
+    start,
+    end,
+    first,
+    last,
+):
     batch, length, heads, head_dim = query.shape
     tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
 
@@ -97,7 +127,7 @@ def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, query, key, val
             step,
             grid=(steps,),
             in_specs=[_block_spec(head_dim, begin), _block_spec(head_dim, begin)],
-            max_concurrent_steps=_STEPS_AHEAD,
+            max_concurrent_steps=blocks.steps_ahead,
             init_carry=(_zeros(head_dim), _vector(_NEVER, _ROWS), _vector(0.0, _ROWS)),
         )(k_all.at[b, :, h], v_all.at[b, :, h])
         if online is None:
@@ -132,16 +162,18 @@ def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, query, key, val
 
 
 def _backward(
-    diagonals: Diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent
+    blocks: Blocks, diagonals: Diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent
 ):
-    rows = start, end, lse, delta
-    query_gradient = _query_gradient(diagonals, key_range, query, key, value, cotangent, tiles, *rows)
-    key_gradient, value_gradient = _key_gradient(diagonals, query_range, query, key, value, cotangent, tiles, *rows)
-    tiles_gradient = _tiles_gradient(diagonals, key_range, query, key, value, cotangent, tiles, *rows)
+    arrays = query, key, value, cotangent, tiles, start, end, lse, delta
+    query_gradient = _query_gradient(blocks, diagonals, key_range, *arrays)
+    key_gradient, value_gradient = _key_gradient(blocks, diagonals, query_range, *arrays)
+    tiles_gradient = _tiles_gradient(blocks, diagonals, key_range, *arrays)
     return query_gradient, key_gradient, value_gradient, tiles_gradient
 
 
-def _query_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
+def _query_gradient(
+    blocks: Blocks, diagonals: Diagonals, ranges, query, key, value, cotangent, tiles, start, end, lse, delta
+):
     batch, length, heads, head_dim = query.shape
 
     def kernel(first, last, q_all, k_all, v_all, do_all, tiles, start, end, lse, delta, dq_all, q, do, barrier):
@@ -164,7 +196,7 @@ def _query_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, 
             step,
             grid=(steps,),
             in_specs=[_block_spec(head_dim, begin), _block_spec(head_dim, begin)],
-            max_concurrent_steps=_STEPS_AHEAD,
+            max_concurrent_steps=blocks.steps_ahead,
             init_carry=_zeros(head_dim),
         )(k_all.at[b, :, h], v_all.at[b, :, h])
         q[...] = accumulator.astype(q.dtype)
@@ -179,10 +211,12 @@ def _query_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, 
         grid_names=("heads", "blocks", "batch"),
         scratch_types=[_buffer(query), _buffer(query), plgpu.Barrier(num_arrivals=2)],
         compiler_params=_PARAMS,
-    )(*blocks, query, key, value, cotangent, tiles, start, end, lse, delta)
+    )(*ranges, query, key, value, cotangent, tiles, start, end, lse, delta)
 
 
-def _key_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
+def _key_gradient(
+    blocks: Blocks, diagonals: Diagonals, ranges, query, key, value, cotangent, tiles, start, end, lse, delta
+):
     batch, length, heads, head_dim = key.shape
 
     def kernel(first, last, q_all, k_all, v_all, do_all, tiles, start, end, lse, delta, dk_all, dv_all, k, v, barrier):
@@ -209,7 +243,7 @@ def _key_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, ti
             step,
             grid=(steps,),
             in_specs=[_block_spec(head_dim, begin), _block_spec(head_dim, begin)],
-            max_concurrent_steps=_STEPS_AHEAD,
+            max_concurrent_steps=blocks.steps_ahead,
             init_carry=(_zeros(head_dim), _zeros(head_dim)),
         )(q_all.at[b, :, h], do_all.at[b, :, h])
         k[...] = k_gradient.astype(k.dtype)
@@ -226,17 +260,19 @@ def _key_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, ti
         grid_names=("heads", "blocks", "batch"),
         scratch_types=[_buffer(key), _buffer(value), plgpu.Barrier(num_arrivals=2)],
         compiler_params=_PARAMS,
-    )(*blocks, query, key, value, cotangent, tiles.swapaxes(2, 3), start, end, lse, delta)
+    )(*ranges, query, key, value, cotangent, tiles.swapaxes(2, 3), start, end, lse, delta)
 
 
-def _tiles_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
+def _tiles_gradient(
+    blocks: Blocks, diagonals: Diagonals, ranges, query, key, value, cotangent, tiles, start, end, lse, delta
+):
     """Sums of dS along each diagonal of blocks.
 
     Programs share the query blocks; XLA adds their parts up, in an order that does not depend on timing.
     """
     batch, length, heads, _ = query.shape
     num_blocks, items = length // BLOCK, batch * length // BLOCK
-    splits = min(_SPLITS, items)
+    splits = min(blocks.splits, items)
 
     def kernel(
         first, last, q_all, k_all, v_all, do_all, tiles, start, end, lse, delta, out, q, k, v, do, tile, barrier
@@ -281,7 +317,7 @@ def _tiles_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, 
             plgpu.Barrier(num_arrivals=4),
         ],
         compiler_params=_PARAMS,
-    )(*blocks, query, key, value, cotangent, tiles, start, end, lse, delta)
+    )(*ranges, query, key, value, cotangent, tiles, start, end, lse, delta)
     return jnp.sum(parts, axis=0)
 
 
@@ -372,4 +408,6 @@ def _block_spec(head_dim: int, begin: Array) -> Any:
     return plgpu.BlockSpec((BLOCK, head_dim), lambda step: (begin + step, 0), transforms=_TRANSFORMS)
 
 
-BACKEND = flash.Backend(_forward, _backward, BLOCK)
+@functools.cache  # the same functions for the same blocks: they are part of the key of jit's cache
+def _backend(blocks: Blocks) -> flash.Backend:
+    return flash.Backend(functools.partial(_forward, blocks), functools.partial(_backward, blocks), BLOCK)

@@ -61,6 +61,10 @@ class Arithmetic:
         """1 / sqrt(a), rounded once."""
         return self.round(1.0 / jnp.sqrt(a))
 
+    def max(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The largest along the last axis, which is kept."""
+        return jnp.max(x, axis=-1, keepdims=True)
+
     def sum(self, x: Float[Array, "..."], axis: int = -1, *, keepdims: bool = False) -> Float[Array, "..."]:
         """Sum along an axis, each partial sum rounded to the accumulation format; an empty sum is 0."""
         x = jnp.moveaxis(x, axis, 0)
