@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from kernels.chunked_attention import chunk_rows, chunked_attention, reference, xla
+from kernels import autotune
+from kernels.chunked_attention import chunk_rows, chunked_attention, mosaic_gpu, mosaic_tpu, reference, xla
 from kernels.chunked_attention.blocks import Diagonals, key_blocks, query_blocks
 from kernels.chunked_attention.shapes import SHAPES, Shape
 from kernels.device import interpreted
@@ -174,6 +175,24 @@ def test_each_form_of_plain_jax_is_the_reference(form, shape):
     results = output_and_gradients(lambda *a: form(*a, softmax, *limits), arguments)
     for mine, right in zip(results, expected(shape, "float32"), strict=True):
         np.testing.assert_allclose(mine, right, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "implementation, blocks",
+    [("mosaic_gpu", mosaic_gpu.Blocks(steps_ahead=3, splits=2)), ("mosaic_tpu", mosaic_tpu.Blocks(256))],
+)
+def test_blocks_that_were_tuned_are_taken_and_change_no_result(implementation, blocks):
+    shape, format = Shape(2, 150, 150, 1, 8, 20, 16, 2), usual(implementation)
+    arguments = shape.arguments(jax.random.key(0), format)
+
+    def program():
+        with running(implementation):
+            return str(jax.make_jaxpr(training_step(implementation, shape))(*arguments))
+
+    with autotune.trying(blocks):
+        assert_agrees(implementation, shape, format)
+        chosen = program()
+    assert chosen != program()
 
 
 # The relative errors of exp and of the reciprocal: half a step of an interpolated table squared, or of a nearest one.

@@ -79,19 +79,8 @@ def chunked_attention(
 # ------------------------------------------------------------------------ forward
 
 
-def _forward(
-    blocks: Blocks,
-    diagonals: Diagonals,
-    online: OnlineSoftmax | None,
-    query,
-    key,
-    value,
-    tiles,
-    start,
-    end,
-    first,
-    last,
-):
+def _forward(blocks: Blocks, diagonals: Diagonals, online: OnlineSoftmax | None, *arrays: Array):
+    query, key, value, tiles, start, end, first, last = arrays
     batch, length, heads, head_dim = query.shape
     tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
 
@@ -162,7 +151,19 @@ def _forward(
 
 
 def _backward(
-    blocks: Blocks, diagonals: Diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent
+    blocks: Blocks,
+    diagonals: Diagonals,
+    query,
+    key,
+    value,
+    tiles,
+    start,
+    end,
+    key_range,
+    query_range,
+    lse,
+    delta,
+    cotangent,
 ):
     arrays = query, key, value, cotangent, tiles, start, end, lse, delta
     query_gradient = _query_gradient(blocks, diagonals, key_range, *arrays)
