@@ -78,6 +78,12 @@ def test_an_emulated_device_attends_from_its_tables_in_the_kernels_too(name, com
     np.testing.assert_array_equal(got, got.astype(np.float16))
 
 
+def test_an_emulated_device_takes_no_kernel_that_was_not_named():
+    _, model = make_model(num_layers=1)
+    assert model.encoder.blocks[0].attention.implementation is None
+    assert apply_policy(model, "edge_fp16").encoder.blocks[0].attention.implementation == "xla"
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_that_cannot_run_here_are_an_error_and_no_other_runs_instead(name):
     config = make_config(kernels=name, num_layers=1)

@@ -90,6 +90,8 @@ def _emulate(model: nnx.Module, policy: Policy) -> None:
     for _, module in list(nnx.iter_modules(model)):
         if isinstance(module, Attention):
             module.softmax = row_softmax
+            # A kernel adds up in float32: none is taken for its speed, only where the model names it.
+            module.implementation = module.implementation or "xla"
         elif isinstance(module, ConformerCTC) and policy.stabilised_softmax:
             module.log_softmax = emulate(functools.partial(log_softmax, tables=policy.tables), policy.arithmetic)
         elif isinstance(module, nnx.MultiHeadAttention):

@@ -38,10 +38,20 @@ class ExchangedLanes(LaneArithmetic):
 
     def round(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Of a block: the device has no bits of a scalar."""
-        return _rounded(jnp.broadcast_to(x, (self.blocks.rows, self.width)), self.format)
+        return _rounded(self._block(x), self.format)
 
     def max(self, x: Float[Array, "rows channels"]) -> Float[Array, "rows channels"]:
         return lax.broadcast_in_dim(jnp.max(x, axis=1), x.shape, (0,))
+
+    def quotient(self, a: Float[Array, "..."] | float, b: Float[Array, "..."]) -> Float[Array, "rows channels"]:
+        return _correctly_rounded("div.rn.f32", self._block(a), self._block(b), layout=self.blocks.layout)
+
+    def root(self, a: Float[Array, "..."]) -> Float[Array, "rows channels"]:
+        return _correctly_rounded("sqrt.rn.f32", self._block(a), layout=self.blocks.layout)
+
+    def _block(self, x: Float[Array, "..."] | float) -> Float[Array, "rows channels"]:
+        block = jnp.broadcast_to(jnp.asarray(x, jnp.float32), (self.blocks.rows, self.width))
+        return plgpu.layout_cast(block, self.blocks.layout)
 
     def columns(self, x: Float[Array, "rows channels"]) -> Int[Array, "rows channels"]:
         return plgpu.broadcasted_iota(jnp.int32, x.shape, 1, layout=self.blocks.layout)
@@ -97,9 +107,34 @@ def _rounded(x: Float[Array, "rows channels"], format: Format) -> Float[Array, "
     if format.flush_to_zero:
         rounded = jnp.where(magnitude < format.smallest_normal, 0.0 * x, rounded)
     elif format.smallest_normal > float(jnp.finfo(jnp.float32).smallest_normal):
-        subnormal = lax.round(x / format.smallest, lax.RoundingMethod.TO_NEAREST_EVEN) * format.smallest
+        subnormal = lax.round(x * (1 / format.smallest), lax.RoundingMethod.TO_NEAREST_EVEN) * format.smallest
         rounded = jnp.where(jnp.abs(x) < format.smallest_normal, subnormal, rounded)
     return jnp.where(x == x, rounded, jnp.nan)
+
+
+def _correctly_rounded(instruction: str, *operands: Array, layout: Any) -> Any:
+    """div.rn.f32 or sqrt.rn.f32 of each element; `/` and `jnp.sqrt` are compiled to approximations."""
+    if is_interpreted():
+        return jnp.sqrt(*operands) if instruction.startswith("sqrt") else jnp.divide(*operands)
+    from jax._src.lib.mlir import ir  # pyright: ignore[reportPrivateImportUsage]
+    from jax._src.lib.mlir.dialects import llvm, vector
+    from jax.experimental.mosaic import gpu as mgpu
+
+    @plgpu.inline_mgpu(
+        arg_types=(layout,) * len(operands),
+        return_type=plgpu.ShapeDtypeStruct(operands[0].shape, jnp.float32, layout=layout),
+    )
+    def apply(_, *arrays):
+        f32 = ir.F32Type.get()
+        text = f"{instruction} {', '.join(f'${index}' for index in range(len(arrays) + 1))};"
+        registers = np.empty_like(arrays[0].registers)
+        for place in np.ndindex(registers.shape):
+            inputs = [vector.extract(array.registers[place], [], [0]) for array in arrays]
+            result = llvm.inline_asm(f32, inputs, text, "=f" + ",f" * len(inputs))
+            registers[place] = vector.from_elements(ir.VectorType.get((1,), f32), [result])
+        return mgpu.FragmentedArray(_registers=registers, _layout=arrays[0].layout, _is_signed=None)
+
+    return apply(*operands)  # pyright: ignore[reportCallIssue]
 
 
 def _moved(x: Float[Array, "rows channels"], blocks: Blocks, amount: int, same: bool) -> Float[Array, "rows channels"]:

@@ -71,7 +71,8 @@ def normalise(
     shift = jnp.float32(1 / norm.static)  # the power of two that x is multiplied by
     if norm.safe_statistics:
         largest = arithmetic.max(jnp.abs(x))
-        shift = _power_of_two_below(numerics.largest / (2 * width) / jnp.maximum(largest, floor))
+        below = arithmetic.quotient(numerics.largest / (2 * width), jnp.maximum(largest, floor))
+        shift = _power_of_two_below(below)
     elif norm.surrogate == "none" and norm.static < floor:
         raise ValueError(f"static={norm.static}: make it {floor} or more, or the term of eps={eps} overflows")
     c = arithmetic.multiply(x, shift)
