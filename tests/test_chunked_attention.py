@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from kernels.chunked_attention import chunk_rows, chunked_attention, reference, xla
+from kernels import autotune
+from kernels.chunked_attention import chunk_rows, chunked_attention, mosaic_gpu, mosaic_tpu, reference, xla
 from kernels.chunked_attention.blocks import Diagonals, key_blocks, query_blocks
 from kernels.chunked_attention.shapes import SHAPES, Shape
 from kernels.device import interpreted
 from kernels.implementation import Unsupported
-from kernels.lut_softmax import softmax
+from kernels.lut_softmax import BoundedExp, Exp, Reciprocal, SoftmaxTables, softmax
 from tests.implementations import IMPLEMENTATIONS, KERNELS, lower, normal, roundings, running
 
 every = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -176,6 +177,66 @@ def test_each_form_of_plain_jax_is_the_reference(form, shape):
         np.testing.assert_allclose(mine, right, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "implementation, blocks",
+    [("mosaic_gpu", mosaic_gpu.Blocks(steps_ahead=3, splits=2)), ("mosaic_tpu", mosaic_tpu.Blocks(256))],
+)
+def test_blocks_that_were_tuned_are_taken_and_change_no_result(implementation, blocks):
+    shape, format = Shape(2, 150, 150, 1, 8, 20, 16, 2), usual(implementation)
+    arguments = shape.arguments(jax.random.key(0), format)
+
+    def program():
+        with running(implementation):
+            return str(jax.make_jaxpr(training_step(implementation, shape))(*arguments))
+
+    with autotune.trying(blocks):
+        assert_agrees(implementation, shape, format)
+        chosen = program()
+    assert chosen != program()
+
+
+# The relative errors of exp and of the reciprocal: half a step of an interpolated table squared, or of a nearest one.
+TABLES = {
+    "exponent": (SoftmaxTables(), 2**-17, 2**-16),
+    "bounded": (SoftmaxTables(exp=BoundedExp()), 2**-11, 2**-16),
+    "nearest": (SoftmaxTables(exp=Exp(2**-5, False), reciprocal=Reciprocal(2**-5, False)), 2**-5.9, 2**-5.9),
+}
+
+
+@kernels
+@pytest.mark.parametrize("tables", TABLES)
+def test_with_tables_it_is_the_definition_with_the_same_tables_within_the_bound(implementation, tables):
+    """Maxima below the window, in it and above it, that move between them from one of three blocks to the next."""
+    softmax, exp_error, reciprocal_error = TABLES[tables]
+    keys, format = 150 if implementation == "mosaic_gpu" else 300, usual(implementation)
+    query, key, value, bias, start, end = Shape(1, 24, keys, 2, 8, 3, 0, -1).arguments(jax.random.key(5), format)
+    slope = jnp.linspace(0.3, 2.5, keys)[:, None, None] * jnp.array([1.0, -1.0])[:, None]  # a head rises, one falls
+    key = key.at[..., :1].set(slope.astype(format))
+    query = (query * 0.5).at[..., :1].set(jnp.linspace(-12, 16, 24)[:, None, None].astype(format))
+    start, end = start.at[0, 3].set(9), end.at[0, 3].set(9)  # sees nothing
+    attend = functools.partial(chunked_attention, query, key, value, bias, start, end, softmax=softmax)
+    with running(implementation):
+        got = np.asarray(jax.jit(functools.partial(attend, implementation=implementation))(), np.float32)
+    expected = np.asarray(attend(implementation="reference"), np.float32)
+    blocks = 3
+    bound = 2 * (2 * blocks * exp_error / 4 + reciprocal_error) + roundings(format)  # of sum p |v|, p (1 - p) <= 1/4
+    np.testing.assert_allclose(got, expected, atol=bound * float(jnp.abs(value.astype(jnp.float32)).max()))
+    assert (got[0, 3] == 0).all() and np.isfinite(got).all()
+
+
+@kernels
+def test_what_no_query_sees_is_exactly_zero_with_tables(implementation):
+    query, key, value, bias, start, end = Shape(1, 40, 150, 1, 4, 3, 0, -1).arguments(
+        jax.random.key(1), usual(implementation)
+    )
+    start, end = start + 20, jnp.maximum(end - 30, 0)
+    hidden = ((jnp.arange(150) < 20) | (jnp.arange(150) >= 120))[:, None, None]
+    with running(implementation):
+        attend = functools.partial(chunked_attention, softmax=SoftmaxTables(), implementation=implementation)
+        plain, rubbish = (attend(query, key, jnp.where(hidden, x, value), bias, start, end) for x in (0.0, 30_000.0))
+    np.testing.assert_array_equal(np.asarray(plain, np.float32), np.asarray(rubbish, np.float32))
+
+
 @functools.cache
 def any_rows(implementation):
     """A function of rows and of what keys and values hold where no query looks, compiled once."""
@@ -264,6 +325,15 @@ def test_forward_and_backward_lower_for_the_device(implementation, name):
     assert calls >= {"mosaic_gpu": 4, "mosaic_tpu": 3}[implementation]
 
 
+@kernels
+@pytest.mark.parametrize("tables", TABLES)
+def test_with_tables_it_lowers_for_the_device(implementation, tables):
+    shape, format = SHAPES["train_words"], "float32" if implementation == "mosaic_tpu" else "bfloat16"
+    arguments = jax.eval_shape(functools.partial(shape.arguments, dtype=format), jax.random.key(0))
+    attend = functools.partial(chunked_attention, softmax=TABLES[tables][0], implementation=implementation)
+    assert lower(implementation, attend, *arguments).count("custom_call @") >= 1
+
+
 def sizes(jaxpr):
     """Elements of every array that a trace makes."""
     for equation in jaxpr.eqns:
@@ -324,7 +394,8 @@ def test_what_a_kernel_cannot_do_is_an_error_that_names_the_alternative():
         (("mosaic_gpu", "float32"), {}, "query is float32.*'xla'"),
         (("mosaic_gpu", "bfloat16", 160), {}, "head_dim=160 is more than 128.*'xla'"),
         (("mosaic_tpu", "float16"), {}, "query is float16.*'xla'"),
-        (("mosaic_tpu", "float32"), {"softmax": lambda s, m: softmax(s, m)}, "softmax.*'xla'"),
+        (("mosaic_tpu", "float32"), {"softmax": lambda s, m: softmax(s, m)}, "softmax=.*nor SoftmaxTables.*'xla'"),
+        (("mosaic_gpu", "float16"), {"softmax": SoftmaxTables(largest=1e9)}, r"1e\+09, and float16 ends at 65504"),
         (("mosaic_gpu", "bfloat16"), {"here": False}, "needs an NVIDIA GPU"),
     ]:
         with pytest.raises(Unsupported, match=message):

@@ -15,6 +15,7 @@ from benchmarks.kernels.contestants import functions, measure
 from benchmarks.kernels.timing import _repeated
 from kernels import autotune
 from kernels.autotune import preferred, tuned
+from kernels.chunked_attention import mosaic_gpu as attention_gpu
 from kernels.device import interpreted
 from kernels.gpu_rows import Blocks
 from kernels.layer_norm import layer_norm
@@ -35,7 +36,7 @@ def kept(tmp_path, monkeypatch):
 
 def test_the_flags_choose_cases():
     chosen = select("layer_norm", "rows_512", "float16")
-    assert {case.variant for case in chosen} == {"", "geometric"} and len(chosen) == 4
+    assert {case.variant for case in chosen} == {"", "geometric", "emulated"} and len(chosen) == 5
     with pytest.raises(SelectionError, match="--op=conv is not one of layer_norm"):
         select("conv", None, None)
     with pytest.raises(SelectionError, match="--shape=big is not one of rows_1024"):
@@ -112,6 +113,24 @@ def test_tuning_keeps_the_fastest_blocks_and_the_fastest_implementation(kept):
     assert preferred("layer_norm") == "xla"  # on this device nothing was measured
     (file,) = (kept / "layer_norm" / "tuned").iterdir()
     assert file.name == "nvidia_h200.json" and json.loads(file.read_text()) == record
+
+
+def test_attention_is_tuned_for_all_shapes_of_a_head_together(kept):
+    """With a stopwatch that likes one choice by far for the longest shapes, and another a little for the others."""
+
+    def timer(function, draw):
+        blocks, long = autotune._tried.value, draw.__self__.shape.startswith("long_16384")
+        if blocks is None:
+            return 1.0
+        return 0.01 if long and blocks.steps_ahead == 3 else 0.9 if not long and blocks.splits == 8 else 1.0
+
+    with interpreted("mosaic_gpu"):
+        record = tuning.tune("chunked_attention", "mosaic_gpu", timer)
+        autotune.keep("chunked_attention", record)
+        chosen = tuned("chunked_attention", "mosaic_gpu", attention_gpu.Blocks, width=64, format="bfloat16")
+        assert chosen == attention_gpu.Blocks(steps_ahead=3)
+        chosen = tuned("chunked_attention", "mosaic_gpu", attention_gpu.Blocks, width=36, format="bfloat16")
+        assert chosen == attention_gpu.Blocks(splits=8)
 
 
 @pytest.mark.parametrize("kernel, chosen", [(0.5, "mosaic_gpu"), (2.0, "xla")])

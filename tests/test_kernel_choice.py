@@ -10,9 +10,11 @@ from flax import nnx
 
 from conformer.config import ConfigError
 from conformer.model import ConformerCTC
+from conformer.numerics import apply_policy
+from kernels.chunked_attention import chunk_rows
 from kernels.implementation import Unsupported
 from tests.implementations import KERNELS, running
-from tests.small_model import make_config, make_model
+from tests.small_model import make_config, make_model, random_model
 
 
 @functools.cache
@@ -53,6 +55,33 @@ def test_logits_and_gradients_do_not_depend_on_the_kernels(name, compute, tolera
     np.testing.assert_allclose(logits, expected, atol=tolerance * np.abs(expected).max())
     for wanted, got in zip(jax.tree.leaves(expected_gradient), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(got, wanted, atol=tolerance * max(1.0, np.abs(wanted).max()))
+
+
+@functools.cache
+def emulated_attention(name, compute):
+    """Of a recogniser under the policy of a float16 device, whose tables are those of its attention."""
+    config = make_config(kernels=name, num_layers=1)
+    model = nnx.eval_shape(lambda: ConformerCTC(config, compute=compute, rngs=nnx.Rngs(0)))
+    model = nnx.merge(nnx.graphdef(model), nnx.state(random_model(make_config(num_layers=1), seed=1, vectors=0.3)))
+    attention = apply_policy(model, "edge_fp16").encoder.blocks[0].attention
+    x = 4 * np.random.default_rng(0).standard_normal((2, 10, 16)).astype(np.float32)
+    rows = chunk_rows(10, jnp.array([10, 7]), 4, 1)
+    with running(name):
+        return np.asarray(jax.jit(lambda x: attention(x, *rows)[0])(x))
+
+
+@pytest.mark.parametrize("name, compute", [("mosaic_tpu", "float32"), ("mosaic_gpu", "float16")])
+def test_an_emulated_device_attends_from_its_tables_in_the_kernels_too(name, compute):
+    """A kernel is one operation of the device: it adds up in float32, and its result is rounded."""
+    expected, got = emulated_attention("xla", "float32"), emulated_attention(name, compute)
+    np.testing.assert_allclose(got, expected, atol=2**-8 * np.abs(expected).max())
+    np.testing.assert_array_equal(got, got.astype(np.float16))
+
+
+def test_an_emulated_device_takes_no_kernel_that_was_not_named():
+    _, model = make_model(num_layers=1)
+    assert model.encoder.blocks[0].attention.implementation is None
+    assert apply_policy(model, "edge_fp16").encoder.blocks[0].attention.implementation == "xla"
 
 
 @pytest.mark.parametrize("name", KERNELS)

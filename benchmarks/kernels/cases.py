@@ -10,7 +10,7 @@ import numpy as np
 
 from kernels.chunked_attention import chunked_attention
 from kernels.chunked_attention.shapes import SHAPES as ATTENTION_SHAPES
-from kernels.layer_norm import GEOMETRIC, NONE, layer_norm
+from kernels.layer_norm import GEOMETRIC, NONE, NormNumerics, layer_norm
 from kernels.layer_norm.shapes import SHAPES as NORM_SHAPES
 from kernels.lut_softmax import SoftmaxTables, softmax
 from kernels.lut_softmax.shapes import SHAPES as SOFTMAX_SHAPES
@@ -22,7 +22,12 @@ FORMATS = {
     "lut_softmax": ("bfloat16", "float16"),
 }
 # A normalisation with its pre-normaliser and a softmax from tables are forms of their own, which peers do not have.
-VARIANTS = {"layer_norm": ("", "geometric"), "chunked_attention": ("",), "lut_softmax": ("", "tables")}
+# So are those that simulate a device: of layer_norm all of its arithmetic, of attention the softmax from tables.
+VARIANTS = {
+    "layer_norm": ("", "geometric", "emulated"),
+    "chunked_attention": ("", "tables"),
+    "lut_softmax": ("", "tables"),
+}
 DIRECTIONS = ("forward", "both")  # both: forward and backward
 
 
@@ -39,6 +44,11 @@ class Case(NamedTuple):
     def sizes(self) -> Any:
         return SHAPES[self.operation][self.shape]
 
+    @property
+    def width(self) -> int:
+        """Of a row or a head: what the choice of blocks depends on, beside the format."""
+        return self.sizes.head_dim if self.operation == "chunked_attention" else self.sizes[1]
+
     def draw(self, seed: int) -> tuple[jax.Array, ...]:
         """Random arguments, and the cotangent of the result where there is a backward pass."""
         key, cotangent_key = jax.random.split(jax.random.key(seed))
@@ -50,14 +60,19 @@ class Case(NamedTuple):
     def function(self, implementation: str) -> Callable[..., Any]:
         """Of what `draw` gives, with one of our implementations."""
         match self.operation, self.variant:
+            case "layer_norm", "emulated":
+                function = functools.partial(_emulated_norm, implementation)
             case "layer_norm", variant:
                 norm = GEOMETRIC if variant else NONE
                 function = functools.partial(layer_norm, pre_normaliser=norm, implementation=implementation)
             case "lut_softmax", variant:
                 tables = SoftmaxTables() if variant else None
                 function = functools.partial(softmax, tables=tables, implementation=implementation)
-            case _:
-                function = functools.partial(chunked_attention, chunks=self.sizes.chunks, implementation=implementation)
+            case _, variant:
+                row_softmax = SoftmaxTables() if variant else softmax
+                function = functools.partial(
+                    chunked_attention, softmax=row_softmax, chunks=self.sizes.chunks, implementation=implementation
+                )
         return self.completed(function)
 
     def completed(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,6 +99,11 @@ class Case(NamedTuple):
         pairs = int(np.sum(np.asarray(end) - np.asarray(start)))
         products = 2 if self.direction == "forward" else 7  # forward 2; backward the scores again and four more
         return 2 * products * pairs * self.sizes.heads * self.sizes.head_dim
+
+
+def _emulated_norm(implementation: str, x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """On a device whose operations all end in float16."""
+    return layer_norm(x, scale, bias, numerics=NormNumerics(), implementation=implementation).astype(x.dtype)
 
 
 def _both(function: Callable[..., Any], *arguments: jax.Array) -> Any:
@@ -113,7 +133,7 @@ def select(operation: str | None, shape: str | None, format: str | None) -> list
         if shape in (None, shape_name)
         for format_name in ([format] if format else FORMATS[name])
         for direction in DIRECTIONS
-        if (name, variant, direction) != ("lut_softmax", "tables", "both")  # for inference alone
+        if direction == "forward" or variant not in ("tables", "emulated")  # those are for inference alone
     ]
     if not cases:
         if operation not in (None, *SHAPES):

@@ -37,7 +37,7 @@ def functions(case: Case) -> dict[str, Callable[..., Any]]:
     found = {
         name: case.function(name) for name in NAMES if name != "reference" or case.operation == "chunked_attention"
     }
-    if case.operation == "chunked_attention":
+    if case.operation == "chunked_attention" and case.variant == "":
         kind = "cudnn" if current_device().platform == "gpu" else "xla"
         dense = functools.partial(jax.nn.dot_product_attention, scale=1.0, implementation=kind)
         found[f"jax.nn {kind}"] = case.completed(functools.partial(_dense_attention, dense))

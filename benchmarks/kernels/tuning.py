@@ -1,5 +1,6 @@
 """`bench.py kernels --autotune`: the fastest blocks and implementations on the device at hand."""
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -34,13 +35,14 @@ def run(operation: str | None, timer: Timer = device_seconds) -> dict[str, Any]:
 
 
 def tune(operation: str, implementation: str, timer: Timer) -> dict[str, Any]:
-    """The fastest blocks for each width and format, and what is faster with them over all shapes: the kernel or XLA.
+    """The fastest blocks of each width and format, and what is faster with them over all shapes: the kernel or XLA.
 
-    Times are of forward and backward. "implementation" is the kernel where the geometric mean of its times over those
-    of "xla" is below 1.
+    Times are of forward and backward, their geometric mean over the shapes of a width. "implementation" is the kernel
+    where the geometric mean of its times over those of "xla" is below 1.
     """
-    blocks, logarithms = [], []
-    for shape, sizes in SHAPES[operation].items():
+    # Of each width and format: for each choice, logarithms of its times over those of "xla", summed over the shapes.
+    sums: dict[tuple[int, str], dict[Any, float]] = {}
+    for shape in SHAPES[operation]:
         for format in FORMATS:
             case = Case(operation, "", shape, format, "both")
             try:
@@ -49,15 +51,16 @@ def tune(operation: str, implementation: str, timer: Timer) -> dict[str, Any]:
                 }
             except Unsupported:
                 continue
-            best = min(seconds, key=lambda tried: seconds[tried])
-            if best is not None:
-                blocks = [row for row in blocks if (row["width"], row["format"]) != (sizes[1], format)]
-                blocks.append(
-                    {"implementation": implementation, "width": sizes[1], "format": format, "blocks": vars(best)}
-                )
-            ratio = seconds[best] / timer(case.function("xla"), case.draw)
-            logarithms.append(math.log(ratio))
-    faster = bool(logarithms) and sum(logarithms) < 0
+            xla = timer(case.function("xla"), case.draw)
+            choices = sums.setdefault((case.width, format), dict.fromkeys(seconds, 0.0))
+            for tried, time in seconds.items():
+                choices[tried] += math.log(time / xla)
+    best = {problem: min(choices.items(), key=lambda item: item[1]) for problem, choices in sums.items()}
+    blocks = [
+        {"implementation": implementation, "width": width, "format": format, "blocks": vars(tried)}
+        for (width, format), (tried, _) in best.items()
+    ]
+    faster = sum(logarithm for _, logarithm in best.values()) < 0
     return {"implementation": implementation if faster else "xla", "blocks": blocks}
 
 
@@ -67,10 +70,10 @@ def _timed(case: Case, implementation: str, blocks: Any, timer: Timer) -> float:
 
 
 def _candidates(case: Case, implementation: str) -> list[Any]:
-    """Blocks to try; None alone for a kernel that has no choice. Raises Unsupported where it does not run."""
+    """Blocks to try. Raises Unsupported where the kernel does not run."""
+    width = case.width
     if case.operation == "chunked_attention":
-        return [None]
-    width = case.sizes[1]
+        return importlib.import_module(f"kernels.chunked_attention.{implementation}").candidates()
     if implementation == "mosaic_gpu":
         from kernels import gpu_rows
         from kernels.layer_norm.mosaic_gpu import PER_LANE

@@ -19,7 +19,7 @@ from conformer.numerics.modules import Norm, Softmax, attention, raw_softmax
 from conformer.numerics.quantised import QuantisedLinear
 from conformer.policy import Policy, get_policy
 from kernels.emulator.emulate import emulate
-from kernels.lut_softmax import SoftmaxTables, log_softmax, softmax
+from kernels.lut_softmax import SoftmaxTables, log_softmax
 from kernels.typing import Array, Float
 
 
@@ -84,12 +84,14 @@ def _round_parameters(model: nnx.Module, policy: Policy) -> None:
 
 
 def _emulate(model: nnx.Module, policy: Policy) -> None:
-    row_softmax = functools.partial(softmax, tables=policy.tables) if policy.stabilised_softmax else raw_softmax
+    row_softmax = policy.tables if policy.stabilised_softmax else raw_softmax
     if policy.stabilised_norm:
         replace_children(model, functools.partial(_stabilise, policy=policy))
     for _, module in list(nnx.iter_modules(model)):
         if isinstance(module, Attention):
             module.softmax = row_softmax
+            # A kernel adds up in float32: none is taken for its speed, only where the model names it.
+            module.implementation = module.implementation or "xla"
         elif isinstance(module, ConformerCTC) and policy.stabilised_softmax:
             module.log_softmax = emulate(functools.partial(log_softmax, tables=policy.tables), policy.arithmetic)
         elif isinstance(module, nnx.MultiHeadAttention):

@@ -41,8 +41,8 @@ def chunked_attention(
         relative_bias: b for distances -R ... R (2R + 1 of them); larger distances share the outermost.
         key_start, key_end: the range of keys of each query (see `chunk_rows`), traced or not; an empty range gives
             zeros, and no gradient.
-        softmax: of scores (*batch, heads, queries, keys) and a mask that broadcasts against them. Another than the
-            exact one needs the implementation "reference" or "xla".
+        softmax: the exact one; `SoftmaxTables`, for inference, in the kernels by blocks (`online`); or, for "reference"
+            and "xla", any function of scores (*batch, heads, queries, keys) and a mask that broadcasts against them.
         chunks: (chunk_size, num_left_chunks) where they are known before tracing, the first at least 1, the second at
             least 0. No key outside them is attended, whatever the rows say, and "xla" works on that band alone.
         implementation: "reference", "xla", "mosaic_gpu", "mosaic_tpu", or None: see `kernels.implementation`.

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from kernels.chunked_attention.blocks import Diagonals, key_blocks, query_blocks
+from kernels.chunked_attention.online import OnlineSoftmax, online_softmax
 from kernels.typing import Array, Float, Int
 
 HEAD_DIM = 64  # head dimensions are padded to a multiple of it
@@ -25,8 +26,9 @@ class Backend(NamedTuple):
     """The kernels of a device. All their arrays are padded to whole blocks; ranges of blocks are [first, last).
 
     Args:
-        forward: (diagonals, query, key, value, tiles, start, end, first, last) -> (out, lse); lse (batch, heads,
-            queries) in float32, anything for a row that sees nothing.
+        forward: (diagonals, online, query, key, value, tiles, start, end, first, last) -> (out, lse); online is the
+            softmax from tables or None; lse (batch, heads, queries) in float32, anything for a row that sees nothing,
+            and with tables.
         backward: (diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent) ->
             gradients of query, key, value and tiles; delta = rowsum(dO O), (batch, heads, queries) in float32.
         block: queries, and keys, of a block.
@@ -45,15 +47,22 @@ def attention(
     relative_bias: Float[Array, "heads distances"],
     key_start: Int[Array, "batch queries"],
     key_end: Int[Array, "batch queries"],
+    softmax: Callable[[Array, Array], Array],
 ) -> Float[Array, "batch queries heads head_dim"]:
-    """See `api.chunked_attention`."""
+    """See `api.chunked_attention`. Raises Unsupported for another softmax than the exact one and `SoftmaxTables`."""
+    online = online_softmax(softmax, key.shape[1], query.dtype)
     num_queries, head_dim = query.shape[1], query.shape[3]
     diagonals = Diagonals(num_queries, key.shape[1], relative_bias.shape[1] // 2, backend.block)
     tiles = diagonals.tiles(relative_bias)
     padding = (-head_dim) % HEAD_DIM
     query, key, value = (_pad(_pad(x, 1, (-x.shape[1]) % backend.block), 3, padding) for x in (query, key, value))
     start, end = (_pad(x.astype(jnp.int32), 1, (-num_queries) % backend.block) for x in (key_start, key_end))
-    out: Any = _attention(backend, diagonals, query, key, value, tiles, start, end)
+    arrays = query, key, value, tiles, start, end
+    out: Any = (
+        _attention(backend, diagonals, *arrays)
+        if online is None
+        else _forward_pass(backend, diagonals, online, *arrays)[0]
+    )
     return out[:, :num_queries, :, :head_dim]
 
 
@@ -63,16 +72,22 @@ def _pad(x: Array, axis: int, amount: int) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _attention(backend: Backend, diagonals: Diagonals, *arrays: Array) -> Array:
-    return _forward(backend, diagonals, *arrays)[0]
+    return _forward_pass(backend, diagonals, None, *arrays)[0]
 
 
-def _forward(backend: Backend, diagonals: Diagonals, query, key, value, tiles, start, end):
+def _forward(backend: Backend, diagonals: Diagonals, *arrays: Array):
+    out, lse = _forward_pass(backend, diagonals, None, *arrays)
+    return out, (*arrays, out, lse)
+
+
+def _forward_pass(
+    backend: Backend, diagonals: Diagonals, online: OnlineSoftmax | None, query, key, value, tiles, start, end
+) -> tuple[Array, Array]:
     def forward(tiles, query, key, value, start, end):
         first, last = key_blocks(start, end, backend.block)
-        return backend.forward(diagonals, query, key, value, tiles, start, end, first, last)
+        return backend.forward(diagonals, online, query, key, value, tiles, start, end, first, last)
 
-    out, lse = _folded(forward, per_example=False)(tiles, query, key, value, start, end)
-    return out, (query, key, value, tiles, start, end, out, lse)
+    return _folded(forward, per_example=False)(tiles, query, key, value, start, end)
 
 
 def _backward(backend: Backend, diagonals: Diagonals, residuals: tuple[Array, ...], cotangent: Array):

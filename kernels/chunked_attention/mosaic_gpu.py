@@ -4,6 +4,8 @@ A warpgroup for each block of queries (of keys, for the gradients of keys and va
 that many small programs on a multiprocessor hide each other's loads better than one large program hides its own.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,23 +16,39 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from kernels.autotune import tuned
 from kernels.chunked_attention import flash
 from kernels.chunked_attention.blocks import Diagonals
+from kernels.chunked_attention.online import OnlineSoftmax
 from kernels.device import is_interpreted
 from kernels.implementation import Unsupported
-from kernels.lut_softmax import softmax as exact_softmax
+from kernels.lut_softmax.mosaic_gpu import gather
 from kernels.typing import Array, Float, Int
 
 BLOCK = 64  # of queries and of keys: rows of one wgmma
 LARGEST_HEAD_DIM = 128  # beyond, accumulators no longer fit into the registers
-_STEPS_AHEAD = 2  # blocks being loaded or computed at a time
-_SPLITS = 32  # programs that share the sum over the batch in the gradient of a tile
 _NEVER = -1e30  # a score below all others, whose differences are finite
 _LOG2E = math.log2(math.e)
 _ROWS, _COLUMNS = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)  # one value for each row, or column
 # The types of jax say that these are abstract.
 _TRANSFORMS: Any = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))  # pyright: ignore[reportAbstractUsage]
 _PARAMS = plgpu.CompilerParams(approx_math=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Args:
+    steps_ahead: blocks being loaded or computed at a time.
+    splits: programs that share the sum over the batch in the gradient of a tile.
+    """
+
+    steps_ahead: int = 2
+    splits: int = 32
+
+
+def candidates() -> list[Blocks]:
+    """What tuning chooses among; a block is one wgmma, whatever the problem."""
+    return [Blocks(*choice) for choice in ((2, 32), (3, 32), (4, 32), (2, 8), (2, 128))]
 
 
 def chunked_attention(
@@ -49,23 +67,25 @@ def chunked_attention(
             f"chunked_attention: query is {query.dtype}, and the products of a GPU's kernel take 16 bits: use bfloat16 "
             "or float16 (train.compute), or implementation='xla'"
         )
-    if softmax is not exact_softmax:
-        raise Unsupported("chunked_attention: softmax is not the exact one: use implementation='xla'")
     if query.shape[3] > LARGEST_HEAD_DIM:
         raise Unsupported(
             f"chunked_attention: head_dim={query.shape[3]} is more than {LARGEST_HEAD_DIM}: use more heads, or "
             "implementation='xla'"
         )
-    return flash.attention(BACKEND, query, key, value, relative_bias, key_start, key_end)
+    blocks = tuned("chunked_attention", "mosaic_gpu", Blocks, width=query.shape[3], format=query.dtype.name)
+    return flash.attention(_backend(blocks or Blocks()), query, key, value, relative_bias, key_start, key_end, softmax)
 
 
 # ------------------------------------------------------------------------ forward
 
 
-def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, last):
+def _forward(blocks: Blocks, diagonals: Diagonals, online: OnlineSoftmax | None, *arrays: Array):
+    query, key, value, tiles, start, end, first, last = arrays
     batch, length, heads, head_dim = query.shape
+    tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
 
-    def kernel(q_all, k_all, v_all, tiles, start, end, first, last, out_all, lse_all, q, row, barrier):
+    def kernel(q_all, k_all, v_all, tiles, start, end, first, last, *refs):
+        *tables, out_all, lse_all, q, row, barrier = refs
         b, h, i = lax.axis_index("batch"), lax.axis_index("heads"), lax.axis_index("blocks")
         queries = pl.ds(i * BLOCK, BLOCK)
         plgpu.copy_gmem_to_smem(q_all.at[b, queries, h], q, barrier)
@@ -77,12 +97,17 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
             accumulator, maximum, total = carry
             j = begin + indices[0]
             bias = _load(tiles.at[h, diagonals.index(i, j)], plgpu.Layout.WGMMA)
-            scores = _product(q, k.transpose((1, 0)), onto=bias) * _LOG2E
-            scores = jnp.where(_seen(j * BLOCK, 1, row_start, row_end), scores, _NEVER)
+            scores = _product(q, k.transpose((1, 0)), onto=bias) * (_LOG2E if online is None else 1.0)
+            seen = _seen(j * BLOCK, 1, row_start, row_end)
+            scores = jnp.where(seen, scores, _NEVER)
             new = jnp.maximum(maximum, jnp.max(scores, axis=1))
-            decay = jnp.exp2(maximum - new)
-            # A row that has seen nothing yet has the maximum _NEVER, and would weigh what is masked by one.
-            weights = jnp.where(scores > _NEVER / 2, jnp.exp2(scores - _spread(new, 0)), 0.0)
+            if online is None:
+                decay = jnp.exp2(maximum - new)
+                # A row that has seen nothing yet has the maximum _NEVER, and would weigh what is masked by one.
+                weights = jnp.where(scores > _NEVER / 2, jnp.exp2(scores - _spread(new, 0)), 0.0)
+            else:
+                lookups = gather(tables[0], plgpu.Layout.WGMMA), gather(tables[0], _ROWS)
+                weights, decay = online.block(scores, seen, maximum, new, lambda x: _spread(x, 0), *lookups)
             total = total * decay + jnp.sum(weights, axis=1)
             accumulator = _product(weights.astype(v.dtype), v, onto=accumulator * _spread(decay, 0, head_dim))
             return accumulator, new, total
@@ -91,13 +116,19 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
             step,
             grid=(steps,),
             in_specs=[_block_spec(head_dim, begin), _block_spec(head_dim, begin)],
-            max_concurrent_steps=_STEPS_AHEAD,
+            max_concurrent_steps=blocks.steps_ahead,
             init_carry=(_zeros(head_dim), _vector(_NEVER, _ROWS), _vector(0.0, _ROWS)),
         )(k_all.at[b, :, h], v_all.at[b, :, h])
-        empty = total == 0.0
-        total = jnp.where(empty, 1.0, total)
-        q[...] = (accumulator / _spread(total, 0, head_dim)).astype(q.dtype)
-        row[...] = jnp.where(empty, 0.0, maximum + jnp.log2(total))
+        if online is None:
+            empty = total == 0.0
+            total = jnp.where(empty, 1.0, total)
+            out = accumulator / _spread(total, 0, head_dim)
+            row[...] = jnp.where(empty, 0.0, maximum + jnp.log2(total))
+        else:
+            reciprocal, scale = online.inverse(total, gather(tables[1], _ROWS))
+            out = accumulator * _spread(reciprocal, 0, head_dim) * _spread(scale, 0, head_dim)
+            row[...] = maximum
+        q[...] = out.astype(q.dtype)
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(q, out_all.at[b, queries, h])
         plgpu.copy_smem_to_gmem(row, lse_all.at[b, h, queries])
@@ -113,23 +144,37 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
         grid_names=("heads", "blocks", "batch"),
         scratch_types=[_buffer(query), plgpu.SMEM((BLOCK,), jnp.float32), plgpu.Barrier()],
         compiler_params=_PARAMS,
-    )(query, key, value, tiles, start, end, first, last)
+    )(query, key, value, tiles, start, end, first, last, *map(jnp.asarray, tables))
 
 
 # ----------------------------------------------------------------------- backward
 
 
 def _backward(
-    diagonals: Diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent
+    blocks: Blocks,
+    diagonals: Diagonals,
+    query,
+    key,
+    value,
+    tiles,
+    start,
+    end,
+    key_range,
+    query_range,
+    lse,
+    delta,
+    cotangent,
 ):
-    rows = start, end, lse, delta
-    query_gradient = _query_gradient(diagonals, key_range, query, key, value, cotangent, tiles, *rows)
-    key_gradient, value_gradient = _key_gradient(diagonals, query_range, query, key, value, cotangent, tiles, *rows)
-    tiles_gradient = _tiles_gradient(diagonals, key_range, query, key, value, cotangent, tiles, *rows)
+    arrays = query, key, value, cotangent, tiles, start, end, lse, delta
+    query_gradient = _query_gradient(blocks, diagonals, key_range, *arrays)
+    key_gradient, value_gradient = _key_gradient(blocks, diagonals, query_range, *arrays)
+    tiles_gradient = _tiles_gradient(blocks, diagonals, key_range, *arrays)
     return query_gradient, key_gradient, value_gradient, tiles_gradient
 
 
-def _query_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
+def _query_gradient(
+    blocks: Blocks, diagonals: Diagonals, ranges, query, key, value, cotangent, tiles, start, end, lse, delta
+):
     batch, length, heads, head_dim = query.shape
 
     def kernel(first, last, q_all, k_all, v_all, do_all, tiles, start, end, lse, delta, dq_all, q, do, barrier):
@@ -152,7 +197,7 @@ def _query_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, 
             step,
             grid=(steps,),
             in_specs=[_block_spec(head_dim, begin), _block_spec(head_dim, begin)],
-            max_concurrent_steps=_STEPS_AHEAD,
+            max_concurrent_steps=blocks.steps_ahead,
             init_carry=_zeros(head_dim),
         )(k_all.at[b, :, h], v_all.at[b, :, h])
         q[...] = accumulator.astype(q.dtype)
@@ -167,10 +212,12 @@ def _query_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, 
         grid_names=("heads", "blocks", "batch"),
         scratch_types=[_buffer(query), _buffer(query), plgpu.Barrier(num_arrivals=2)],
         compiler_params=_PARAMS,
-    )(*blocks, query, key, value, cotangent, tiles, start, end, lse, delta)
+    )(*ranges, query, key, value, cotangent, tiles, start, end, lse, delta)
 
 
-def _key_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
+def _key_gradient(
+    blocks: Blocks, diagonals: Diagonals, ranges, query, key, value, cotangent, tiles, start, end, lse, delta
+):
     batch, length, heads, head_dim = key.shape
 
     def kernel(first, last, q_all, k_all, v_all, do_all, tiles, start, end, lse, delta, dk_all, dv_all, k, v, barrier):
@@ -197,7 +244,7 @@ def _key_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, ti
             step,
             grid=(steps,),
             in_specs=[_block_spec(head_dim, begin), _block_spec(head_dim, begin)],
-            max_concurrent_steps=_STEPS_AHEAD,
+            max_concurrent_steps=blocks.steps_ahead,
             init_carry=(_zeros(head_dim), _zeros(head_dim)),
         )(q_all.at[b, :, h], do_all.at[b, :, h])
         k[...] = k_gradient.astype(k.dtype)
@@ -214,17 +261,19 @@ def _key_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, ti
         grid_names=("heads", "blocks", "batch"),
         scratch_types=[_buffer(key), _buffer(value), plgpu.Barrier(num_arrivals=2)],
         compiler_params=_PARAMS,
-    )(*blocks, query, key, value, cotangent, tiles.swapaxes(2, 3), start, end, lse, delta)
+    )(*ranges, query, key, value, cotangent, tiles.swapaxes(2, 3), start, end, lse, delta)
 
 
-def _tiles_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
+def _tiles_gradient(
+    blocks: Blocks, diagonals: Diagonals, ranges, query, key, value, cotangent, tiles, start, end, lse, delta
+):
     """Sums of dS along each diagonal of blocks.
 
     Programs share the query blocks; XLA adds their parts up, in an order that does not depend on timing.
     """
     batch, length, heads, _ = query.shape
     num_blocks, items = length // BLOCK, batch * length // BLOCK
-    splits = min(_SPLITS, items)
+    splits = min(blocks.splits, items)
 
     def kernel(
         first, last, q_all, k_all, v_all, do_all, tiles, start, end, lse, delta, out, q, k, v, do, tile, barrier
@@ -269,7 +318,7 @@ def _tiles_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, 
             plgpu.Barrier(num_arrivals=4),
         ],
         compiler_params=_PARAMS,
-    )(*blocks, query, key, value, cotangent, tiles, start, end, lse, delta)
+    )(*ranges, query, key, value, cotangent, tiles, start, end, lse, delta)
     return jnp.sum(parts, axis=0)
 
 
@@ -360,4 +409,6 @@ def _block_spec(head_dim: int, begin: Array) -> Any:
     return plgpu.BlockSpec((BLOCK, head_dim), lambda step: (begin + step, 0), transforms=_TRANSFORMS)
 
 
-BACKEND = flash.Backend(_forward, _backward, BLOCK)
+@functools.cache  # the same functions for the same blocks: they are part of the key of jit's cache
+def _backend(blocks: Blocks) -> flash.Backend:
+    return flash.Backend(functools.partial(_forward, blocks), functools.partial(_backward, blocks), BLOCK)

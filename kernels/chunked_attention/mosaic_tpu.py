@@ -5,6 +5,8 @@ then a vector along the lanes. The grid's last axis is as long as the longest ra
 its last block again, which is not loaded again, and does nothing with it.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -12,15 +14,31 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels.autotune import tuned
 from kernels.chunked_attention import flash
 from kernels.chunked_attention.blocks import Diagonals
+from kernels.chunked_attention.online import OnlineSoftmax
 from kernels.implementation import Unsupported
-from kernels.lut_softmax import softmax as exact_softmax
+from kernels.lut_softmax.mosaic_tpu import gather, lanes
+from kernels.lut_softmax.table import Lookup
 from kernels.typing import Array, Float, Int
 
-BLOCK = 128  # of queries and of keys; Mosaic cannot prove smaller slices of lanes to be aligned
 LARGEST_TILES = 8 * 2**20  # bytes of VMEM that the bias of one head may take, twice in the backward pass
 _NEVER = -1e30  # a score below all others, whose differences are finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Args:
+    block: queries, and keys, of a block; multiples of 128, for Mosaic cannot prove smaller slices of lanes aligned.
+    """
+
+    block: int = 128
+
+
+def candidates() -> list[Blocks]:
+    """What tuning chooses among, whatever the problem."""
+    return [Blocks(128), Blocks(256)]
 
 
 def chunked_attention(
@@ -39,25 +57,27 @@ def chunked_attention(
             f"chunked_attention: query is {query.dtype}, which a TPU kernel cannot load: use float32 or bfloat16, or "
             "implementation='xla'"
         )
-    if softmax is not exact_softmax:
-        raise Unsupported("chunked_attention: softmax is not the exact one: use implementation='xla'")
-    if (size := 4 * 2 * BLOCK * relative_bias.shape[1]) > LARGEST_TILES:
+    blocks = tuned("chunked_attention", "mosaic_tpu", Blocks, width=query.shape[3], format=query.dtype.name) or Blocks()
+    if (size := 4 * 2 * blocks.block * relative_bias.shape[1]) > LARGEST_TILES:
         raise Unsupported(
             f"chunked_attention: relative_bias has {relative_bias.shape[1]} distances, about {size / 2**20:.0f} MiB of "
             "VMEM a head: use fewer, or implementation='xla'"
         )
-    return flash.attention(BACKEND, query, key, value, relative_bias, key_start, key_end)
+    return flash.attention(_backend(blocks.block), query, key, value, relative_bias, key_start, key_end, softmax)
 
 
 # ------------------------------------------------------------------------ forward
 
 
-def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, last):
+def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, query, key, value, tiles, start, end, first, last):
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     tiles = tiles.swapaxes(2, 3)
-    batch, heads, length, head_dim = query.shape
+    (batch, heads, length, head_dim), block = query.shape, diagonals.block
+    tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
+    tables = [jnp.asarray(lanes(table)) for table in tables]
 
-    def kernel(first, last, q, k, v, tile, start, end, out, lse, total, maximum, accumulator):
+    def kernel(first, last, q, k, v, tile, start, end, *refs):
+        *tables, out, lse, total, maximum, accumulator = refs
         b, i, step = pl.program_id(1), pl.program_id(2), pl.program_id(3)
         j = first[b, i] + step
 
@@ -72,18 +92,28 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
             seen = _seen(j, start[0], end[0])
             scores = jnp.where(seen, _scores(k, q) + tile[0, diagonals.index(i, j)], _NEVER)
             old, new = maximum[...], jnp.maximum(maximum[...], jnp.max(scores, axis=0, keepdims=True))
-            weights = jnp.where(seen, jnp.exp(scores - new), 0.0)
-            decay = jnp.exp(old - new)
+            if online is None:
+                weights, decay = jnp.where(seen, jnp.exp(scores - new), 0.0), jnp.exp(old - new)
+            else:
+                lookups = gather(tables[0][...]), _row_gather(tables[0][...])
+                weights, decay = online.block(
+                    scores, seen, old, new, lambda x: jnp.broadcast_to(x, seen.shape), *lookups
+                )
             maximum[...] = new
             total[...] = decay * total[...] + jnp.sum(weights, axis=0, keepdims=True)
             accumulator[...] = decay * accumulator[...] + _dot(v[0, 0], weights.astype(v.dtype), (0, 0))
 
         @pl.when(step == pl.num_programs(3) - 1)
         def _():
-            empty = total[...] == 0.0
-            sums = jnp.where(empty, 1.0, total[...])
-            out[0, 0] = (accumulator[...] / sums).astype(out.dtype)
-            lse[0, 0] = jnp.where(empty, 0.0, maximum[...] + jnp.log(sums))
+            if online is None:
+                empty = total[...] == 0.0
+                sums = jnp.where(empty, 1.0, total[...])
+                out[0, 0] = (accumulator[...] / sums).astype(out.dtype)
+                lse[0, 0] = jnp.where(empty, 0.0, maximum[...] + jnp.log(sums))
+            else:
+                reciprocal, scale = online.inverse(total[...], _row_gather(tables[1][...]))
+                out[0, 0] = (accumulator[...] * reciprocal * scale).astype(out.dtype)
+                lse[0, 0] = maximum[...]
 
     queries, keys, columns, rows = _index_maps(_own, _met)
     out, lse = pl.pallas_call(
@@ -94,28 +124,29 @@ def _forward(diagonals: Diagonals, query, key, value, tiles, start, end, first, 
         ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(heads, batch, length // BLOCK, _longest(first, last)),
+            grid=(heads, batch, length // block, _longest(first, last)),
             in_specs=[
-                pl.BlockSpec((1, 1, BLOCK, head_dim), queries),
-                pl.BlockSpec((1, 1, BLOCK, head_dim), keys),
-                pl.BlockSpec((1, 1, BLOCK, head_dim), keys),
+                pl.BlockSpec((1, 1, block, head_dim), queries),
+                pl.BlockSpec((1, 1, block, head_dim), keys),
+                pl.BlockSpec((1, 1, block, head_dim), keys),
                 pl.BlockSpec((1, *tiles.shape[1:]), lambda h, *_: (h, 0, 0, 0)),
-                pl.BlockSpec((1, 1, BLOCK), rows),
-                pl.BlockSpec((1, 1, BLOCK), rows),
+                pl.BlockSpec((1, 1, block), rows),
+                pl.BlockSpec((1, 1, block), rows),
+                *(pl.BlockSpec(table.shape, lambda *_: (0, 0)) for table in tables),
             ],
             out_specs=(
-                pl.BlockSpec((1, 1, head_dim, BLOCK), columns),
-                pl.BlockSpec((1, 1, 1, BLOCK), columns),
+                pl.BlockSpec((1, 1, head_dim, block), columns),
+                pl.BlockSpec((1, 1, 1, block), columns),
             ),
             scratch_shapes=[
-                pltpu.VMEM((1, BLOCK), jnp.float32),
-                pltpu.VMEM((1, BLOCK), jnp.float32),
-                pltpu.VMEM((head_dim, BLOCK), jnp.float32),
+                pltpu.VMEM((1, block), jnp.float32),
+                pltpu.VMEM((1, block), jnp.float32),
+                pltpu.VMEM((head_dim, block), jnp.float32),
             ],
         ),
         compiler_params=_PARAMS,
         name="chunked_attention",
-    )(first, last, query, key, value, tiles, start[:, None], end[:, None])
+    )(first, last, query, key, value, tiles, start[:, None], end[:, None], *tables)
     return out.transpose(0, 3, 1, 2), lse[:, :, 0]
 
 
@@ -139,7 +170,7 @@ def _backward(
 
 
 def _query_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
-    batch, heads, length, head_dim = query.shape
+    (batch, heads, length, head_dim), block = query.shape, diagonals.block
 
     def kernel(first, last, q, k, v, do, tile, start, end, lse, delta, dq, d_tile, accumulator):
         b, i, step = pl.program_id(1), pl.program_id(2), pl.program_id(3)
@@ -173,13 +204,13 @@ def _query_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, 
         ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(heads, batch, length // BLOCK, _longest(*blocks)),
-            in_specs=_backward_specs(queries, keys, columns, rows, head_dim, tiles.shape),
+            grid=(heads, batch, length // block, _longest(*blocks)),
+            in_specs=_backward_specs(queries, keys, columns, rows, (block, head_dim), tiles.shape),
             out_specs=(
-                pl.BlockSpec((1, 1, head_dim, BLOCK), columns),
+                pl.BlockSpec((1, 1, head_dim, block), columns),
                 pl.BlockSpec((1, *tiles.shape[1:]), lambda h, *_: (h, 0, 0, 0)),
             ),
-            scratch_shapes=[pltpu.VMEM((head_dim, BLOCK), jnp.float32)],
+            scratch_shapes=[pltpu.VMEM((head_dim, block), jnp.float32)],
         ),
         compiler_params=_PARAMS,
         name="chunked_attention_query_gradient",
@@ -187,7 +218,7 @@ def _query_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, 
 
 
 def _key_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
-    batch, heads, length, head_dim = key.shape
+    (batch, heads, length, head_dim), block = key.shape, diagonals.block
 
     def kernel(first, last, q, k, v, do, tile, start, end, lse, delta, dk, dv, k_accumulator, v_accumulator):
         b, j, step = pl.program_id(1), pl.program_id(2), pl.program_id(3)
@@ -215,28 +246,29 @@ def _key_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, ti
         out_shape=(jax.ShapeDtypeStruct(key.shape, key.dtype), jax.ShapeDtypeStruct(value.shape, value.dtype)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(heads, batch, length // BLOCK, _longest(*blocks)),
-            in_specs=_backward_specs(queries, keys, columns, rows, head_dim, tiles.shape),
-            out_specs=(pl.BlockSpec((1, 1, BLOCK, head_dim), keys),) * 2,
-            scratch_shapes=[pltpu.VMEM((BLOCK, head_dim), jnp.float32)] * 2,
+            grid=(heads, batch, length // block, _longest(*blocks)),
+            in_specs=_backward_specs(queries, keys, columns, rows, (block, head_dim), tiles.shape),
+            out_specs=(pl.BlockSpec((1, 1, block, head_dim), keys),) * 2,
+            scratch_shapes=[pltpu.VMEM((block, head_dim), jnp.float32)] * 2,
         ),
         compiler_params=_PARAMS,
         name="chunked_attention_key_gradient",
     )(*blocks, query, key, value, cotangent, tiles, start, end, lse, delta)
 
 
-def _backward_specs(queries, keys, columns, rows, head_dim: int, tiles: tuple[int, ...]) -> list[pl.BlockSpec]:
-    """Of query, key, value, cotangent, tiles, start, end, lse and delta."""
+def _backward_specs(queries, keys, columns, rows, shape: tuple[int, int], tiles: tuple[int, ...]) -> list[pl.BlockSpec]:
+    """Of query, key, value, cotangent, tiles, start, end, lse and delta; a block has the shape (block, head_dim)."""
+    block, head_dim = shape
     return [
-        pl.BlockSpec((1, 1, BLOCK, head_dim), queries),
-        pl.BlockSpec((1, 1, BLOCK, head_dim), keys),
-        pl.BlockSpec((1, 1, BLOCK, head_dim), keys),
-        pl.BlockSpec((1, 1, BLOCK, head_dim), queries),
+        pl.BlockSpec((1, 1, block, head_dim), queries),
+        pl.BlockSpec((1, 1, block, head_dim), keys),
+        pl.BlockSpec((1, 1, block, head_dim), keys),
+        pl.BlockSpec((1, 1, block, head_dim), queries),
         pl.BlockSpec((1, *tiles[1:]), lambda h, *_: (h, 0, 0, 0)),
-        pl.BlockSpec((1, 1, BLOCK), rows),
-        pl.BlockSpec((1, 1, BLOCK), rows),
-        pl.BlockSpec((1, 1, 1, BLOCK), columns),
-        pl.BlockSpec((1, 1, 1, BLOCK), columns),
+        pl.BlockSpec((1, 1, block), rows),
+        pl.BlockSpec((1, 1, block), rows),
+        pl.BlockSpec((1, 1, 1, block), columns),
+        pl.BlockSpec((1, 1, 1, block), columns),
     ]
 
 
@@ -286,14 +318,21 @@ def _block(first: Array, last: Array, step: Array) -> Array:
 
 
 def _seen(j: Array, start: Array, end: Array) -> Array:
-    """(BLOCK keys, BLOCK queries): which of the keys of block j the queries see."""
-    keys = j * BLOCK + jax.lax.broadcasted_iota(jnp.int32, (BLOCK, BLOCK), 0)
+    """(keys, queries): which of the keys of block j the queries, (1, queries), see."""
+    block = start.shape[1]
+    keys = j * block + jax.lax.broadcasted_iota(jnp.int32, (block, block), 0)
     return (start <= keys) & (keys < end)
 
 
 def _scores(a, b) -> Array:
     """(keys, queries) of a's rows with b's."""
     return _dot(a[0, 0], b[0, 0], (1, 1))
+
+
+def _row_gather(entries: Float[Array, "1 entries"]) -> Lookup:
+    """A look-up for each query: gathers work on whole registers, of eight rows."""
+    every = gather(entries)
+    return lambda table, index: every(table, jnp.broadcast_to(index, (8, index.shape[1])))[:1]
 
 
 def _dot(a: Array, b: Array, contracted: tuple[int, int]) -> Array:
@@ -303,4 +342,8 @@ def _dot(a: Array, b: Array, contracted: tuple[int, int]) -> Array:
 
 
 _PARAMS = pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary"))
-BACKEND = flash.Backend(_forward, _backward, BLOCK)
+
+
+@functools.cache  # one for each size: backends are part of the key of jit's cache
+def _backend(block: int) -> flash.Backend:
+    return flash.Backend(_forward, _backward, block)

@@ -28,7 +28,7 @@ def emulate(function: Callable, arithmetic: Arithmetic, functions: Rules | None 
     The function is traced, and each operation of the trace is done in float32 and rounded to the format. Sums, matrix
     products and convolutions are done by `arithmetic`, in its order. Arrays of inputs, constants and results hold
     values of the format in float32. Formats named in the function (`x.astype(jnp.float32)`) are not honoured: the
-    device has one. What `exactly` wraps is left as it is.
+    device has one. What `exactly` wraps is left as it is, and attention in a Pallas kernel is one operation.
 
     Args:
         arithmetic: formats and order of summation.
@@ -133,7 +133,7 @@ class _Interpreter:
         flat = jnp.transpose(x, (*rest, *axes)).reshape(*(x.shape[axis] for axis in rest), -1)
         return self.arithmetic.sum(flat.astype(jnp.float32)).astype(x.dtype)
 
-    def _dot_general(self, a: Array, b: Array, *, dimension_numbers, **_) -> Array:
+    def _dot_general(self, a: Array, b: Array, *, dimension_numbers, preferred_element_type, **_) -> Array:
         (a_inner, b_inner), (a_batch, b_batch) = dimension_numbers
         a_rows = [axis for axis in range(a.ndim) if axis not in (*a_inner, *a_batch)]
         b_columns = [axis for axis in range(b.ndim) if axis not in (*b_inner, *b_batch)]
@@ -142,9 +142,12 @@ class _Interpreter:
         left = jnp.transpose(a, (*a_batch, *a_rows, *a_inner)).reshape(*batch, math.prod(rows), inner)
         right = jnp.transpose(b, (*b_batch, *b_inner, *b_columns)).reshape(*batch, inner, math.prod(columns))
         product = self.arithmetic.matmul(left.astype(jnp.float32), right.astype(jnp.float32))
-        return product.astype(jnp.result_type(a, b)).reshape(*batch, *rows, *columns)
+        dtype = preferred_element_type or jnp.result_type(a, b)
+        return product.astype(dtype).reshape(*batch, *rows, *columns)
 
-    def _convolution(self, x: Array, kernel: Array, *, dimension_numbers, feature_group_count, **params) -> Array:
+    def _convolution(
+        self, x: Array, kernel: Array, *, dimension_numbers, feature_group_count, preferred_element_type, **params
+    ) -> Array:
         """A matrix product of patches; the taps of a channel stand side by side."""
         if params["batch_group_count"] != 1:
             raise NotImplementedError("no rule to emulate a convolution with batch_group_count > 1")
@@ -168,7 +171,8 @@ class _Interpreter:
         left = jnp.stack(patches, axis=2).reshape(batch, groups, -1, math.prod(space))
         left = jnp.transpose(left, (1, 0, 3, 2)).reshape(groups, batch * math.prod(space), -1)
         right = jnp.swapaxes(kernel.reshape(groups, kernel.shape[0] // groups, -1), 1, 2)
-        y = self.arithmetic.matmul(left.astype(jnp.float32), right.astype(jnp.float32)).astype(x.dtype)
+        y = self.arithmetic.matmul(left.astype(jnp.float32), right.astype(jnp.float32))
+        y = y.astype(preferred_element_type or x.dtype)
         y = jnp.moveaxis(y, 0, 1).reshape(batch, *space, kernel.shape[0])
         return jnp.transpose(jnp.moveaxis(y, -1, 1), np.argsort(dimension_numbers.out_spec).tolist())
 

@@ -18,6 +18,7 @@ IMPLEMENTATIONS = {
 EMULATED = {
     "reference": normalise,
     "xla": normalise,
+    "mosaic_gpu": deferred("kernels.layer_norm.emulated_gpu", "emulated"),
     "mosaic_tpu": deferred("kernels.layer_norm.emulated_tpu", "emulated"),
 }
 
@@ -45,7 +46,7 @@ def layer_norm(
         pre_normaliser: divides rows before they are squared: the same result, also for elements beyond 1e18.
         numerics: a device's arithmetic, emulated operation by operation (not differentiable), with its pre-normaliser.
             None is the definition in float32: fast, differentiable, and what a stabilised device computes up to its
-            rounding (`docs/numerics.md` bounds it). "mosaic_tpu" does the same, bit for bit, in one pass.
+            rounding (`docs/numerics.md` bounds it). The kernels do the same, bit for bit, in one pass.
         axis: of the channels: the last, or 1 where the channels stand first ("reference" and "xla" alone).
         implementation: "reference", "xla", "mosaic_gpu", "mosaic_tpu", or None for what was measured to be the fastest
             on this device (`kernels.implementation`).

@@ -1,44 +1,34 @@
 """The emulated normalisation of `faithful` in one pass on a TPU: the same operations in the same order, bit for bit."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from kernels.emulator import Arithmetic
-from kernels.implementation import Unsupported
+from kernels.layer_norm.emulated import LaneArithmetic, check, in_lanes
 from kernels.layer_norm.faithful import NormNumerics, normalise
 from kernels.layer_norm.mosaic_tpu import heuristic
 from kernels.tpu_rows import Blocks
-from kernels.typing import Array, Float
+from kernels.typing import Array, Float, Int
 
 LANES = 128
 
 
-class LaneArithmetic(Arithmetic):
-    """Sums along the lanes of a register, where halves meet by rotation: the order of `Arithmetic.sum`."""
+class RotatedLanes(LaneArithmetic):
+    """A shift is a rotation of the lanes."""
 
     def round(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Of a vector: the device rounds no scalar."""
         return super().round(jnp.reshape(x, (1, 1)) if jnp.ndim(x) == 0 else x)
 
-    def sum(self, x: Float[Array, "rows channels"], axis: int = -1, *, keepdims: bool = False) -> Array:
-        """Of the last axis, which is kept."""
-        assert axis == -1 and keepdims, "what a normalisation sums"
-        width, partial = x.shape[1], self.accumulation or self.format
-        block = min(self.block or width, width)
-        lane = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1) % block
-        x, count = partial.round(x), block
-        while count > 1:  # the sum of each block ends in its first lane
-            half = (count + 1) // 2
-            x = jnp.where(lane < count - half, partial.round(x + pltpu.roll(x, width - half, 1)), x)
-            count = half
-        total = x[:, :1]
-        for first in range(block, width, block):
-            total = partial.round(total + x[:, first : first + 1])
-        return self.round(total)
+    def columns(self, x: Float[Array, "rows channels"]) -> Int[Array, "rows channels"]:
+        return jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
+
+    def shifted(self, x: Float[Array, "rows channels"], amount: int) -> Float[Array, "rows channels"]:
+        return pltpu.roll(x, x.shape[1] - amount, 1)
+
+    def column(self, x: Float[Array, "rows channels"], index: int) -> Float[Array, "rows 1"]:
+        return x[:, index : index + 1]
 
 
 def emulated(
@@ -50,13 +40,8 @@ def emulated(
         Unsupported: channels that do not fill whole registers, or blocks that do not divide them.
     """
     width, arithmetic = x.shape[-1], numerics.arithmetic
-    if width % LANES or (arithmetic.block and width % min(arithmetic.block, width)):
-        raise Unsupported(
-            f"layer_norm: numerics with x of {width} channels, block={arithmetic.block}: implementation='mosaic_tpu' "
-            f"takes multiples of {LANES} that the block divides; use implementation='xla'"
-        )
-    fields = {field.name: getattr(arithmetic, field.name) for field in dataclasses.fields(arithmetic)}
-    numerics = dataclasses.replace(numerics, arithmetic=LaneArithmetic(**fields))
+    check(x, arithmetic, "mosaic_tpu", LANES)
+    numerics = in_lanes(RotatedLanes, numerics)
     flat = arithmetic.round(x).reshape(-1, width)
     rows = Blocks(heuristic(width).rows // 4).fitted(len(flat))
 

@@ -12,10 +12,7 @@ FORMATS = ("float32", "bfloat16", "float16")
 
 
 def _plain(scores: Array, mask: Array, tables: SoftmaxTables | None, axis: int = -1) -> Array:
-    if tables is None:
-        return reference.softmax(scores, mask, axis)
-    rows = lut.softmax(jnp.moveaxis(scores, axis, -1), jnp.moveaxis(mask, axis, -1), tables)
-    return jnp.moveaxis(rows, -1, axis).astype(scores.dtype)
+    return reference.softmax(scores, mask, axis) if tables is None else tables(scores, mask, axis)
 
 
 IMPLEMENTATIONS = {

@@ -11,7 +11,7 @@ from kernels.typing import Array, Bool, Float
 
 @dataclasses.dataclass(frozen=True)
 class SoftmaxTables:
-    """The tables of a softmax and when its rows are rescaled.
+    """The tables of a softmax and when its rows are rescaled; called, it is that softmax.
 
     Softmax is invariant to a shift of its scores. A row is shifted by its maximum only where that lies outside
     `window`: above, the sum of exponentials could overflow; below, they could vanish (an accelerator skips the
@@ -46,6 +46,13 @@ class SoftmaxTables:
         Then what is lost below the smallest normal number, where subnormals are flushed, is 2^H times smaller.
         """
         return max(0, math.floor(math.log2(self.largest / 4 / num_keys)))
+
+    def __call__(
+        self, scores: Float[Array, "*shape"], mask: Bool[Array, "*#shape"], axis: int = -1
+    ) -> Float[Array, "*shape"]:
+        """`api.softmax` with these tables, in plain JAX."""
+        rows = softmax(jnp.moveaxis(scores, axis, -1), jnp.moveaxis(mask, axis, -1), self)
+        return jnp.moveaxis(rows, -1, axis).astype(scores.dtype)
 
 
 def softmax(

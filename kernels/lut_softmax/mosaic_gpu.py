@@ -14,6 +14,7 @@ from kernels.device import is_interpreted
 from kernels.gpu_rows import Blocks, at_least, load
 from kernels.lut_softmax import block, fused
 from kernels.lut_softmax.lut import SoftmaxTables
+from kernels.lut_softmax.table import Lookup
 from kernels.typing import Array, Bool, Float
 
 PER_LANE, PER_LANE_WITH_TABLES = 64, 32  # elements of a row a thread; with twice as many, registers spill
@@ -75,8 +76,7 @@ def _forward(scores: Array, mask: Array, tables: SoftmaxTables | None) -> Array:
             shape = (blocks.rows, *reciprocal_ref.shape)
             reciprocals = jax.lax.broadcast_in_dim(load(reciprocal_ref, layout.reduce(0)), shape, (1,))
             pick = block.one_hot(reciprocals, plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=layout))
-            gather = _interpreted_gather(exp_ref) if is_interpreted() else _gather(exp_ref, layout)
-            out = block.softmax(x, seen, tables, num_keys, gather, pick)
+            out = block.softmax(x, seen, tables, num_keys, gather(exp_ref, layout), pick)
         out_ref.at[here][...] = out.astype(out_ref.dtype)
 
     return _call(body, blocks, scores, mask, *entries)[:count, :num_keys]
@@ -117,13 +117,13 @@ def _no_table(table: Any, index: Array) -> Array:
     raise NotImplementedError("a softmax without tables looks nothing up")
 
 
-def _interpreted_gather(ref: Any):
-    """As `_gather`; the interpreter knows no instructions of the device, and the device no gather of JAX."""
-    return lambda table, index: ref[...][index]
+def gather(ref: Any, layout: Any) -> Lookup:
+    """A look-up for each element of an array in a layout: every thread loads its own entries.
 
-
-def _gather(ref: Any, layout: Any):
-    """A look-up for each element: every thread loads its own entries."""
+    The interpreter knows no instructions of the device, and the device no gather of JAX.
+    """
+    if is_interpreted():
+        return lambda table, index: ref[...][index]
     from jax._src.lib.mlir import ir  # pyright: ignore[reportPrivateImportUsage]
     from jax._src.lib.mlir.dialects import arith, memref, vector
     from jax.experimental.mosaic import gpu as mgpu

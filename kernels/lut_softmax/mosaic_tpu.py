@@ -13,6 +13,7 @@ from kernels.autotune import tuned
 from kernels.implementation import Unsupported
 from kernels.lut_softmax import block, fused
 from kernels.lut_softmax.lut import SoftmaxTables
+from kernels.lut_softmax.table import Lookup
 from kernels.tpu_rows import WIDEST, Blocks
 from kernels.typing import Array, Bool, Float
 
@@ -44,7 +45,7 @@ def heuristic(width: int) -> Blocks:
 
 def _forward(scores: Array, mask: Array, tables: SoftmaxTables | None) -> Array:
     num_keys = scores.shape[1]
-    entries = [] if tables is None else [_lanes(tables.exp.table.values), _lanes(tables.reciprocal.table.values)]
+    entries = [] if tables is None else [lanes(tables.exp.table.values), lanes(tables.reciprocal.table.values)]
 
     def body(scores_ref, mask_ref, *refs):
         *table_refs, out_ref = refs
@@ -58,7 +59,7 @@ def _forward(scores: Array, mask: Array, tables: SoftmaxTables | None) -> Array:
             exp_entries, reciprocals = (ref[...] for ref in table_refs)
             reciprocals = jnp.broadcast_to(reciprocals, (x.shape[0], reciprocals.shape[1]))
             pick = block.one_hot(reciprocals, jax.lax.broadcasted_iota(jnp.int32, reciprocals.shape, 1))
-            lookups = [_gather(exp_entries), pick]
+            lookups = [gather(exp_entries), pick]
         out_ref[...] = block.softmax(x, seen, tables, num_keys, *lookups).astype(out_ref.dtype)
 
     return _call(body, scores, mask, *entries)
@@ -100,12 +101,12 @@ def _call(body: Any, x: Array, *others: Any) -> Array:
     return jax.custom_batching.sequential_vmap(lambda *arrays: call(*arrays))(x, *map(jnp.asarray, others))
 
 
-def _lanes(values: np.ndarray) -> np.ndarray:
+def lanes(values: np.ndarray) -> np.ndarray:
     """A table as a row of whole registers."""
     return np.pad(values, (0, -len(values) % LANES))[None]
 
 
-def _gather(entries: Array):
+def gather(entries: Float[Array, "1 entries"]) -> Lookup:
     """A look-up for each element: one gather along the lanes for every 128 entries, and 128 keys at a time."""
 
     def lookup(table: Any, index: Array) -> Array:
