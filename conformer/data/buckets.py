@@ -21,7 +21,7 @@ from conformer.audio import AudioError
 from conformer.config import DataConfig
 from conformer.ctc import min_frames
 from conformer.data.manifest import Utterance
-from conformer.data.records import Corpus
+from conformer.data.records import Corpus, Utterances
 from conformer.tokenizer import Tokenizer, TokenizerError
 
 # Seconds by which a declared duration may be off: manifests round. What is beyond the bucket is cut, no more than this.
@@ -118,7 +118,7 @@ class Selection:
     seconds: float  # of all members
 
 
-def select(utterances: Sequence[Utterance], rules: Rules) -> Selection:
+def select(utterances: Utterances, rules: Rules) -> Selection:
     """Assigns each utterance to the shortest bucket that it fits at every speed.
 
     Those of a prepared corpus lie in the order of their lengths. They are not looked at: their transcripts are held to

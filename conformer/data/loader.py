@@ -22,7 +22,7 @@ from conformer.data.buckets import (
     select,
 )
 from conformer.data.manifest import AudioFile, DataError, Recipe, Utterance, load_manifest
-from conformer.data.records import SUMMARY, UNFINISHED, Corpus
+from conformer.data.records import SUMMARY, UNFINISHED, Corpus, Utterances
 from conformer.data.synthetic import synthesise
 from conformer.tokenizer import Tokenizer
 from kernels.typing import Float, Int
@@ -47,14 +47,14 @@ class Batch(NamedTuple):
     weights: Float[np.ndarray, "batch"]  # float32: 1, or 0 for a row without an utterance
 
 
-def load_utterances(config: Config) -> Sequence[Utterance]:
+def load_utterances(config: Config) -> Utterances:
     """All splits of `config.data.source`; those of a prepared corpus are read one by one. Raises DataError."""
     if config.data.source == "synthetic":
         return synthesise(config.data.synthetic, config.features.sample_rate)
     return _load(pathlib.Path(config.data.source))
 
 
-def _load(path: pathlib.Path) -> Sequence[Utterance]:
+def _load(path: pathlib.Path) -> Utterances:
     if (path / SUMMARY).is_file():
         return Corpus(path)
     if (path / UNFINISHED).is_dir():
@@ -62,14 +62,14 @@ def _load(path: pathlib.Path) -> Sequence[Utterance]:
     return load_manifest(path)
 
 
-def in_splits(utterances: Sequence[Utterance], splits: Collection[str]) -> Sequence[Utterance]:
+def in_splits(utterances: Utterances, splits: Collection[str]) -> Utterances:
     """Those of some splits."""
     if isinstance(utterances, Corpus):
         return utterances.of_splits(splits)
     return [utterance for utterance in utterances if utterance.split in splits]
 
 
-def texts_of(utterances: Sequence[Utterance]) -> list[str]:
+def texts_of(utterances: Utterances) -> list[str]:
     """Transcripts to derive units from: all, or the bounded sample of a prepared corpus."""
     return utterances.texts() if isinstance(utterances, Corpus) else [utterance.text for utterance in utterances]
 
@@ -105,7 +105,7 @@ class TrainLoader:
     def __init__(
         self,
         config: Config,
-        utterances: Sequence[Utterance],
+        utterances: Utterances,
         tokenizer: Tokenizer,
         output_frames: Callable[[float], int],
     ):
@@ -188,7 +188,7 @@ class _Reader:
     Pickled to each worker.
     """
 
-    def __init__(self, config: Config, utterances: Sequence[Utterance], rules: Rules, plan: Plan):
+    def __init__(self, config: Config, utterances: Utterances, rules: Rules, plan: Plan):
         self._seed = config.seed
         self._augment = config.augment
         self._sample_rate = config.features.sample_rate

@@ -128,11 +128,11 @@ def finish(lists: WorkLists) -> dict[str, Any]:
         "versions": packages | {"libsndfile": soundfile.__libsndfile_version__},
     }
     write_json(folder / SUMMARY, summary | {"shards": shards})
-    for file in folder.glob("*.arrayrecord*"):  # of a source that was another then, or left by a kill
-        if (name := file.name.partition(".arrayrecord")[0]) not in lists.names or file.suffix == ".partial":
-            file.unlink()
-            if name not in lists.names:
-                (folder / f"{name}.json").unlink(missing_ok=True)
+    names = set(lists.names)
+    for pattern in ("*-?????.arrayrecord", "*-?????.json", "*.arrayrecord.*.partial"):
+        for file in folder.glob(pattern):
+            if file.stem not in names:  # of the source as it was once, or left by a kill
+                file.unlink()
     shutil.rmtree(work)
     return summary
 

@@ -112,8 +112,9 @@ def _audio_offset(record: bytes) -> int:
 
 @functools.lru_cache(maxsize=4)  # the header, and then the audio
 def _read(record: Record) -> bytes:
+    reader = _open(record.shard, record.num_records)
     try:
-        return _open(record.shard, record.num_records).read([record.index])[0]
+        return reader.read([record.index])[0]
     except (RuntimeError, ValueError, IndexError) as error:
         raise damaged(record.shard, str(error).partition(" (")[0]) from None
 
@@ -153,11 +154,11 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
         raise DataError(f"{path} is not a summary of prepare.py ({error!r}): prepare the corpus again") from None
 
 
-class Corpus(Sequence[Utterance]):
-    """Splits of a prepared corpus as one sequence, ascending in length by STEP; an utterance is read when asked for.
+class Corpus:
+    """Splits of a prepared corpus in one order, ascending in length by STEP; an utterance is read when it is asked for.
 
     Attributes:
-        splits: the splits of the corpus, whether they are in the sequence or not.
+        splits: the splits of the corpus, whether they are in the order or not.
     """
 
     def __init__(self, folder: str | pathlib.Path, splits: Iterable[str] | None = None):
@@ -214,3 +215,6 @@ class Corpus(Sequence[Utterance]):
         """A bounded sample of the transcripts: all of a small corpus."""
         paths = [self._folder / f"{split}.txt" for split in self._chosen]
         return [text for path in paths if path.exists() for text in path.read_text(encoding="utf-8").splitlines()]
+
+
+Utterances = Sequence[Utterance] | Corpus

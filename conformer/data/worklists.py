@@ -19,7 +19,7 @@ import numpy as np
 
 from conformer.data.buckets import Reason
 from conformer.data.manifest import DataError, Utterance, read_utterances, to_row
-from conformer.data.records import UNFINISHED, length_step
+from conformer.data.records import SUMMARY, UNFINISHED, length_step
 
 MAX_SECONDS = 120.0  # of an utterance: one is held in memory as a whole
 NUM_TEXTS = 100_000  # transcripts of a split that a tokenizer is derived from
@@ -63,7 +63,7 @@ class WorkLists:
 def make_work_lists(settings: Settings, folder: pathlib.Path) -> WorkLists:
     """Reads the source once and writes the work lists. Those that are complete stand.
 
-    Raises DataError for a source that cannot be used, ids that occur twice, or a folder with another preparation.
+    Raises DataError for a source that cannot be used, ids that occur twice, or a folder with anything else in it.
     """
     work = folder / UNFINISHED
     plan = work / _PLAN
@@ -71,6 +71,8 @@ def make_work_lists(settings: Settings, folder: pathlib.Path) -> WorkLists:
         values = json.loads(plan.read_bytes())
         check_settings(Settings(**values["settings"]), settings, folder)
     else:
+        if folder.is_dir() and any(folder.iterdir()) and not (work.exists() or (folder / SUMMARY).exists()):
+            raise DataError(f"{folder} holds other files: name a folder that is new or empty")
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         seconds = _sort(settings.source, work)
