@@ -35,7 +35,8 @@ def main(arguments: list[str]) -> None:
             case True, [folder]:
                 check(pathlib.Path(folder))
             case False, [source, folder]:
-                prepare(Settings(source, SAMPLE_RATE.value, SHARD_HOURS.value), pathlib.Path(folder))
+                settings = Settings(source, SAMPLE_RATE.value, SHARD_HOURS.value)
+                prepare(settings, pathlib.Path(folder), NUM_PROCESSES.value)
             case _:
                 sys.exit("prepare.py: name a source and a folder to prepare it into, or --verify and a prepared folder")
     except DataError as error:
@@ -46,15 +47,16 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"prepare.py: {error}: check the free space and the permissions; the same command goes on from here")
 
 
-def prepare(settings: Settings, folder: pathlib.Path) -> None:
+def prepare(settings: Settings, folder: pathlib.Path, num_processes: int) -> None:
     if is_finished(settings, folder):
         print(f"{folder} is prepared already")
         return show(read_summary(folder), folder)
     print(f"reading {settings.source}", flush=True)
     lists = make_work_lists(settings, folder)
     began, made = time.perf_counter(), 0.0
-    with tqdm.tqdm(total=len(lists.names), unit="shard", dynamic_ncols=True) as bar:
-        for shard, new in fill(lists, NUM_PROCESSES.value):
+    pause = 0.1 if sys.stderr.isatty() else 60.0  # seconds between two bars
+    with tqdm.tqdm(total=len(lists.names), unit="shard", dynamic_ncols=True, mininterval=pause) as bar:
+        for shard, new in fill(lists, num_processes):
             made += shard.seconds * new
             bar.set_postfix_str(f"{made / (time.perf_counter() - began):.0f}x real time", refresh=False)
             bar.update()

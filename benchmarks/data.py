@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 
 import numpy as np
 import soundfile
@@ -23,6 +24,7 @@ from conformer.audio import float_to_pcm16
 from conformer.config import AugmentConfig, Config, DataConfig
 from conformer.data import Corpus, DataError, TrainLoader, load_manifest, texts_of
 from conformer.data.prepare import fill, finish
+from conformer.data.records import FORMAT, SUMMARY
 from conformer.data.worklists import Settings, make_work_lists
 from conformer.features import num_frames
 from conformer.model.subsampling import output_lengths
@@ -34,6 +36,7 @@ SHORT_SECONDS = (0.3, 1.0)  # of their utterances
 FILES = 500  # audio files that those share
 PAYLOADS = 100  # utterances that payloads are compared on
 BATCHES = 60
+MANY_SHARDS = 10_000  # of 20 hours, each with 6,000 utterances
 
 
 def run(source: str) -> dict:
@@ -54,6 +57,7 @@ def run(source: str) -> dict:
             prepared = folder / f"prepared_{size}"
             row = {"utterances": size, "prepare": task("prepare", folder / str(size) / "manifest.jsonl", prepared)}
             result["sizes"].append(row | {"read": task("read", prepared, "short")})
+        result["many_shards"] = task("open", folder)
     return result
 
 
@@ -114,6 +118,30 @@ def read(folder: str, kind: str) -> dict:
         "seconds_to_first_batch": first,
         "rows_left_empty": loader.left_empty.total(),
         "peak_memory_mib": record.peak_memory_mib(),
+    }
+
+
+def open_many_shards(folder: str) -> dict:
+    """What comes before the first read from a corpus of 200,000 hours, whose summary is made up."""
+    shard = {"split": "train", "utterances": 6_000, "seconds": 72e3, "bytes": 1, "sha256": "0" * 64}
+    shards = [
+        shard | {"name": f"train-{i:05}", "steps": [[i // 50, 3_000, 36e3], [i // 50 + 1, 3_000, 36e3]]}
+        for i in range(MANY_SHARDS)
+    ]
+    path = pathlib.Path(folder) / SUMMARY
+    path.write_text(json.dumps({"format": FORMAT, "splits": {"train": {}}, "shards": shards}))
+    start = time.process_time()
+    corpus = Corpus(folder)
+    seconds = time.process_time() - start
+    tracemalloc.start()  # which slows it: hence again
+    corpus = Corpus(folder)
+    _, peak = tracemalloc.get_traced_memory()
+    return {
+        "shards": MANY_SHARDS,
+        "utterances": len(corpus),
+        "summary_bytes": path.stat().st_size,
+        "seconds_to_open": seconds,
+        "peak_mib_of_opening": round(peak / 2**20, 1),
     }
 
 
@@ -207,8 +235,13 @@ def table(result: dict) -> str:
             f"{row['utterances']:>10,}  {made['peak_memory_mib']:13.0f}{made['utterances_a_second_per_core']:10.0f}"
             f"{got['peak_memory_mib']:11.0f}{got['seconds_to_first_batch']:11.2f} s"
         )
+    many = result["many_shards"]
+    lines.append(
+        f"{many['utterances']:,} utterances in {many['shards']:,} shards are opened in {many['seconds_to_open']:.2f} s "
+        f"and {many['peak_mib_of_opening']:.0f} MiB"
+    )
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(json.dumps({"prepare": prepare, "read": read}[sys.argv[1]](*sys.argv[2:])))
+    print(json.dumps({"prepare": prepare, "read": read, "open": open_many_shards}[sys.argv[1]](*sys.argv[2:])))

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from conformer.config import AugmentConfig, Config, DataConfig, FeatureConfig
+import prepare as command
+import train
+from conformer.config import AugmentConfig, Config, ConfigError, DataConfig, FeatureConfig
 from conformer.data import loader as loader_module
 from conformer.data import prepare as prepare_module
 from conformer.data import worklists
@@ -249,8 +251,8 @@ def test_a_killed_preparation_ends_as_an_undisturbed_one(manifest, prepared, tmp
     """Killed while it writes work lists, then in the middle of a shard."""
     options = (f"--sample-rate={RATE}", f"--shard-hours={SHARD_HOURS!r}")
     for step, finished in (("other", []), ("train-00001", ["dev-00000", "dev-00001", "other-00000", "other-00001"])):
-        command = [sys.executable, "-c", DIES, step, str(manifest), str(tmp_path), *options]
-        assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+        arguments = [sys.executable, "-c", DIES, step, str(manifest), str(tmp_path), *options]
+        assert subprocess.run(arguments, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
         assert {path.stem for path in tmp_path.glob("*.json")} >= set(finished)
         with pytest.raises(DataError, match="not prepared to its end: run the command that began it again"):
             load_utterances(config(tmp_path))
@@ -260,6 +262,21 @@ def test_a_killed_preparation_ends_as_an_undisturbed_one(manifest, prepared, tmp
     assert content(tmp_path) == content(prepared)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert is_finished(Settings(str(manifest), RATE, SHARD_HOURS), tmp_path)
+
+
+def test_a_preparation_killed_while_it_cleans_up_is_finished_by_the_same_command(manifest, prepared, tmp_path):
+    lists = make_work_lists(Settings(str(manifest), RATE, SHARD_HOURS), tmp_path)
+    collections.deque(fill(lists), maxlen=0)
+
+    def killed(folder):
+        (folder / "train-00000.jsonl").unlink()
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(worklists.shutil, "rmtree", killed)
+        finish(lists)
+    prepare(manifest, tmp_path)
+    assert content(tmp_path) == content(prepared)
 
 
 def test_the_number_of_processes_changes_nothing(manifest, prepared, tmp_path):
@@ -348,6 +365,12 @@ def test_an_epoch_has_the_utterances_of_the_manifest(manifest, prepared):
     assert len(epoch(prepared)[-1]) == 30
 
 
+def test_words_cannot_be_spoken_into_a_prepared_corpus(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.runtime, "set_up", lambda: None)  # settings of a whole process
+    with pytest.raises(ConfigError, match=r"data\.spoken_utterances cannot join a prepared corpus: set it to 0"):
+        train.train(config(prepared, spoken_utterances=1), tmp_path)
+
+
 def test_evaluation_reads_a_prepared_split(manifest, prepared):
     settings = config(prepared)
     texts = {u.id: u.text for u in load_split(settings, str(manifest), "dev")}
@@ -422,8 +445,21 @@ def test_work_lists_are_made_in_constant_memory(tmp_path, monkeypatch):
 # --------------------------------------------------------------------- command
 
 
+def test_the_command_prepares_once_and_verifies(manifest, tmp_path, capsys):
+    settings, folder = Settings(str(manifest), RATE, SHARD_HOURS), tmp_path / "out"
+    for first in (f"reading {manifest}", f"{folder} is prepared already"):
+        command.prepare(settings, folder, num_processes=1)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == first and "train: 20 utterances, 0.01 h, 2 speakers" in lines
+    command.check(folder)
+    assert "all 7 shards are as they were written" in capsys.readouterr().out
+    flip(folder / "dev-00001.arrayrecord")
+    with pytest.raises(SystemExit, match=r"prepare\.py: .*dev-00001\.arrayrecord is damaged \(its checksum differs"):
+        command.check(folder)
+
+
 def test_the_command_says_what_is_wrong(tmp_path):
-    command = [sys.executable, "prepare.py", str(tmp_path / "nowhere"), str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    arguments = [sys.executable, "prepare.py", str(tmp_path / "nowhere"), str(tmp_path / "out")]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith("prepare.py: ") and "nowhere does not exist" in done.stderr

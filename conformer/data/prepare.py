@@ -14,7 +14,6 @@ import math
 import multiprocessing
 import os
 import pathlib
-import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -126,14 +125,15 @@ def finish(lists: WorkLists) -> dict[str, Any]:
         "splits": splits,
         "utterances_up_to_seconds": {str(seconds): lengths[seconds] for seconds in sorted(lengths)},
         "versions": packages | {"libsndfile": soundfile.__libsndfile_version__},
+        "shards": shards,
     }
-    write_json(folder / SUMMARY, summary | {"shards": shards})
+    write_json(folder / SUMMARY, summary)
     names = set(lists.names)
     for pattern in ("*-?????.arrayrecord", "*-?????.json", "*.arrayrecord.*.partial"):
         for file in folder.glob(pattern):
             if file.stem not in names:  # of the source as it was once, or left by a kill
                 file.unlink()
-    shutil.rmtree(work)
+    lists.discard()
     return summary
 
 
@@ -199,7 +199,7 @@ class _Content:
                 continue
             count, seconds = self.steps.get(step, (0, 0.0))
             self.steps[step] = count + 1, seconds + utterance.duration
-            self.speakers.add(utterance.speaker)
+            self.speakers.update({utterance.speaker} - {""})
             yield pack(utterance, float_to_pcm16(samples), self._sample_rate)
 
     def _drop(self, utterance: Utterance, error: Exception) -> None:

@@ -59,6 +59,11 @@ class WorkLists:
         """The manifest of a shard."""
         return self.work / f"{name}.jsonl"
 
+    def discard(self) -> None:
+        """Removes the lists: the plan first, since without it the rest is not trusted."""
+        (self.work / _PLAN).unlink()
+        shutil.rmtree(self.work)
+
 
 def make_work_lists(settings: Settings, folder: pathlib.Path) -> WorkLists:
     """Reads the source once and writes the work lists. Those that are complete stand.
