@@ -32,7 +32,7 @@ cost        what the cost model predicts for six models on one core, from rates 
 bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
             (3 minutes)
 data        preparing a corpus and training-side reading: speed on the real speech of --source, memory on generated
-            corpora of 10,000 and of 100,000 utterances (15 minutes)
+            corpora of 10,000 and of 100,000 utterances (8 minutes)
 front_ends  front ends before the same encoder, trained on words and libri_mini: errors, costs, times (hours)
 kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
             rate; a training step with kernels and without. On a CPU, small shapes and XLA alone. --op=training_step

@@ -212,11 +212,8 @@ class Output:
 
 def read_example(config: Config) -> tuple[str, np.ndarray]:
     """The longest utterance of the test split of the run's data: what it is, and its samples."""
-    from conformer.data import (  # here, since reading a corpus takes long to import
-        DataError,
-        in_splits,
-        load_utterances,
-    )
+    # Here, since reading a corpus takes long to import.
+    from conformer.data import DataError, in_splits, load_utterances
 
     tests = list(in_splits(load_utterances(config), ("test",)))
     if not tests:
