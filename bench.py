@@ -8,6 +8,7 @@
     python bench.py copies [--json=FILE]
     python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
     python bench.py bandwidth [--chunks=40] [--json=FILE]
+    python bench.py data --source=../shared/data/libri_mini [--json=FILE]
     python bench.py front_ends --workdir=runs/front_ends [--json=FILE]
     python bench.py kernels [--op=NAME] [--shape=NAME] [--dtype=NAME] [--implementation=NAME] [--plots=FOLDER]
                             [--autotune] [--json=FILE]
@@ -30,6 +31,8 @@ cost        what the cost model predicts for six models on one core, from rates 
             what is measured, and energy where the machine counts it (3 minutes); --device=h200: on that GPU
 bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
             (3 minutes)
+data        preparing a corpus and training-side reading: speed on the real speech of --source, memory on generated
+            corpora of 10,000 and of 100,000 utterances (8 minutes)
 front_ends  front ends before the same encoder, trained on words and libri_mini: errors, costs, times (hours)
 kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
             rate; a training step with kernels and without. On a CPU, small shapes and XLA alone. --op=training_step
@@ -47,6 +50,7 @@ from benchmarks import (
     bandwidth,
     copies,
     cost,
+    data,
     front_ends,
     numerics,
     numerics_plots,
@@ -74,6 +78,7 @@ _IMPLEMENTATION = flags.DEFINE_string("implementation", None, "kernels: one of o
 _AUTOTUNE = flags.DEFINE_bool("autotune", False, "kernels: search block sizes and keep the fastest.")
 _DEVICE = flags.DEFINE_enum("device", "x86", ["x86", "h200"], "cost: whose profile is compared with this machine.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run; front_ends: of all of its own.")
+_SOURCE = flags.DEFINE_string("source", None, "data: manifest, pack or LibriSpeech folder of real speech.")
 _POLICIES = flags.DEFINE_list("policies", [], "policies: these alone, comma separated; default: all, and ablations.")
 
 
@@ -106,6 +111,11 @@ def main(argv: list[str]) -> None:
             case ["bandwidth"]:
                 result = bandwidth.run(_CHUNKS.value)
                 print(bandwidth.table(result))
+            case ["data"]:
+                if _SOURCE.value is None:
+                    raise app.UsageError("data: name a manifest or folder of speech with --source")
+                result = data.run(_SOURCE.value)
+                print(data.table(result))
             case ["front_ends"]:
                 if _WORKDIR.value is None:
                     raise app.UsageError("front_ends: name a folder for the training runs with --workdir")
@@ -119,8 +129,8 @@ def main(argv: list[str]) -> None:
                 print(kernels.summary(result))
             case _:
                 names = (
-                    "training, streaming, transcription, numerics, policies, copies, cost, bandwidth, front_ends or "
-                    "kernels"
+                    "training, streaming, transcription, numerics, policies, copies, cost, bandwidth, data, front_ends "
+                    "or kernels"
                 )
                 raise app.UsageError(f"name what to measure: {names}")
     except kernels.SelectionError as error:

@@ -21,7 +21,7 @@ from conformer import runtime
 from conformer.audio import AudioError
 from conformer.augment import AugmentError
 from conformer.config import Config, ConfigError, define_config_flag, parse_flags
-from conformer.data import DataError, TrainLoader, load_utterances, speak_runs
+from conformer.data import Corpus, DataError, TrainLoader, in_splits, load_utterances, speak_runs, texts_of
 from conformer.evaluation.offline import make_forward, transcribe
 from conformer.evaluation.scorer import ScoreError
 from conformer.features import FeatureError, log_mel, num_frames
@@ -70,16 +70,18 @@ def train(config: Config, workdir: pathlib.Path) -> None:
 
     # ------------------------------------------------------------------ data
     utterances = load_utterances(config)
-    training = [u for u in utterances if u.split in config.data.train_splits]
-    evaluation = [u for u in utterances if u.split in config.data.eval_splits]
+    training = in_splits(utterances, config.data.train_splits)
+    evaluation = list(in_splits(utterances, config.data.eval_splits))
     if config.data.spoken_utterances:
-        texts = [u.text for u in training]
-        training += speak_runs(texts, config.data.spoken_utterances, config.data.synthetic, config.features.sample_rate)
+        if isinstance(training, Corpus):
+            raise ConfigError("data.spoken_utterances cannot join a prepared corpus: set it to 0, or use the manifest")
+        spoken = config.data.spoken_utterances, config.data.synthetic, config.features.sample_rate
+        training = [*training, *speak_runs(texts_of(training), *spoken)]
     workdir.mkdir(parents=True, exist_ok=True)
     if (workdir / "config.json").exists():
         tokenizer = load_tokenizer(workdir)
     else:
-        tokenizer = train_tokenizer(config.tokenizer, [u.text for u in training])
+        tokenizer = train_tokenizer(config.tokenizer, texts_of(training))
         tokenizer.save(workdir)
     config.model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
     write_config(config, workdir / "config.json")
@@ -93,8 +95,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         f"{loader.num_utterances} utterances, {loader.seconds / 3600:.2f} h, {tokenizer.vocab_size} units, "
         f"{loader.steps_per_epoch} steps an epoch, {len(evaluation)} utterances to evaluate on"
     )
-    for reason, ids in loader.dropped.items():
-        print(f"dropped {len(ids)} utterances: {reason}; first: {', '.join(ids[:3])}")
+    for reason, dropped in loader.dropped.items():
+        print(f"dropped {len(dropped)} utterances: {reason}; first: {', '.join(training[i].id for i in dropped[:3])}")
 
     # ----------------------------------------------------------------- state
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
@@ -141,6 +143,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
                 progress.say(f"step {done}: {score}")
                 for message in transcripts.broken.values():
                     progress.say(f"not evaluated: {message}")
+                for message in loader.left_out():
+                    progress.say(message)
                 window_start += time.perf_counter() - pause
 
             if done % config.train.checkpoint_every == 0 or done == config.train.num_steps:

@@ -212,9 +212,10 @@ class Output:
 
 def read_example(config: Config) -> tuple[str, np.ndarray]:
     """The longest utterance of the test split of the run's data: what it is, and its samples."""
-    from conformer.data import DataError, load_utterances  # here, since reading a corpus takes long to import
+    # Here, since reading a corpus takes long to import.
+    from conformer.data import DataError, in_splits, load_utterances
 
-    tests = [utterance for utterance in load_utterances(config) if utterance.split == "test"]
+    tests = list(in_splits(load_utterances(config), ("test",)))
     if not tests:
         raise DataError("--example: the run's data has no test split to take an utterance from")
     example = max(tests, key=lambda utterance: utterance.duration)

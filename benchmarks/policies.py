@@ -1,6 +1,7 @@
 """Word error rates of one trained model under every numerics policy, and what each stabiliser is good for."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Sequence
 
@@ -8,7 +9,7 @@ from flax import nnx
 
 from benchmarks import record
 from conformer import runtime
-from conformer.data import eval_batches, load_utterances
+from conformer.data import eval_batches, in_splits, load_utterances
 from conformer.evaluation.offline import make_forward, transcribe
 from conformer.features import log_mel
 from conformer.numerics import POLICIES, apply_policy, calibrate, get_policy, scale_residual
@@ -46,8 +47,8 @@ def run(workdir: str | pathlib.Path, names: Sequence[str] = (), split: str = "te
     data = dataclasses.replace(config.data, bucket_seconds=(longest,), batch_seconds=2 * longest)
     config = dataclasses.replace(config, data=data)
     every = load_utterances(config)
-    utterances = [utterance for utterance in every if utterance.split == split]
-    seen = [utterance for utterance in every if utterance.split in config.data.train_splits][:CALIBRATION_UTTERANCES]
+    utterances = list(in_splits(every, (split,)))
+    seen = list(itertools.islice(in_splits(every, config.data.train_splits), CALIBRATION_UTTERANCES))
     calibration = [
         log_mel(config.features, batch.audio, batch.audio_lengths) for _, batch in eval_batches(config, seen, {})
     ]

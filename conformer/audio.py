@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from kernels.typing import Float
+from kernels.typing import Float, Int
 
 _BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 _MAX_PEAK = 4.0  # decoders overshoot full scale a little; samples far beyond it were written on another scale
@@ -93,6 +93,11 @@ def pcm16_to_float(data: bytes) -> Float[np.ndarray, " samples"]:
     if len(data) % 2:
         raise AudioError(f"{len(data)} bytes of 16-bit PCM end inside a sample: pass an even number of bytes")
     return np.frombuffer(data, "<i2").astype(np.float32) / 32768
+
+
+def float_to_pcm16(samples: Float[np.ndarray, " samples"]) -> Int[np.ndarray, " samples"]:
+    """Samples in [-1, 1) as int16, rounded and clipped."""
+    return np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
 
 
 def _check_samples(samples: Float[np.ndarray, " samples"], path: pathlib.Path) -> None:

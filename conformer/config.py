@@ -69,7 +69,7 @@ class SyntheticConfig:
 class DataConfig:
     """Where utterances come from and how they are grouped into batches."""
 
-    source: str = "synthetic"  # "synthetic", a JSONL manifest, a pack folder, or a LibriSpeech folder
+    source: str = "synthetic"  # "synthetic", a JSONL manifest, a pack, LibriSpeech or prepared folder
     synthetic: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
     train_splits: tuple[str, ...] = ("train",)  # the `split`s of the rows trained on
     eval_splits: tuple[str, ...] = ("dev",)  # and of those evaluated during training

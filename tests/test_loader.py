@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from conformer.config import AugmentConfig, Config, DataConfig
 from conformer.ctc import min_frames
 from conformer.data import loader
-from conformer.data.buckets import Plan, Reason, make_buckets, select
+from conformer.data.buckets import Plan, Reason, Rules, make_buckets, select
 from conformer.data.loader import TrainLoader, eval_batches
 from conformer.data.manifest import AudioFile, DataError, Pcm, Utterance, load_manifest
 from conformer.tokenizer import CharTokenizer
@@ -158,20 +158,19 @@ def test_shapes_are_static_and_rows_hold_their_utterance():
 
 
 def test_drops_are_listed_by_reason():
-    built = train_loader(
-        [
-            utterance("fits"),
-            utterance("tight", 0.4, "abcdefgh"),
-            utterance("unknown", float("nan"), audio=AudioFile(pathlib.Path("gone.wav"))),
-            utterance("empty", text=""),
-            utterance("accent", text="café"),
-            utterance("long", 3.1),
-            utterance("dense", 1.0, "ab" * 13),
-            utterance("fast", 0.4, "abcdefghijkl"),
-            utterance("repeats", 0.4, "aabbccdd"),
-        ]
-    )
-    assert built.dropped == {
+    utterances = [
+        utterance("fits"),
+        utterance("tight", 0.4, "abcdefgh"),
+        utterance("unknown", float("nan"), audio=AudioFile(pathlib.Path("gone.wav"))),
+        utterance("empty", text=""),
+        utterance("accent", text="café"),
+        utterance("long", 3.1),
+        utterance("dense", 1.0, "ab" * 13),
+        utterance("fast", 0.4, "abcdefghijkl"),
+        utterance("repeats", 0.4, "aabbccdd"),
+    ]
+    built = train_loader(utterances)
+    assert {reason: [utterances[i].id for i in dropped] for reason, dropped in built.dropped.items()} == {
         Reason.UNREADABLE: ["unknown"],
         Reason.EMPTY: ["empty"],
         Reason.ALPHABET: ["accent"],
@@ -196,11 +195,12 @@ def test_nothing_left_to_train_on():
 def test_what_is_kept_fits_and_is_feasible_at_every_speed(duration, num_labels, speeds):
     shapes = make_buckets(config().data, RATE)
     kept = utterance("u", duration, "ab" * (num_labels // 2) + "b" * (num_labels % 2))
-    selection = select([kept], TOKENIZER, shapes, speeds, frames)
+    rules = Rules(TOKENIZER, shapes, speeds, frames)
+    selection = select([kept], rules)
     assert sum(map(len, selection.members)) + sum(map(len, selection.dropped.values())) == 1
     for shape, members in zip(shapes, selection.members, strict=True):
-        for member in members:
-            labels = selection.labels[member]
+        for _ in members:
+            labels = rules.labels(kept, shape)
             assert len(labels) <= shape.max_labels
             for speed in speeds:
                 assert duration / speed <= shape.seconds

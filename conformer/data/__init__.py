@@ -1,22 +1,26 @@
 """Speech with transcripts: where it comes from, and how it becomes batches."""
 
-from conformer.data.buckets import Bucket, Plan, Reason, make_buckets, select
-from conformer.data.loader import Batch, TrainLoader, eval_batches, load_split, load_utterances
+from conformer.data.buckets import Bucket, Plan, Reason, Rules, make_buckets, select
+from conformer.data.loader import Batch, TrainLoader, eval_batches, in_splits, load_split, load_utterances, texts_of
 from conformer.data.manifest import AudioFile, DataError, Pcm, Recipe, Utterance, load_manifest
+from conformer.data.records import Corpus
 from conformer.data.synthetic import speak_runs, synthesise
 
 __all__ = [
     "AudioFile",
     "Batch",
     "Bucket",
+    "Corpus",
     "DataError",
     "Pcm",
     "Plan",
     "Reason",
     "Recipe",
+    "Rules",
     "TrainLoader",
     "Utterance",
     "eval_batches",
+    "in_splits",
     "load_manifest",
     "load_split",
     "load_utterances",
@@ -24,4 +28,5 @@ __all__ = [
     "select",
     "speak_runs",
     "synthesise",
+    "texts_of",
 ]

@@ -9,14 +9,19 @@ import collections
 import dataclasses
 import enum
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
+import grain
 import numpy as np
 
+from conformer.audio import AudioError
 from conformer.config import DataConfig
 from conformer.ctc import min_frames
 from conformer.data.manifest import Utterance
+from conformer.data.records import Corpus, Utterances
 from conformer.tokenizer import Tokenizer, TokenizerError
 
 # Seconds by which a declared duration may be off: manifests round. What is beyond the bucket is cut, no more than this.
@@ -59,62 +64,111 @@ class Reason(enum.StrEnum):
     INFEASIBLE = "too short for its transcript under CTC"
 
 
+class UnfitError(Exception):
+    """An utterance that is not trained on, for a Reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What an utterance must satisfy to be trained on.
+
+    Attributes:
+        tokenizer: makes its labels.
+        buckets: ascending; the last holds the longest utterances.
+        speed_factors: it must fit at each of them.
+        output_frames: seconds -> number of frames that CTC gets.
+    """
+
+    tokenizer: Tokenizer
+    buckets: Sequence[Bucket]
+    speed_factors: Sequence[float]
+    output_frames: Callable[[float], int]
+
+    @property
+    def slowest(self) -> float:
+        """The speed at which an utterance is longest."""
+        return min(self.speed_factors)
+
+    def labels(self, utterance: Utterance, bucket: Bucket) -> list[int]:
+        """The labels of an utterance in `bucket`. Raises UnfitError.
+
+        They have an alignment: at the highest speed they need no more frames than there are (one each, and a blank
+        between equal neighbours).
+        """
+        try:
+            labels = self.tokenizer.encode(utterance.text)
+        except TokenizerError:
+            raise UnfitError(Reason.ALPHABET) from None
+        shortest = max(0.0, (utterance.duration - DURATION_TOLERANCE) / max(self.speed_factors))
+        if not labels:
+            raise UnfitError(Reason.EMPTY)
+        if len(labels) > bucket.max_labels:
+            raise UnfitError(Reason.TOO_MANY_LABELS)
+        if min_frames(labels) > self.output_frames(shortest):
+            raise UnfitError(Reason.INFEASIBLE)
+        return labels
+
+
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """The utterances that fit. `members[k]` are those of bucket k, as indices into `utterances` and `labels`."""
+    """Which utterances fit, as indices: `members[k]` into bucket k, `dropped` by Reason into none."""
 
-    utterances: tuple[Utterance, ...]
-    labels: tuple[tuple[int, ...], ...]
-    members: tuple[tuple[int, ...], ...]
-    dropped: dict[str, list[str]]  # ids by Reason
+    members: tuple[Sequence[int], ...]
+    dropped: dict[str, Sequence[int]]
+    seconds: float  # of all members
 
 
-def select(
-    utterances: Sequence[Utterance],
-    tokenizer: Tokenizer,
-    buckets: Sequence[Bucket],
-    speed_factors: Sequence[float],
-    output_frames: Callable[[float], int],
-) -> Selection:
-    """Assigns each utterance to the shortest bucket that it fits at every speed, and lists those that fit none.
+def select(utterances: Utterances, rules: Rules) -> Selection:
+    """Assigns each utterance to the shortest bucket that it fits at every speed.
 
-    `output_frames(seconds)` is the number of frames that CTC gets. Every transcript kept has an alignment: at the
-    highest speed it needs no more frames than there are (its labels, and a blank between equal neighbours).
+    Those of a prepared corpus lie in the order of their lengths. They are not looked at: their transcripts are held to
+    the rules when they are read.
     """
-    kept, labels = [], []
-    members: list[list[int]] = [[] for _ in buckets]
-    dropped: dict[str, list[str]] = collections.defaultdict(list)
-    limits = [bucket.seconds for bucket in buckets]
-
-    for utterance in utterances:
-        if not utterance.duration > 0:
-            dropped[Reason.UNREADABLE].append(utterance.id)
-            continue
+    if isinstance(utterances, Corpus):
+        return _select_by_length(utterances, rules)
+    members: list[list[int]] = [[] for _ in rules.buckets]
+    dropped: dict[str, list[int]] = collections.defaultdict(list)
+    limits, seconds = [bucket.seconds for bucket in rules.buckets], 0.0
+    for index, utterance in enumerate(utterances):
         try:
-            units = tokenizer.encode(utterance.text)
-        except TokenizerError:
-            dropped[Reason.ALPHABET].append(utterance.id)
+            if not utterance.duration > 0:
+                raise UnfitError(Reason.UNREADABLE)
+            number = bisect.bisect_left(limits, utterance.duration / rules.slowest)
+            if number == len(limits):
+                raise UnfitError(Reason.TOO_LONG)
+            rules.labels(utterance, rules.buckets[number])
+        except UnfitError as unfit:
+            dropped[unfit.args[0]].append(index)
             continue
-        index = bisect.bisect_left(limits, utterance.duration / min(speed_factors))
-        shortest = max(0.0, (utterance.duration - DURATION_TOLERANCE) / max(speed_factors))
-        if not units:
-            dropped[Reason.EMPTY].append(utterance.id)
-        elif index == len(buckets):
-            dropped[Reason.TOO_LONG].append(utterance.id)
-        elif len(units) > buckets[index].max_labels:
-            dropped[Reason.TOO_MANY_LABELS].append(utterance.id)
-        elif min_frames(units) > output_frames(shortest):
-            dropped[Reason.INFEASIBLE].append(utterance.id)
-        else:
-            members[index].append(len(kept))
-            kept.append(utterance)
-            labels.append(tuple(units))
-    return Selection(tuple(kept), tuple(labels), tuple(map(tuple, members)), dict(dropped))
+        members[number].append(index)
+        seconds += utterance.duration
+    return Selection(tuple(members), dict(dropped), seconds)
+
+
+def _select_by_length(corpus: Corpus, rules: Rules) -> Selection:
+    stops = [corpus.num_within(bucket.seconds * rules.slowest) for bucket in rules.buckets]
+    members = tuple(itertools.starmap(range, itertools.pairwise([0, *stops])))
+    too_long = range(stops[-1], len(corpus))
+    return Selection(members, {Reason.TOO_LONG: too_long} if too_long else {}, corpus.seconds(stops[-1]))
+
+
+def check_length(utterance: Utterance, seconds: float, longest: float) -> None:
+    """Raises AudioError where `seconds` of audio are less than declared, or more and longer than `longest`."""
+    if seconds < utterance.duration - DURATION_TOLERANCE:
+        raise AudioError(
+            f"{seconds:.2f} s of audio where {utterance.duration:.2f} s are declared: "
+            "restore the file, which may be truncated, or correct the duration"
+        )
+    if seconds > utterance.duration + DURATION_TOLERANCE and seconds > longest:
+        raise AudioError(
+            f"{seconds:.2f} s of audio where {utterance.duration:.2f} s are declared do not fit among utterances of "
+            f"up to {longest:.2f} s: correct the duration"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which utterances form the batch of a step.
+    """Which utterances form the batch of a step; nothing in it grows with their number.
 
     In an epoch every utterance occurs once, except those that fill up the last batch of a bucket. With
     `curriculum_steps` C > 0 and n buckets in use, the k-th (from 0, shortest first) joins at step ceil(C k / n), and
@@ -123,7 +177,7 @@ class Plan:
 
     seed: int
     batch_sizes: tuple[int, ...]  # by bucket
-    members: tuple[tuple[int, ...], ...]  # by bucket; at least one has members
+    members: tuple[Sequence[int], ...]  # by bucket; at least one has members
     curriculum_steps: int
 
     @functools.cached_property
@@ -140,27 +194,32 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         """Steps of an epoch over all buckets."""
-        return self._steps(self._used)
+        return sum(map(self._num_batches, self._used))
 
-    def _steps(self, buckets: list[int]) -> int:
-        return sum(-(-len(self.members[bucket]) // self.batch_sizes[bucket]) for bucket in buckets)
+    def _num_batches(self, bucket: int) -> int:
+        return -(-len(self.members[bucket]) // self.batch_sizes[bucket])
 
     def batch(self, step: int) -> tuple[int, list[int]]:
         """The bucket of a step, and the members that form its batch, as many as the bucket holds."""
         stage = bisect.bisect_right(self._starts, step) - 1
         buckets = self._used if stage == len(self._starts) - 1 else self._used[: stage + 1]
-        epoch, position = divmod(step - self._starts[stage], self._steps(buckets))
-        shapes = tuple((bucket, len(self.members[bucket]), self.batch_sizes[bucket]) for bucket in buckets)
-        bucket, chosen = _epoch(self.seed, stage, epoch, shapes)[position]
-        return bucket, [self.members[bucket][i] for i in chosen]
+        ends = list(itertools.accumulate(map(self._num_batches, buckets)))
+        epoch, position = divmod(step - self._starts[stage], ends[-1])
+        number = _shuffled(epoch * ends[-1] + position, ends[-1], self.seed, stage)
+        index = bisect.bisect_right(ends, number)
+        bucket, number = buckets[index], number - (ends[index - 1] if index else 0)
+        members, size = self.members[bucket], self.batch_sizes[bucket]
+        order, first = (len(members), self.seed, stage, bucket), epoch * len(members)
+        rows = range(number * size, (number + 1) * size)
+        return bucket, [members[_shuffled(first + row % len(members), *order)] for row in rows]  # the last wraps round
 
 
-@functools.lru_cache(maxsize=4)
-def _epoch(seed: int, stage: int, epoch: int, shapes: tuple[tuple[int, int, int], ...]) -> list[tuple[int, np.ndarray]]:
-    """The batches of an epoch, shuffled, from (bucket, number of members, batch size)."""
-    rng = np.random.default_rng((seed, stage, epoch))
-    batches = []
-    for bucket, count, batch_size in shapes:
-        order = np.resize(rng.permutation(count), -(-count // batch_size) * batch_size)  # wraps round
-        batches += [(bucket, chosen) for chosen in order.reshape(-1, batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
+def _shuffled(index: int, count: int, *key: int) -> int:
+    """What range(count) has at index % count, in the order of epoch index // count. Computed: no order is held."""
+    return cast(int, _order(count, key)[index])
+
+
+@functools.lru_cache(maxsize=256)
+def _order(count: int, key: tuple[int, ...]) -> grain.MapDataset:
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    return grain.MapDataset.range(count).shuffle(seed=seed)

@@ -1,25 +1,28 @@
 """Batches of static shape, for training (Grain, resumable at any step) and for evaluation."""
 
+import collections
 import pathlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import grain
 import numpy as np
 
-from conformer.audio import AudioError
+from conformer.audio import AudioError, float_to_pcm16
 from conformer.augment import augment_audio
 from conformer.config import Config
 from conformer.data.buckets import (
-    DURATION_TOLERANCE,
     Bucket,
     Plan,
-    Selection,
+    Rules,
+    UnfitError,
+    check_length,
     make_bucket,
     make_buckets,
     select,
 )
-from conformer.data.manifest import DataError, Pcm, Utterance, load_manifest
+from conformer.data.manifest import AudioFile, DataError, Recipe, Utterance, load_manifest
+from conformer.data.records import SUMMARY, UNFINISHED, Corpus, Utterances
 from conformer.data.synthetic import synthesise
 from conformer.tokenizer import Tokenizer
 from kernels.typing import Float, Int
@@ -27,6 +30,7 @@ from kernels.typing import Float, Int
 CACHE_BYTES = 2 << 30  # decoded audio kept in memory, over all workers
 _PREFETCH = 4  # batches ready ahead of the step that uses them
 _SHOWN = 3  # utterances that an error lists
+_FEW_ROWS = 500  # so many may be empty without a share that means anything
 
 
 class Batch(NamedTuple):
@@ -43,23 +47,43 @@ class Batch(NamedTuple):
     weights: Float[np.ndarray, "batch"]  # float32: 1, or 0 for a row without an utterance
 
 
-def load_utterances(config: Config) -> list[Utterance]:
-    """All splits of `config.data.source`. Raises DataError."""
+def load_utterances(config: Config) -> Utterances:
+    """All splits of `config.data.source`; those of a prepared corpus are read one by one. Raises DataError."""
     if config.data.source == "synthetic":
         return synthesise(config.data.synthetic, config.features.sample_rate)
-    return load_manifest(pathlib.Path(config.data.source))
+    return _load(pathlib.Path(config.data.source))
+
+
+def _load(path: pathlib.Path) -> Utterances:
+    if (path / SUMMARY).is_file():
+        return Corpus(path)
+    if (path / UNFINISHED).is_dir():
+        raise DataError(f"{path} is not prepared to its end: run the command that began it again")
+    return load_manifest(path)
+
+
+def in_splits(utterances: Utterances, splits: Collection[str]) -> Utterances:
+    """Those of some splits."""
+    if isinstance(utterances, Corpus):
+        return utterances.of_splits(splits)
+    return [utterance for utterance in utterances if utterance.split in splits]
+
+
+def texts_of(utterances: Utterances) -> list[str]:
+    """Transcripts to derive units from: all, or the bounded sample of a prepared corpus."""
+    return utterances.texts() if isinstance(utterances, Corpus) else [utterance.text for utterance in utterances]
 
 
 def load_split(config: Config, manifest: str | None, split: str) -> list[Utterance]:
-    """The utterances of one split, or of "all", of a manifest, or of the run's own data.
+    """The utterances of one split, or of "all", of a manifest or folder, or of the run's own data.
 
     Raises DataError, which names the splits there are, where there is none of it.
     """
-    utterances = load_utterances(config) if manifest is None else load_manifest(manifest)
-    chosen = [u for u in utterances if split in ("all", u.split)]
+    utterances = load_utterances(config) if manifest is None else _load(pathlib.Path(manifest))
+    chosen = list(utterances if split == "all" else in_splits(utterances, (split,)))
     if not chosen:
-        splits = ", ".join(sorted({u.split for u in utterances}))
-        raise DataError(f"no utterance in split {split!r}: --split may be all, {splits}")
+        splits = utterances.splits if isinstance(utterances, Corpus) else {u.split for u in utterances}
+        raise DataError(f"no utterance in split {split!r}: --split may be all, {', '.join(sorted(splits))}")
     return chosen
 
 
@@ -67,8 +91,11 @@ class TrainLoader:
     """Training batches of `utterances`, which are those of the train split.
 
     Attributes:
-        dropped: ids that cannot be trained on, by reason; known from the start.
+        dropped: those that cannot be trained on, as indices into `utterances`, by Reason; known from the start.
         broken: message by id of utterances that turned out unreadable; grows while batches are read.
+        left_empty: rows of batches without an utterance, by Reason. A prepared corpus has them, since its transcripts
+            are looked at when they are read.
+        num_rows: rows of the batches so far.
         num_utterances: how many are trained on.
         seconds: their audio, in seconds.
         steps_per_epoch: updates in which each occurs once.
@@ -78,20 +105,23 @@ class TrainLoader:
     def __init__(
         self,
         config: Config,
-        utterances: Sequence[Utterance],
+        utterances: Utterances,
         tokenizer: Tokenizer,
         output_frames: Callable[[float], int],
     ):
         """`output_frames(seconds)` is the number of frames that CTC gets. Raises DataError if no utterance is left."""
         self._data = config.data
         self.buckets = make_buckets(config.data, config.features.sample_rate)
-        selection = select(utterances, tokenizer, self.buckets, config.augment.speed_factors, output_frames)
+        rules = Rules(tokenizer, self.buckets, config.augment.speed_factors, output_frames)
+        selection = select(utterances, rules)
         self.dropped = selection.dropped
         self.broken: dict[str, str] = {}
-        self.num_utterances = len(selection.utterances)
-        self.seconds = sum(utterance.duration for utterance in selection.utterances)
-        if not selection.utterances:
-            counts = "; ".join(f"{len(ids)} {reason}" for reason, ids in self.dropped.items())
+        self.left_empty: collections.Counter[str] = collections.Counter()
+        self.num_rows = 0
+        self.num_utterances = sum(map(len, selection.members))
+        self.seconds = selection.seconds
+        if not self.num_utterances:
+            counts = "; ".join(f"{len(indices)} {reason}" for reason, indices in self.dropped.items())
             raise DataError(
                 f"no utterance of {config.data.source!r} in {config.data.train_splits} can be trained on "
                 f"({counts or 'the split is empty'}): check data.source, data.train_splits and data.bucket_seconds"
@@ -103,12 +133,13 @@ class TrainLoader:
             curriculum_steps=config.data.curriculum_steps,
         )
         self.steps_per_epoch = plan.steps_per_epoch
-        self._reader = _Reader(config, selection, self.buckets, plan)
+        self._reader = _Reader(config, utterances, rules, plan)
 
     def batches(self, start_step: int, num_steps: int) -> Generator[tuple[int, Batch], None, None]:
         """(step, batch) of `num_steps` steps from `start_step` on, the same whatever came before.
 
-        Raises DataError once more than `data.max_broken_share` of the utterances have turned out unreadable.
+        Raises DataError once more than `data.max_broken_share` of the utterances have turned out unreadable, or most
+        rows are left empty.
         """
         steps = grain.MapDataset.range(start_step, start_step + num_steps)
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCH)
@@ -117,8 +148,9 @@ class TrainLoader:
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._data.num_workers, _PREFETCH))
         iterator = iter(dataset)
         try:
-            for step, batch, broken in iterator:
-                self._report(broken)
+            for step, batch, broken, unfit in iterator:
+                self.num_rows += len(batch.weights)
+                self._report(broken, unfit)
                 yield step, batch
         finally:
             iterator.close()
@@ -127,7 +159,17 @@ class TrainLoader:
         """The utterances of a step's batch."""
         return self._reader.utterance_ids(step)
 
-    def _report(self, broken: dict[str, str]) -> None:
+    def left_out(self) -> list[str]:
+        """A line a reason for which rows were left empty."""
+        return [f"{count} of {self.num_rows} rows left empty: {reason}" for reason, count in self.left_empty.items()]
+
+    def _report(self, broken: dict[str, str], unfit: list[str]) -> None:
+        self.left_empty.update(unfit)
+        if self.left_empty.total() > max(_FEW_ROWS, self.num_rows / 2):
+            raise DataError(
+                f"most of what is read cannot be trained on ({'; '.join(self.left_out())}): check the tokenizer, "
+                "data.max_label_rate and model.subsampling_factor"
+            )
         if not broken.keys() - self.broken.keys():
             return
         self.broken |= broken
@@ -141,15 +183,18 @@ class TrainLoader:
 
 
 class _Reader:
-    """step -> (step, batch, message by id of the utterances that could not be read). Pickled to each worker."""
+    """step -> (step, batch, message by id of what could not be read, Reason of each row that did not fit).
 
-    def __init__(self, config: Config, selection: Selection, buckets: tuple[Bucket, ...], plan: Plan):
+    Pickled to each worker.
+    """
+
+    def __init__(self, config: Config, utterances: Utterances, rules: Rules, plan: Plan):
         self._seed = config.seed
         self._augment = config.augment
         self._sample_rate = config.features.sample_rate
         self._cache_bytes = CACHE_BYTES // max(1, config.data.num_workers)
-        self._utterances, self._labels = selection.utterances, selection.labels
-        self._buckets = buckets
+        self._utterances = utterances
+        self._rules = rules
         self._plan = plan
         self._cache: dict[int, np.ndarray] = {}
         self._cached = 0  # bytes
@@ -157,15 +202,19 @@ class _Reader:
     def __getstate__(self):
         return self.__dict__ | {"_cache": {}, "_cached": 0}
 
-    def __call__(self, step: int) -> tuple[int, Batch, dict[str, str]]:
+    def __call__(self, step: int) -> tuple[int, Batch, dict[str, str], list[str]]:
         index, members = self._plan.batch(step)
-        bucket = self._buckets[index]
-        batch, broken = _empty_batch(bucket), {}
+        bucket = self._rules.buckets[index]
+        batch, broken, unfit = _empty_batch(bucket), {}, []
         for row, member in enumerate(members):
-            utterance, labels = self._utterances[member], self._labels[member]
+            utterance = self._utterances[member]
             try:
-                audio = self._read(member)
-                _check_length(utterance, len(audio) / self._sample_rate, bucket, min(self._augment.speed_factors))
+                labels = self._rules.labels(utterance, bucket)
+                audio = self._read(member, utterance)
+                check_length(utterance, len(audio) / self._sample_rate, bucket.seconds * self._rules.slowest)
+            except UnfitError as error:
+                unfit.append(error.args[0])
+                continue
             except (AudioError, OSError) as error:
                 broken[utterance.id] = f"{utterance.id}: {error}"
                 continue
@@ -174,38 +223,23 @@ class _Reader:
             _fill(batch, row, audio[: bucket.num_samples])  # cuts no more than DURATION_TOLERANCE
             batch.labels[row, : len(labels)] = labels
             batch.label_lengths[row] = len(labels)
-        return step, batch, broken
+        return step, batch, broken, unfit
 
     def utterance_ids(self, step: int) -> list[str]:
         return [self._utterances[member].id for member in self._plan.batch(step)[1]]
 
-    def _read(self, member: int) -> np.ndarray:
+    def _read(self, member: int, utterance: Utterance) -> np.ndarray:
         """Samples with the precision of int16, whether they come from the cache or not."""
-        utterance = self._utterances[member]
-        if isinstance(utterance.audio, Pcm):
-            return utterance.samples(self._sample_rate)  # in memory already
+        if not isinstance(utterance.audio, AudioFile | Recipe):
+            return utterance.samples(self._sample_rate)  # in memory already, or as good as
         pcm = self._cache.get(member)
         if pcm is None:
-            samples = utterance.samples(self._sample_rate)
-            pcm = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
+            pcm = float_to_pcm16(utterance.samples(self._sample_rate))
             # A full cache stays as it is: an epoch reads everything, so replacing entries would not make more hits.
             if self._cached + pcm.nbytes <= self._cache_bytes:
                 self._cache[member] = pcm
                 self._cached += pcm.nbytes
         return pcm.astype(np.float32) / 32768
-
-
-def _check_length(utterance: Utterance, seconds: float, bucket: Bucket, slowest: float) -> None:
-    if seconds < utterance.duration - DURATION_TOLERANCE:
-        raise AudioError(
-            f"{seconds:.2f} s of audio where {utterance.duration:.2f} s are declared: "
-            "restore the file, which may be truncated, or correct the duration"
-        )
-    if seconds > utterance.duration + DURATION_TOLERANCE and seconds / slowest > bucket.seconds:
-        raise AudioError(
-            f"{seconds:.2f} s of audio where {utterance.duration:.2f} s are declared do not fit the bucket of "
-            f"{bucket.seconds} s: correct the duration"
-        )
 
 
 def eval_batches(

@@ -1,15 +1,17 @@
 """Utterances, and the places they come from: a JSONL manifest, a pack folder, or a LibriSpeech folder.
 
-Reading a manifest opens no audio. `Utterance.samples` does, and what it cannot read it reports as `AudioError`.
+Reading a manifest opens no audio (of LibriSpeech's layout, the headers). `Utterance.samples` does, and what it cannot
+read it reports as `AudioError`.
 """
 
 import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import soundfile
@@ -19,13 +21,22 @@ from kernels.typing import Float, Int
 
 MANIFEST = "manifest.jsonl"
 RECIPE = "recipe_train.jsonl"
-TRANSCRIPTS = "*.trans.txt"
+TRANSCRIPTS = ".trans.txt"  # how the name of a chapter's transcripts ends
 _FADE_SECONDS = 0.005  # linear fade of each clip of a recipe, in and out
 _FULL_SCALE = 32768  # int16 value that stands for 1.0
 
 
 class DataError(ValueError):
     """A corpus that cannot be used; the message names the file, line or key and the remedy."""
+
+
+@runtime_checkable
+class Audio(Protocol):
+    """Speech, wherever it is kept."""
+
+    def samples(self, sample_rate: int) -> Float[np.ndarray, "samples"]:
+        """Mono float32 samples in [-1, 1) at `sample_rate` Hz. Raises AudioError where there are none."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +127,7 @@ class Utterance:
     speaker: str  # "" if unknown
     split: str
     duration: float  # seconds, as declared; NaN where nothing is known
-    audio: AudioFile | Pcm | Recipe
+    audio: Audio
 
     def samples(self, sample_rate: int) -> Float[np.ndarray, "samples"]:
         """Mono float32 samples in [-1, 1) at `sample_rate` Hz. Raises AudioError where there are none."""
@@ -129,7 +140,17 @@ def normalise_text(text: str) -> str:
 
 
 def load_manifest(path: str | pathlib.Path) -> list[Utterance]:
-    """The utterances of a JSONL manifest or of a folder, in the order of the files.
+    """The utterances that `read_utterances` yields, all of them. Raises DataError, also for an id that occurs twice."""
+    utterances, seen = list(read_utterances(path)), set()
+    for utterance in utterances:
+        if utterance.id in seen:
+            raise DataError(f"{path}: id {utterance.id!r} occurs more than once: give each row an 'id' of its own")
+        seen.add(utterance.id)
+    return utterances
+
+
+def read_utterances(path: str | pathlib.Path) -> Iterator[Utterance]:
+    """The utterances of a JSONL manifest or of a folder, in the order of the files; one chapter at most is in memory.
 
     A manifest has one JSON object a line: `audio` (or NeMo's `audio_filepath`; relative to the manifest's folder),
     `duration` in seconds, `text`, and optionally `id` (default: the name of the audio file without its ending),
@@ -139,50 +160,61 @@ def load_manifest(path: str | pathlib.Path) -> list[Utterance]:
     Audio that is missing is not an error here. Raises DataError for anything else that cannot be used.
     """
     path = pathlib.Path(path)
+    empty = f"{path} has no utterances: add a line for each, or choose another data.source"
     if path.is_file():
-        utterances = list(_read_rows(path))
+        rows = _read_rows(path)
     elif (path / MANIFEST).is_file():
         files = [file for file in (path / MANIFEST, path / RECIPE) if file.is_file()]
-        utterances = [utterance for file in files for utterance in _read_rows(file)]
+        rows = (utterance for file in files for utterance in _read_rows(file))
     elif path.is_dir():
-        utterances = [row for file in sorted(path.resolve().rglob(TRANSCRIPTS)) for row in _read_transcripts(file)]
-        if not utterances:
-            raise DataError(
-                f"{path} has neither {MANIFEST} nor LibriSpeech transcripts (SPLIT/SPEAKER/CHAPTER/{TRANSCRIPTS}): "
-                "point data.source at a folder that has one of them, or at a JSONL manifest"
-            )
+        rows = (utterance for file in _transcripts(path.resolve()) for utterance in _read_transcripts(file))
+        empty = (
+            f"{path} has neither {MANIFEST} nor LibriSpeech transcripts (SPLIT/SPEAKER/CHAPTER/*{TRANSCRIPTS}): "
+            "point data.source at a folder that has one of them, or at a JSONL manifest"
+        )
     else:
         raise DataError(f"{path} does not exist: point data.source at a JSONL manifest or a folder of speech")
-    if not utterances:
-        raise DataError(f"{path} has no utterances: add a line for each, or choose another data.source")
-    seen = set()
-    for utterance in utterances:
-        if utterance.id in seen:
-            raise DataError(f"{path}: id {utterance.id!r} occurs more than once: give each row an 'id' of its own")
-        seen.add(utterance.id)
-    return utterances
+    utterance = None
+    for utterance in rows:
+        yield utterance
+    if utterance is None:
+        raise DataError(empty)
+
+
+def to_row(utterance: Utterance) -> dict[str, Any]:
+    """The manifest's row of an utterance that is read from files, with their paths as they are."""
+    match utterance.audio:
+        case AudioFile(path):
+            audio = {"audio": str(path)}
+        case Recipe() as recipe:
+            audio = dataclasses.asdict(recipe) | {"folder": str(recipe.folder)}
+        case other:
+            raise TypeError(f"{type(other).__name__} is not in files")
+    values = {name: getattr(utterance, name) for name in ("id", "text", "speaker", "split", "duration")}
+    return values | audio
 
 
 def _read_rows(path: pathlib.Path) -> Iterator[Utterance]:
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise DataError("not a JSON object")
-            utterance = _utterance(row, path.parent)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}:{number}: not valid JSON ({error}): write one JSON object a line") from None
-        except DataError as error:
-            raise DataError(f"{path}:{number}: {error}: correct the line or remove it") from None
-        yield utterance
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise DataError("not a JSON object")
+                utterance = _utterance(row, path.parent)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise DataError(f"{path}:{number}: not valid JSON ({error}): write one JSON object a line") from None
+            except DataError as error:
+                raise DataError(f"{path}:{number}: {error}: correct the line or remove it") from None
+            yield utterance
 
 
 def _utterance(row: dict[str, Any], folder: pathlib.Path) -> Utterance:
     if "segments" in row:
         audio = Recipe(
-            folder=folder,
+            folder=folder / _string(row, "folder", ""),
             segments=_segments(row),
             lead=_count(row, "lead"),
             num_samples=_count(row, "num_samples"),
@@ -235,6 +267,17 @@ def _count(row: dict[str, Any], key: str) -> int:
     if value < 0 or not value.is_integer():
         raise DataError(f"{key!r} is {row[key]!r}, not a whole number of at least 0")
     return int(value)
+
+
+def _transcripts(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The transcripts below a folder, in the order of their names; one folder's names at a time are in memory."""
+    with os.scandir(folder) as entries:
+        entries = sorted(entries, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _transcripts(pathlib.Path(entry))
+        elif entry.name.endswith(TRANSCRIPTS):
+            yield pathlib.Path(entry)
 
 
 def _read_transcripts(path: pathlib.Path) -> Iterator[Utterance]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from conformer.audio import resample
+from conformer.audio import float_to_pcm16, resample
 from conformer.config import SyntheticConfig
 from conformer.data.manifest import DataError, Pcm, Utterance
 
@@ -155,7 +155,7 @@ def _record(espeak: "_Espeak", text: str, voice: Voice, sample_rate: int, rng: n
     peak, noise = 10 ** (rng.uniform(-20, -1) / 20), 10 ** (rng.uniform(-75, -50) / 20)
     audio = noise * rng.standard_normal(before + len(speech) + after, dtype=np.float32)
     audio[before : before + len(speech)] += speech * (peak / np.abs(speech).max())
-    return np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
+    return float_to_pcm16(audio)
 
 
 class _Espeak:

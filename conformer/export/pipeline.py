@@ -9,7 +9,7 @@ from flax import nnx
 
 from conformer.audio import AudioError
 from conformer.config import Config
-from conformer.data import DataError, load_utterances
+from conformer.data import DataError, in_splits, load_utterances
 from conformer.export.card import Card, artefact_name
 from conformer.export.formats import FORMATS, ExportError, Task, backend, check_request, not_for_sherpa
 from conformer.export.runtime import Runtime
@@ -138,7 +138,7 @@ def _write_check(
 def _calibration(config: Config, tokenizer: Tokenizer, chunk_size: int) -> list[np.ndarray]:
     """Windows of some utterances of the splits that the model was trained on."""
     try:
-        utterances = [u for u in load_utterances(config) if u.split in config.data.train_splits]
+        utterances = in_splits(load_utterances(config), config.data.train_splits)
         chosen = [utterances[i] for i in np.linspace(0, len(utterances) - 1, CALIBRATION_UTTERANCES).astype(int)]
         samples = [utterance.samples(config.features.sample_rate) for utterance in chosen]
     except (DataError, AudioError, OSError, IndexError) as error:

@@ -1,0 +1,82 @@
+"""Prepares a corpus of any size for training.
+
+  python prepare.py LibriSpeech prepared/librispeech
+  python prepare.py speech.jsonl prepared/speech --num-processes=16 --shard-hours=20
+  python prepare.py --verify prepared/speech
+  python train.py --config=configs/librispeech.py:small --workdir=runs/large --config.data.source=prepared/librispeech
+
+The source is a JSONL manifest, a pack or a folder laid out like LibriSpeech. The folder gets sharded records, a
+checksum for each, and summary.json; what cannot be used is in dropped.jsonl, with the reason. The same command again
+goes on after the last finished shard. docs/data.md says how much disk and how many cores a corpus needs.
+"""
+
+import pathlib
+import sys
+import time
+
+import tqdm
+from absl import app, flags
+
+from conformer.config import parse_flags
+from conformer.data.manifest import DataError
+from conformer.data.prepare import fill, finish, is_finished, verify
+from conformer.data.records import read_summary
+from conformer.data.worklists import DROPPED, Settings, make_work_lists
+
+SAMPLE_RATE = flags.DEFINE_integer("sample-rate", 16_000, "Hz; audio at other rates is resampled.", lower_bound=1)
+SHARD_HOURS = flags.DEFINE_float("shard-hours", 4.0, "Hours of audio in a shard, about.", lower_bound=1e-6)
+NUM_PROCESSES = flags.DEFINE_integer("num-processes", 1, "Shards made at the same time.", lower_bound=1)
+VERIFY = flags.DEFINE_bool("verify", False, "Compare the shards of a prepared folder with their checksums.")
+
+
+def main(arguments: list[str]) -> None:
+    try:
+        match VERIFY.value, arguments[1:]:
+            case True, [folder]:
+                check(pathlib.Path(folder))
+            case False, [source, folder]:
+                settings = Settings(source, SAMPLE_RATE.value, SHARD_HOURS.value)
+                prepare(settings, pathlib.Path(folder), NUM_PROCESSES.value)
+            case _:
+                sys.exit("prepare.py: name a source and a folder to prepare it into, or --verify and a prepared folder")
+    except DataError as error:
+        sys.exit(f"prepare.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("prepare.py: interrupted; the same command goes on after the last finished shard")
+    except OSError as error:
+        sys.exit(f"prepare.py: {error}: check the free space and the permissions; the same command goes on from here")
+
+
+def prepare(settings: Settings, folder: pathlib.Path, num_processes: int) -> None:
+    if is_finished(settings, folder):
+        print(f"{folder} is prepared already")
+        return show(read_summary(folder), folder)
+    print(f"reading {settings.source}", flush=True)
+    lists = make_work_lists(settings, folder)
+    began, made = time.perf_counter(), 0.0
+    pause = 0.1 if sys.stderr.isatty() else 60.0  # seconds between two bars
+    with tqdm.tqdm(total=len(lists.names), unit="shard", dynamic_ncols=True, mininterval=pause) as bar:
+        for shard, new in fill(lists, num_processes):
+            made += shard.seconds * new
+            bar.set_postfix_str(f"{made / (time.perf_counter() - began):.0f}x real time", refresh=False)
+            bar.update()
+    show(finish(lists), folder)
+
+
+def show(summary: dict, folder: pathlib.Path) -> None:
+    for split, total in summary["splits"].items():
+        print(f"{split}: {total['utterances']:,} utterances, {total['hours']:.2f} h, {total['speakers']:,} speakers")
+    print(f"{len(summary['shards'])} shards, {summary['bytes'] / 2**30:.2f} GiB")
+    for reason, count in summary["dropped"].items():
+        print(f"dropped {count:,}: {reason}; see {folder / DROPPED}")
+
+
+def check(folder: pathlib.Path) -> None:
+    wrong = [message for _, message in verify(folder) if message]
+    if wrong:
+        sys.exit("\n".join(f"prepare.py: {message}" for message in wrong))
+    print(f"{folder}: all {len(read_summary(folder)['shards'])} shards are as they were written")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
