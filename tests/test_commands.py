@@ -184,6 +184,49 @@ def test_eval_names_chunk_sizes_that_it_cannot_use_and_warns_of_those_not_traine
         assert waited == pytest.approx(figures["chunk_size"] * 0.04 + look_ahead)
 
 
+def test_eval_searches_with_a_model_that_lm_trained_and_keeps_the_best_of_a_grid(workdir, audio, tmp_path):
+    manifest, results, lm = tmp_path / "manifest.jsonl", tmp_path / "results.json", tmp_path / "words.arpa"
+    texts = {"train": "a bad cab", "dev": "a bad fad"}
+    rows = [
+        {"id": split, "audio": str(audio["mono"]), "duration": 2.0, "text": text, "split": split}
+        for split, text in texts.items()
+    ]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, out, err = run("lm.py", f"--manifest={manifest}", "--order=2", f"--out={lm}")
+    assert (status, err) == (0, [])
+    assert "of 1 texts" in out and "dev: perplexity" in out and "33.3% of 3 words unknown" in out
+
+    folder = tmp_path / "model"
+    shutil.copytree(workdir, folder)
+    search = ("--beam-size=4", f"--lm={lm}", "--oov-rate=0.2")
+    data = ("--split=dev", f"--manifest={manifest}")
+    grid = ("--tune=lm-weight=0.2,5", "--tune=word-bonus=-1,0,9")
+    evaluation = (f"--workdir={folder}", *data, *search, *grid, "--streaming", f"--json={results}")
+    status, out, err = run("eval.py", *evaluation)
+    assert (status, err) == (0, [])
+    assert "offline, beam 4" in out and "640 ms, beam 4" in out
+    record = json.loads(results.read_text())
+    (searched,), (greedy, streamed) = record["searched"], record["streaming"]
+    assert len(record["tried"]) == 6
+    best = min(record["tried"], key=lambda trial: (trial["errors"], trial["cer"]))
+    assert searched["search"] == streamed["search"] == {name: best[name] for name in searched["search"]}
+    assert searched["errors"] == best["errors"] and "search" not in record and "search" not in greedy
+
+
+def test_what_cannot_be_searched_or_learned_from_is_named_first(workdir, tmp_path):
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text('{"audio": "a.wav", "duration": 1.0, "text": "a"}\n')
+    expected = {
+        ("eval.py", f"--workdir={workdir}", "--beam-size=4", "--tune=lm-weight=1,2"): "another split than test: add",
+        ("transcribe.py", f"--workdir={workdir}", "--lm=words.arpa", "x.wav"): "need a beam search: add --beam-size=8",
+        ("lm.py", f"--manifest={manifest}", "--split=dev", "--out=words.arpa"): "'dev': --split may be train",
+    }
+    for command, process in [(command, start(*command)) for command in expected]:
+        status, _, err = outcome(process)
+        assert status == 1 and len(err) == 1, err
+        assert err[0].startswith(f"{command[0]}: ") and expected[command] in err[0]
+
+
 # ------------------------------------------------------------------- train.py
 
 
