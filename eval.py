@@ -25,7 +25,7 @@ from flax import nnx
 from conformer import runtime
 from conformer.config import EXECUTIONS, parse_flags
 from conformer.data import load_split
-from conformer.decode.search import Search, define_search_flags, make_decoder
+from conformer.decode.search import Search, define_search_flags, make_decoder, read_lm
 from conformer.evaluation.latency import plot_latency
 from conformer.evaluation.offline import Transcripts, decode, make_forward, posteriors
 from conformer.evaluation.scorer import write_errors
@@ -69,9 +69,13 @@ def evaluate(workdir: pathlib.Path) -> None:
     search = SEARCH()
     grid = read_grid(TUNE.value, search) if TUNE.value else []
     if grid and (SPLIT.value in ("test", "all") or not search.beam_size):
-        raise ValueError("--tune chooses the settings of a beam search, by another split than test: add --split=dev")
+        raise ValueError(
+            "--tune chooses the settings of a beam search, by another split than test: add --split=dev --beam-size=8"
+        )
     config, model, tokenizer, step = load_model(workdir, EXECUTION.value)
-    make_decoder(search, tokenizer)  # what cannot be searched with is known before anything is recognised
+    lm = read_lm(search, tokenizer)
+    for candidate in (search, *grid):
+        make_decoder(candidate, tokenizer, lm)()  # one that cannot be is known before anything is recognised
     model = apply_policy(scale_residual(model, RESIDUAL_SCALE.value), NUMERICS.value or config.numerics)
     utterances = load_split(config, MANIFEST.value, SPLIT.value)
 
@@ -86,12 +90,12 @@ def evaluate(workdir: pathlib.Path) -> None:
     transcripts = decode(heard, broken, tokenizer)
     rows = [row("offline", transcripts, searches[0])]
     print(f"{SPLIT.value}: {transcripts.score()}")
-    trials = tune(heard, tokenizer, grid, lambda trial, score: print(f"WER {score.wer:7.2%}  {trial}", flush=True))
+    trials = tune(heard, tokenizer, lm, grid, lambda trial, score: print(f"WER {score.wer:7.2%}  {trial}", flush=True))
     if trials:
         search = trials[0][0]
     if search.beam_size:
         searches.append(search)
-        transcripts = decode(heard, broken, tokenizer, make_decoder(search, tokenizer))
+        transcripts = decode(heard, broken, tokenizer, make_decoder(search, tokenizer, lm))
         rows.append(row("offline", transcripts, search))
         print(f"{SPLIT.value}, {search}: {transcripts.score()}")
     errors = workdir / f"errors-{SPLIT.value}.jsonl"
@@ -109,11 +113,11 @@ def evaluate(workdir: pathlib.Path) -> None:
         if MASKED.value:
             heard = list(posteriors(config, forward, params, statistics, read, {}, **context))
             for one in searches:
-                whole = decode(heard, {}, tokenizer, make_decoder(one, tokenizer))
+                whole = decode(heard, {}, tokenizer, make_decoder(one, tokenizer, lm))
                 masked.append(row(f"{milliseconds} ms, masked", whole, one, chunk_size=chunk_size))
         if STREAMING.value:
             for one in searches:
-                decoder = make_decoder(one, tokenizer)
+                decoder = make_decoder(one, tokenizer, lm)
                 streamed, timing = transcribe_streaming(config, model, tokenizer, read, decoder=decoder, **context)
                 streams.append(row(f"{milliseconds} ms", streamed, one, timing, chunk_size))
     if len(rows) > 1 or chunk_sizes:

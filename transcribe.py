@@ -24,7 +24,7 @@ from absl import app, flags
 from conformer import runtime
 from conformer.audio import AudioError, read_audio
 from conformer.config import EXECUTIONS, Config, parse_flags
-from conformer.decode.search import define_search_flags, make_decoder
+from conformer.decode.search import define_search_flags, make_decoder, read_lm
 from conformer.numerics import POLICIES, apply_policy
 from conformer.streaming import EndpointConfig, Recognizer, Segment, StreamError
 from conformer.streaming.sources import BLOCK_SECONDS, pace, read_pcm, record_microphone
@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) < 2 and not (EXAMPLE.value or MICROPHONE.value):
         sys.exit("transcribe.py: name audio files, - for standard input, --microphone or --example (see --help)")
     try:
+        search = SEARCH()
         config, model, tokenizer, _ = load_model(WORKDIR.value, EXECUTION.value)
         model = apply_policy(model, NUMERICS.value or config.numerics)
         recognizer = Recognizer(
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> None:
             tokenizer,
             chunk_size=CHUNK_SIZE.value,
             num_left_chunks=NUM_LEFT_CHUNKS.value,
-            decoder=make_decoder(SEARCH(), tokenizer),
+            decoder=make_decoder(search, tokenizer, read_lm(search, tokenizer)),
             endpoint=EndpointConfig(),
         )
         sources = open_sources(config, arguments[1:])

@@ -7,9 +7,9 @@ import pytest
 
 from conformer.data import Pcm, Utterance
 from conformer.decode.greedy import GreedyDecoder
-from conformer.decode.language_model import LanguageModelError, train_ngram
+from conformer.decode.language_model import train_ngram
 from conformer.decode.prefix_beam import DecodeError
-from conformer.decode.search import Search, make_decoder
+from conformer.decode.search import Search, make_decoder, read_lm
 from conformer.evaluation.tuning import TuningError, read_grid, tune
 from conformer.tokenizer import CharTokenizer
 
@@ -41,22 +41,20 @@ def heard(*texts):
 
 
 def text_of(search, log_probs):
-    decoder = make_decoder(search, LETTERS)()
+    decoder = make_decoder(search, LETTERS, read_lm(search, LETTERS))()
     decoder.step(log_probs)
     return LETTERS.decode([token.id for token in decoder.finish()])
 
 
 def test_the_decoder_of_settings(arpa):
     ((_, log_probs),) = heard("ac ab")
-    assert make_decoder(Search(), LETTERS) is GreedyDecoder
+    assert make_decoder(Search(), LETTERS, None) is GreedyDecoder
     assert text_of(Search(beam_size=4, hotwords=("ac",)), log_probs) == "ac ac"
     assert text_of(Search(beam_size=4, lm=arpa("ac ab")), log_probs) == "ac ab"
     assert text_of(Search(beam_size=4, lm=arpa("a c ▁ a b")), log_probs) == "ac ab"  # of units: it holds `▁`
-    for search in (Search(lm=arpa("a")), Search(hotwords=("ab",))):
+    for settings in ({"lm": "a.arpa"}, {"hotwords": ("ab",)}):
         with pytest.raises(DecodeError, match="need a beam search"):
-            make_decoder(search, LETTERS)
-    with pytest.raises(LanguageModelError, match="none"):
-        make_decoder(Search(beam_size=4, lm="none.arpa"), LETTERS)
+            Search(**settings)
 
 
 def test_every_combination_is_tried_and_the_best_is_first(arpa):
@@ -64,7 +62,7 @@ def test_every_combination_is_tried_and_the_best_is_first(arpa):
     grid = read_grid(["lm-weight=0,2", "oov-rate=0.5, 0"], search)
     assert [(s.lm_weight, s.oov_rate, s.beam_size) for s in grid] == [(0, 0.5, 4), (0, 0, 4), (2, 0.5, 4), (2, 0, 4)]
     seen = []
-    trials = tune(heard("ac ab"), LETTERS, grid, lambda search, score: seen.append(search))
+    trials = tune(heard("ac ab"), LETTERS, read_lm(search, LETTERS), grid, lambda search, score: seen.append(search))
     assert seen == grid and {search for search, _ in trials} == set(grid)
     errors = [score.errors for _, score in trials]
     assert errors == sorted(errors) and errors[0] < errors[-1]

@@ -1,7 +1,6 @@
 """From settings to a decoder: what eval.py and transcribe.py search with."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 from absl import flags
@@ -19,7 +18,7 @@ HOTWORD_BONUS = 2.0  # nats a token
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """Settings of a decoder."""
+    """Settings of a decoder. Raises DecodeError for those that a greedy one cannot follow."""
 
     beam_size: int = 0  # prefixes of a beam search; 0 = greedy
     lm: str | None = None  # ARPA file; one whose words hold `▁` is of the tokenizer's units, others are of words
@@ -28,20 +27,33 @@ class Search:
     oov_rate: float = 0.01  # share of words that it does not list; 0 = no others
     hotwords: tuple[str, ...] = ()  # phrases to prefer
 
+    def __post_init__(self):
+        if self.beam_size == 0 and (self.lm or self.hotwords):
+            raise DecodeError("--lm and --hotwords need a beam search: add --beam-size=8")
+
     def __str__(self) -> str:
         changed = [f"{name}={value}" for name, value in dataclasses.asdict(self).items() if value not in (None, ())]
         return " ".join(changed)
 
 
-def make_decoder(search: Search, tokenizer: Tokenizer) -> Callable[[], Decoder]:
-    """What makes the decoder of an utterance. Raises DecodeError, LanguageModelError or HotWordsError."""
+def read_lm(search: Search, tokenizer: Tokenizer) -> NgramModel | Lexicon | None:
+    """The language model of a search, ready for any weights; None without one. Raises LanguageModelError."""
+    if search.lm is None:
+        return None
+    model = NgramModel.from_arpa(search.lm)
+    return model if any(SPACE_SYMBOL in word for word in model.words) else Lexicon(model, tokenizer)
+
+
+def make_decoder(search: Search, tokenizer: Tokenizer, lm: NgramModel | Lexicon | None) -> Callable[[], Decoder]:
+    """What makes the decoder of an utterance, from what `read_lm` returned. LanguageModelError or HotWordsError."""
     if search.beam_size == 0:
-        if search.lm or search.hotwords:
-            raise DecodeError("--lm and --hotwords need a beam search: add --beam-size=8")
         return GreedyDecoder
     scorers: list[Scorer] = []
-    if search.lm:
-        scorers.append(_fusion(search, tokenizer))
+    if isinstance(lm, Lexicon):
+        weights = dict(lm_weight=search.lm_weight, word_bonus=search.word_bonus, oov_rate=search.oov_rate)
+        scorers.append(WordFusion(lm, tokenizer, **weights))
+    elif lm is not None:
+        scorers.append(TokenFusion(lm, tokenizer, lm_weight=search.lm_weight, token_bonus=search.word_bonus))
     if search.hotwords:
         scorers.append(HotWords(search.hotwords, tokenizer, HOTWORD_BONUS))
     return lambda: PrefixBeamDecoder(search.beam_size, scorers=scorers)
@@ -59,17 +71,3 @@ def define_search_flags() -> Callable[[], Search]:
     return lambda: Search(
         beam_size.value, lm.value, lm_weight.value, word_bonus.value, oov_rate.value, tuple(hotwords.value)
     )
-
-
-def _fusion(search: Search, tokenizer: Tokenizer) -> Scorer:
-    model = _read(search.lm, tokenizer)
-    if isinstance(model, NgramModel):
-        return TokenFusion(model, tokenizer, lm_weight=search.lm_weight, token_bonus=search.word_bonus)
-    weights = dict(lm_weight=search.lm_weight, word_bonus=search.word_bonus, oov_rate=search.oov_rate)
-    return WordFusion(model, tokenizer, **weights)
-
-
-@functools.lru_cache(maxsize=1)  # settings are compared with one model
-def _read(path: str, tokenizer: Tokenizer) -> NgramModel | Lexicon:
-    model = NgramModel.from_arpa(path)
-    return model if any(SPACE_SYMBOL in word for word in model.words) else Lexicon(model, tokenizer)

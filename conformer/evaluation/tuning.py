@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from conformer.data import Utterance
+from conformer.decode.language_model import NgramModel
+from conformer.decode.lexicon import Lexicon
 from conformer.decode.search import Search, make_decoder
 from conformer.evaluation.offline import decode
 from conformer.evaluation.scorer import Score
@@ -41,6 +43,7 @@ def read_grid(settings: Sequence[str], search: Search) -> list[Search]:
 def tune(
     heard: Iterable[tuple[Utterance, np.ndarray]],
     tokenizer: Tokenizer,
+    lm: NgramModel | Lexicon | None,
     grid: Sequence[Search],
     report: Callable[[Search, Score], None],
 ) -> list[tuple[Search, Score]]:
@@ -50,7 +53,7 @@ def tune(
     """
     trials = []
     for search in grid:
-        score = decode(heard, {}, tokenizer, make_decoder(search, tokenizer)).score()
+        score = decode(heard, {}, tokenizer, make_decoder(search, tokenizer, lm)).score()
         report(search, score)
         trials.append((search, score))
     return sorted(trials, key=lambda trial: (trial[1].errors, trial[1].cer))
