@@ -136,10 +136,11 @@ def test_spaces_and_longer_units_make_no_difference():
     assert sum(gains(WordFusion(LEXICON, LETTERS), spaced)[0]) == pytest.approx(closed)
 
 
-@pytest.mark.parametrize("oov_rate", [-0.1, 1.0])
-def test_a_share_of_other_words_is_a_share(oov_rate):
-    with pytest.raises(LanguageModelError, match=f"oov_rate={oov_rate}"):
-        WordFusion(LEXICON, LETTERS, oov_rate=oov_rate)
+@pytest.mark.parametrize("weights", [{"oov_rate": -0.1}, {"oov_rate": 1.0}, {"lm_weight": -0.5}])
+def test_weights_that_cannot_be(weights):
+    ((name, value),) = weights.items()
+    with pytest.raises(LanguageModelError, match=f"{name}={value} must"):
+        WordFusion(LEXICON, LETTERS, **weights)
 
 
 # -------------------------------------------------------------------------------------------------------- by tokens

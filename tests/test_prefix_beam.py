@@ -152,6 +152,22 @@ def test_scorers_add_what_they_say_of_the_labelling(seed, num_frames, oov_rate):
     assert scores[tuple(token.id for token in decoder.tokens)] == max(scores.values())
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), beam_size=st.integers(1, 12), scale=st.sampled_from([0.5, 3.0]))
+def test_what_is_not_asked_about_could_not_have_been_in_the_beam(seed, beam_size, scale):
+    """A scorer that promises nothing is asked about every token."""
+    log_probs = random_frames(seed, 12, 4, scale)
+    promising = PrefixBeamDecoder(beam_size, scorers=abc_scorers())
+    silent = abc_scorers()
+    for scorer in silent:
+        scorer.most = 1e9
+    asked = PrefixBeamDecoder(beam_size, scorers=silent)
+    for decoder in (promising, asked):
+        decoder.step(log_probs)
+        decoder.finish()
+    assert promising.hypotheses == asked.hypotheses
+
+
 def test_sum_of_paths_beats_the_best_path():
     """Two frames of p(blank) = 0.6, p(a) = 0.4: no single path beats the blanks, but p(a) = 0.64 (Graves, 2012)."""
     log_probs = np.log(np.array([[0.6, 0.4], [0.6, 0.4]], np.float32))

@@ -13,7 +13,7 @@ NEVER = -math.inf
 class TokenFusion:
     """Adds lm_weight ln p(token | tokens before) + token_bonus for each token, and lm_weight ln p(`</s>`) at the end.
 
-    The model's words are the tokenizer's symbols. Raises LanguageModelError when they are not.
+    The model's words are the tokenizer's symbols. Raises LanguageModelError when they are not, or for a weight below 0.
     """
 
     def __init__(self, model: NgramModel, tokenizer: Tokenizer, *, lm_weight: float = 0.5, token_bonus: float = 0.0):
@@ -21,10 +21,12 @@ class TokenFusion:
             raise LanguageModelError(
                 f"{min(strangers)!r} of the language model is not a unit of the tokenizer: train it on texts of units"
             )
+        _check_weight(lm_weight)
         self._model = model
         self._symbols = tokenizer.symbols
         self._lm_weight = lm_weight
         self._token_bonus = token_bonus
+        self.most = max(0.0, token_bonus)
         self.start = model.start
 
     def step(self, state: Context, id: int) -> tuple[float, Context]:
@@ -49,7 +51,7 @@ class WordFusion:
     when a `▁` or the end of the utterance completes the word: so that the beam keeps the letters that lead to a likely
     word. `word_bonus`, in nats, makes up for what every further word costs.
 
-    Raises LanguageModelError for an oov_rate outside [0, 1).
+    Raises LanguageModelError for an oov_rate outside [0, 1), or a weight below 0.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class WordFusion:
     ):
         if not 0 <= oov_rate < 1:
             raise LanguageModelError(f"oov_rate={oov_rate} must lie in [0, 1)")
+        _check_weight(lm_weight)
         self._lexicon = lexicon
         self._pieces = [symbol.split(SPACE_SYMBOL) for symbol in tokenizer.symbols]
         self._lm_weight = lm_weight
         self._word_bonus = word_bonus
         self._oov_rate = oov_rate
+        self.most = max(0.0, word_bonus) * max(map(len, self._pieces))  # no letter makes a word likelier
         self.start = self._between(lexicon.model.start)
 
     def step(self, state: "_State", id: int) -> tuple[float, "_State"]:
@@ -104,7 +108,7 @@ class WordFusion:
         for letter in letters:
             node = node and node.children.get(letter)
             if self._oov_rate:
-                log_prob, written = self._lexicon.spelling.score(written, letter)
+                log_prob, written = self._lexicon.spell(written, letter)
                 spelled += log_prob
         prob = self._oov_rate and self._oov_rate * math.exp(spelled)
         if node is not None:
@@ -113,13 +117,13 @@ class WordFusion:
 
     def _complete(self, state: "_State") -> tuple[float, Context]:
         """What the end of its word adds, and the words then."""
-        model, spelling = self._lexicon.model, self._lexicon.spelling
+        model = self._lexicon.model
         if state.node is not None and state.node.word is not None:
             log_prob, context = model.score(state.context, state.node.word)
             prob = (1 - self._oov_rate) * math.exp(log_prob)
         else:
             context = model.score(state.context, UNKNOWN)[1]
-            end = spelling.score(state.written, SENTENCE_END)[0]
+            end = self._lexicon.spell(state.written, SENTENCE_END)[0]
             prob = self._oov_rate and self._oov_rate * math.exp(state.spelled + end)
         return self._weighted(prob) + self._word_bonus - state.paid, context
 
@@ -134,3 +138,8 @@ class _State(NamedTuple):
     paid: float  # what was added for them
     written: Context  # its last letters
     spelled: float  # ln spelling(its letters), while other words are possible
+
+
+def _check_weight(lm_weight: float) -> None:
+    if not lm_weight >= 0:
+        raise LanguageModelError(f"lm_weight={lm_weight} must be at least 0")

@@ -43,17 +43,36 @@ class Lexicon:
             node.word = word
         self.spelling = train_ngram((" ".join(word) for word in words), SPELLING_ORDER)
         self._corrections: dict[Context, dict[Node, float]] = {}
+        self._terms: dict[Context, tuple[list[tuple[float, dict[Node, float]]], float]] = {}
+        self._spelled: dict[tuple[Context, str], tuple[float, Context]] = {}
 
     def prob(self, context: Context, node: "Node") -> float:
         """P(letters of the node | context)."""
-        total, scale = 0.0, 1.0
+        if (terms := self._terms.get(context)) is None:
+            terms = self._terms[context] = self._expand(context)
+        corrections, scale = terms
+        total = scale * node.prob
+        for factor, correction in corrections:
+            total += factor * correction.get(node, 0.0)
+        return max(total, _LEAST)
+
+    def spell(self, letters: Context, letter: str) -> tuple[float, Context]:
+        """As `spelling.score`, from memory."""
+        if (known := self._spelled.get((letters, letter))) is None:
+            known = self._spelled[letters, letter] = self.spelling.score(letters, letter)
+        return known
+
+    def _expand(self, context: Context) -> "tuple[list[tuple[float, dict[Node, float]]], float]":
+        """The corrections that the sums behind a context need, with their factors, and the factor of the sums."""
+        terms, scale = [], 1.0
         while context:
-            if (corrections := self._corrections.get(context)) is None:
-                corrections = self._corrections[context] = self._correct(context)
-            total += scale * corrections.get(node, 0.0)
+            if (correction := self._corrections.get(context)) is None:
+                correction = self._corrections[context] = self._correct(context)
+            if correction:
+                terms.append((scale, correction))
             scale *= math.exp(self.model.backoff(context))
             context = context[1:]
-        return max(total + scale * node.prob, _LEAST)
+        return terms, scale
 
     def _correct(self, context: Context) -> "dict[Node, float]":
         """What the words listed behind a context add to the sums of its shorter one."""
