@@ -48,7 +48,7 @@ def workdir(tmp_path_factory) -> pathlib.Path:
         ),
         train=TrainConfig(chunk_sizes=(0, 16)),
     )
-    CharTokenizer(["<blk>", *"abcdefgh"]).save(folder)
+    CharTokenizer(["<blk>", "▁", *"abcdefg"]).save(folder)
     (folder / "config.json").write_text(config.to_json())
     checkpoints = Checkpoints(folder)
     checkpoints.save(1, initial_state(config, np.full(24, 8.0), np.full(24, 3.0))[1])
@@ -195,6 +195,11 @@ def test_eval_searches_with_a_model_that_lm_trained_and_keeps_the_best_of_a_grid
     status, out, err = run("lm.py", f"--manifest={manifest}", "--order=2", f"--out={lm}")
     assert (status, err) == (0, [])
     assert "of 1 texts" in out and "dev: perplexity" in out and "33.3% of 3 words unknown" in out
+    (further := tmp_path / "further.txt").write_text("abcdef\nbad cafe\na bad fad\n")
+    units = (f"--manifest={manifest}", f"--text={further}", f"--workdir={workdir}", f"--out={tmp_path / 'units.arpa'}")
+    status, out, err = run("lm.py", *units)
+    assert status == 0 and err == ["lm.py: warning: 1 texts of dev are among those to learn from"]
+    assert "of 4 texts" in out and "0.0% of 9 words unknown" in out and "▁" in (tmp_path / "units.arpa").read_text()
 
     folder = tmp_path / "model"
     shutil.copytree(workdir, folder)
