@@ -110,6 +110,23 @@ def test_arpa_round_trip(tmp_path_factory, texts, order):
             assert read.score(context, word) == (pytest.approx(log_prob, abs=1e-5), state)
 
 
+@settings(max_examples=20, deadline=None)
+@given(texts=sentences, order=st.integers(1, 4))
+def test_what_is_trimmed_of_a_context_changes_nothing(texts, order):
+    model = train_ngram(texts, order)
+    for context in contexts(model, [*WORDS, "zebra"]):
+        trimmed = model.trim(context)
+        assert context[len(context) - len(trimmed) :] == trimmed
+        for word in (*WORDS, "</s>", "zebra"):
+            assert model.score(trimmed, word)[0] == model.score(context, word)[0]
+
+
+def test_what_is_trimmed_is_what_no_ngram_begins_with():
+    model = train_ngram(TEXTS)
+    assert model.trim(("turn", "right")) == ("turn", "right") and model.trim(("zebra", "turn")) == ("turn",)
+    assert model.trim(("turn", "zebra")) == model.trim(("zebra",)) == ()
+
+
 def test_training_prefers_what_it_saw():
     model = train_ngram(TEXTS)
     assert model.sentence("turn right") > model.sentence("turn stop") > model.sentence("stop stop turn")

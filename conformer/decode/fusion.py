@@ -100,6 +100,7 @@ class WordFusion:
 
     def _between(self, context: Context) -> "_State":
         """Behind these words, before the next."""
+        context = self._lexicon.model.trim(context)  # there are no more of them than n-grams, however long a stream is
         return _State(context, False, self._lexicon.root, 0.0, self._lexicon.spelling.start, 0.0)
 
     def _spell(self, state: "_State", letters: str) -> "_State":

@@ -69,6 +69,12 @@ class NgramModel:
         """ln of the factor of the shorter context's probabilities where this one lists none; 0 if it lists nothing."""
         return self._ngrams.get(context, (0.0, 0.0))[1]
 
+    def trim(self, context: Context) -> Context:
+        """The part of a context that matters to probabilities: without the first words that no listed n-gram needs."""
+        while context and context not in self._ngrams and context not in self._followers:
+            context = context[1:]
+        return context
+
     def followers(self, context: Context) -> list[str]:
         """The words listed behind a context."""
         return self._followers.get(context, [])

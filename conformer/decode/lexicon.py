@@ -22,7 +22,7 @@ _LEAST = 1e-300  # of a sum of probabilities: differences of a model that is not
 
 
 class Lexicon:
-    """The words of a model that a tokenizer can spell, as a trie. Sums are kept: for small models.
+    """The words of a model that a tokenizer can spell, as a trie. Memory grows to the model's size: for small ones.
 
     Raises LanguageModelError when none can be spelled.
     """
@@ -37,9 +37,9 @@ class Lexicon:
             )
         self.root = Node()
         for word in words:
-            log_prob = math.exp(model.score((), word)[0])
+            prob = math.exp(model.score((), word)[0])
             for node in self._path(word, grow=True):
-                node.prob += log_prob
+                node.prob += prob
             node.word = word
         self.spelling = train_ngram((" ".join(word) for word in words), SPELLING_ORDER)
         self._corrections: dict[Context, dict[Node, float]] = {}
