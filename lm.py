@@ -5,7 +5,7 @@
   python lm.py --text=books.txt --manifest=../shared/data/libri_mini --out=words.arpa
 
 Of words, or (--workdir) of the units of a trained recogniser's tokenizer. Prints how well the model predicts the dev
-split, and warns when it has learned from texts of dev.
+split, and warns when it has learned from texts of another split.
 """
 
 import collections
@@ -44,8 +44,9 @@ def train() -> None:
     texts, dev = by_split[SPLIT.value], by_split[DEV_SPLIT.value]
     if TEXT.value:
         texts += pathlib.Path(TEXT.value).read_text(encoding="utf-8").splitlines()
-    if seen := set(texts) & set(dev):
-        print(f"lm.py: warning: {len(seen)} texts of {DEV_SPLIT.value} are among those to learn from", file=sys.stderr)
+    for split, held_out in by_split.items():
+        if split != SPLIT.value and (seen := set(texts) & set(held_out)):
+            print(f"lm.py: warning: {len(seen)} texts of {split} are among those to learn from", file=sys.stderr)
     if WORKDIR.value:
         tokenizer = load_tokenizer(WORKDIR.value)
         texts, dev = ([spelled(tokenizer, text) for text in split] for split in (texts, dev))
