@@ -3,13 +3,16 @@
   python eval.py --workdir=runs/demo
   python eval.py --workdir=runs/words --streaming --chunk-size=8,16,32 --plot=latency.svg
   python eval.py --workdir=runs/words --manifest=my_recordings.jsonl --split=all --json=results.json
+  python eval.py --workdir=runs/libri_mini --split=dev --beam-size=32 --lm=words.arpa --tune=lm-weight=0.3,0.5,0.8
 
 Prints word and character error rates with their parts and a 95 % interval, and writes the errors of each utterance to
 errors-SPLIT.jsonl in the work directory. With --streaming, the same utterances are also recognised as streams on one
 core, once for each chunk size, beside the whole utterance in one table. With --masked, they are recognised whole and in
-batches, but each frame sees what it would see in a stream: the same words much sooner, and no latency.
+batches, but each frame sees what it would see in a stream: the same words much sooner, and no latency. With --beam-size
+(and --lm, of lm.py), everything is also decoded by a beam search, each figure beside the greedy one.
 """
 
+import dataclasses
 import datetime
 import json
 import pathlib
@@ -22,10 +25,12 @@ from flax import nnx
 from conformer import runtime
 from conformer.config import EXECUTIONS, parse_flags
 from conformer.data import load_split
+from conformer.decode.search import Search, define_search_flags, make_decoder, read_lm
 from conformer.evaluation.latency import plot_latency
-from conformer.evaluation.offline import Transcripts, make_forward, transcribe
+from conformer.evaluation.offline import Transcripts, decode, make_forward, posteriors
 from conformer.evaluation.scorer import write_errors
 from conformer.evaluation.streaming import Timing, transcribe_streaming
+from conformer.evaluation.tuning import read_grid, tune
 from conformer.numerics import POLICIES, apply_policy, scale_residual
 from conformer.training.checkpoint import load_model
 
@@ -41,6 +46,10 @@ STREAMING = flags.DEFINE_bool("streaming", False, "Also recognise the utterances
 MASKED = flags.DEFINE_bool("masked", False, "Also recognise them whole, each frame with a stream's context.")
 CHUNK_SIZE = flags.DEFINE_list("chunk-size", ["16"], "Encoder frames of a chunk; several, comma separated.")
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
+SEARCH = define_search_flags()
+TUNE = flags.DEFINE_multi_string(
+    "tune", [], "Search with each of these and keep the best, as in --tune=lm-weight=0.3,0.5 --tune=word-bonus=0,2."
+)
 PLOT = flags.DEFINE_string("plot", None, "Draw error rate against latency into this file (needs the extra 'plots').")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
@@ -57,39 +66,64 @@ def main(_) -> None:
 
 def evaluate(workdir: pathlib.Path) -> None:
     chunk_sizes = read_chunk_sizes() if STREAMING.value or MASKED.value else []
+    search = SEARCH()
+    grid = read_grid(TUNE.value, search) if TUNE.value else []
+    if grid and (SPLIT.value in ("test", "all") or not search.beam_size):
+        raise ValueError(
+            "--tune chooses the settings of a beam search, by another split than test: add --split=dev --beam-size=8"
+        )
     config, model, tokenizer, step = load_model(workdir, EXECUTION.value)
+    lm = read_lm(search, tokenizer)
+    for candidate in (search, *grid):
+        make_decoder(candidate, tokenizer, lm)()  # one that cannot be is known before anything is recognised
     model = apply_policy(scale_residual(model, RESIDUAL_SCALE.value), NUMERICS.value or config.numerics)
     utterances = load_split(config, MANIFEST.value, SPLIT.value)
 
     # --------------------------------------------------------------- whole utterances
     graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
     forward = make_forward(config, graphdef)
-    transcripts = transcribe(config, forward, params, statistics, tokenizer, utterances)
+    broken: dict[str, str] = {}
+    heard = posteriors(config, forward, params, statistics, utterances, broken)
+    if search.beam_size:
+        heard = list(heard)  # decoded more than once
+    searches = [Search()]
+    transcripts = decode(heard, broken, tokenizer)
+    rows = [row("offline", transcripts, searches[0])]
+    print(f"{SPLIT.value}: {transcripts.score()}")
+    trials = tune(heard, tokenizer, lm, grid, lambda trial, score: print(f"WER {score.wer:7.2%}  {trial}", flush=True))
+    if trials:
+        search = trials[0][0]
+    if search.beam_size:
+        searches.append(search)
+        transcripts = decode(heard, broken, tokenizer, make_decoder(search, tokenizer, lm))
+        rows.append(row("offline", transcripts, search))
+        print(f"{SPLIT.value}, {search}: {transcripts.score()}")
     errors = workdir / f"errors-{SPLIT.value}.jsonl"
     read = transcripts.utterances
     write_errors(errors, [u.id for u in read], [u.text for u in read], transcripts.texts)
-    print(f"{SPLIT.value}: {transcripts.score()}")
-    for message in transcripts.broken.values():
+    for message in broken.values():
         print(f"not scored: {message}")
     print(f"errors of each utterance: {errors}")
 
     # ------------------------------------------------------------------------ streams
-    rows, masked, streams = [row("offline", transcripts)], [], []
+    masked, streams = [], []
     for chunk_size in chunk_sizes:
-        left = NUM_LEFT_CHUNKS.value
         milliseconds = round(chunk_size * config.model.subsampling_factor * config.features.frame_shift_ms)
+        context = dict(chunk_size=chunk_size, num_left_chunks=NUM_LEFT_CHUNKS.value)
         if MASKED.value:
-            arguments = config, forward, params, statistics, tokenizer, read
-            whole = transcribe(*arguments, chunk_size=chunk_size, num_left_chunks=left)
-            masked.append(row(f"{milliseconds} ms, masked", whole, None, chunk_size))
+            heard = list(posteriors(config, forward, params, statistics, read, {}, **context))
+            for one in searches:
+                whole = decode(heard, {}, tokenizer, make_decoder(one, tokenizer, lm))
+                masked.append(row(f"{milliseconds} ms, masked", whole, one, chunk_size=chunk_size))
         if STREAMING.value:
-            arguments = config, model, tokenizer, read
-            streamed, timing = transcribe_streaming(*arguments, chunk_size=chunk_size, num_left_chunks=left)
-            streams.append(row(f"{milliseconds} ms", streamed, timing, chunk_size))
-    if chunk_sizes:
+            for one in searches:
+                decoder = make_decoder(one, tokenizer, lm)
+                streamed, timing = transcribe_streaming(config, model, tokenizer, read, decoder=decoder, **context)
+                streams.append(row(f"{milliseconds} ms", streamed, one, timing, chunk_size))
+    if len(rows) > 1 or chunk_sizes:
         print("\n" + table(rows + masked + streams))
     if PLOT.value:
-        plot_latency(rows + streams, PLOT.value)
+        plot_latency([r for r in rows + streams if ("search" in r) == bool(search.beam_size)], PLOT.value)
 
     if JSON.value:
         record = {
@@ -101,9 +135,15 @@ def evaluate(workdir: pathlib.Path) -> None:
             "split": SPLIT.value,
             "numerics": NUMERICS.value or config.numerics,
             "residual_scale": RESIDUAL_SCALE.value,
-            "not_scored": len(transcripts.broken),
+            "not_scored": len(broken),
         }
-        record |= rows[0] | ({"masked": masked} if masked else {}) | ({"streaming": streams} if streams else {})
+        lists = {
+            "searched": rows[1:],
+            "masked": masked,
+            "streaming": streams,
+            "tried": [dataclasses.asdict(t) | s.as_dict() for t, s in trials],
+        }
+        record |= rows[0] | {name: values for name, values in lists.items() if values}
         pathlib.Path(JSON.value).write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -116,9 +156,12 @@ def read_chunk_sizes() -> list[int]:
     return [int(size) for size in CHUNK_SIZE.value]
 
 
-def row(mode: str, transcripts: Transcripts, timing: Timing | None = None, chunk_size: int = 0) -> dict:
+def row(mode: str, transcripts: Transcripts, search: Search, timing: Timing | None = None, chunk_size: int = 0) -> dict:
     """The figures of one way of recognising."""
     figures = {"mode": mode, "chunk_size": chunk_size} | transcripts.score().as_dict()
+    if search.beam_size:
+        figures["mode"] += f", beam {search.beam_size}"
+        figures["search"] = dataclasses.asdict(search)
     if timing is not None:
         figures |= {
             "num_left_chunks": NUM_LEFT_CHUNKS.value,
@@ -131,9 +174,9 @@ def row(mode: str, transcripts: Transcripts, timing: Timing | None = None, chunk
 
 def table(rows: list[dict]) -> str:
     """One line a way of recognising."""
-    lines = [f"{'':<16}{'WER':>8}  {'95 % interval':<18}{'RTF':>7}  {'ms a chunk: 50, 95, 99 %':<26}{'latency':>8}"]
+    lines = [f"{'':<24}{'WER':>8}  {'95 % interval':<18}{'RTF':>7}  {'ms a chunk: 50, 95, 99 %':<26}{'latency':>8}"]
     for figures in rows:
-        line = f"{figures['mode']:<16}{figures['wer']:>8.2%}  {figures['wer_low']:.2%} to {figures['wer_high']:<9.2%}"
+        line = f"{figures['mode']:<24}{figures['wer']:>8.2%}  {figures['wer_low']:.2%} to {figures['wer_high']:<9.2%}"
         if "chunk_ms" in figures:
             percentiles = ", ".join(f"{value:.1f}" for value in figures["chunk_ms"])
             line += f"{figures['real_time_factor']:>7.3f}  {percentiles:<26}{figures['latency_seconds']:>6.2f} s"

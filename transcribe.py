@@ -24,15 +24,11 @@ from absl import app, flags
 from conformer import runtime
 from conformer.audio import AudioError, read_audio
 from conformer.config import EXECUTIONS, Config, parse_flags
-from conformer.decode.greedy import Decoder, GreedyDecoder
-from conformer.decode.hotwords import HotWords
-from conformer.decode.language_model import NgramModel, ShallowFusion
-from conformer.decode.prefix_beam import PrefixBeamDecoder
+from conformer.decode.search import define_search_flags, make_decoder, read_lm
 from conformer.numerics import POLICIES, apply_policy
 from conformer.streaming import EndpointConfig, Recognizer, Segment, StreamError
 from conformer.streaming.sources import BLOCK_SECONDS, pace, read_pcm, record_microphone
 from conformer.streaming.subtitles import VTT_HEADER, srt_cue, vtt_cue
-from conformer.tokenizer import Tokenizer
 from conformer.training.checkpoint import load_model
 
 RELEASED = pathlib.Path(__file__).parent / "models" / "words_micro"
@@ -42,10 +38,7 @@ CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames recognised a
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
 NUMERICS = flags.DEFINE_enum("numerics", None, list(POLICIES), "Numerics policy; default: that of the run's config.")
 EXECUTION = flags.DEFINE_enum("execution", None, EXECUTIONS, "Layout of tensors; default: as trained.")
-BEAM_SIZE = flags.DEFINE_integer("beam-size", 0, "Prefixes of a beam search; 0 = greedy.", lower_bound=0)
-LM = flags.DEFINE_string("lm", None, "ARPA n-gram language model of words, for the beam search.")
-LM_WEIGHT = flags.DEFINE_float("lm-weight", 0.5, "Weight of its logarithms.")
-HOTWORDS = flags.DEFINE_list("hotwords", [], "Phrases for the beam search to prefer, comma separated.")
+SEARCH = define_search_flags()
 MICROPHONE = flags.DEFINE_bool("microphone", False, "Transcribe the microphone (needs the extra 'microphone').")
 REALTIME = flags.DEFINE_bool("realtime", False, "Feed files at the speed of speech.")
 EXAMPLE = flags.DEFINE_bool("example", False, "Transcribe an utterance of the test split of the run's own data.")
@@ -60,6 +53,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) < 2 and not (EXAMPLE.value or MICROPHONE.value):
         sys.exit("transcribe.py: name audio files, - for standard input, --microphone or --example (see --help)")
     try:
+        search = SEARCH()
         config, model, tokenizer, _ = load_model(WORKDIR.value, EXECUTION.value)
         model = apply_policy(model, NUMERICS.value or config.numerics)
         recognizer = Recognizer(
@@ -68,7 +62,7 @@ def main(arguments: list[str]) -> None:
             tokenizer,
             chunk_size=CHUNK_SIZE.value,
             num_left_chunks=NUM_LEFT_CHUNKS.value,
-            decoder=make_decoder(tokenizer),
+            decoder=make_decoder(search, tokenizer, read_lm(search, tokenizer)),
             endpoint=EndpointConfig(),
         )
         sources = open_sources(config, arguments[1:])
@@ -88,20 +82,6 @@ def main(arguments: list[str]) -> None:
     if JSON.value:
         pathlib.Path(JSON.value).write_text(json.dumps(records, indent=2) + "\n")
     sys.exit(1 if failed else 0)
-
-
-def make_decoder(tokenizer: Tokenizer) -> Callable[[], Decoder]:
-    """What the flags ask for."""
-    if BEAM_SIZE.value == 0:
-        if LM.value or HOTWORDS.value:
-            raise ValueError("--lm and --hotwords need a beam search: add --beam-size=8")
-        return GreedyDecoder
-    scorers = []
-    if LM.value:
-        scorers.append(ShallowFusion(NgramModel.from_arpa(LM.value), tokenizer, unit="word", lm_weight=LM_WEIGHT.value))
-    if HOTWORDS.value:
-        scorers.append(HotWords(HOTWORDS.value, tokenizer, bonus_per_token=2.0))
-    return lambda: PrefixBeamDecoder(BEAM_SIZE.value, scorers=scorers)
 
 
 def open_sources(config: Config, names: Sequence[str]) -> dict[str, Iterator[np.ndarray]]:

@@ -48,7 +48,7 @@ def workdir(tmp_path_factory) -> pathlib.Path:
         ),
         train=TrainConfig(chunk_sizes=(0, 16)),
     )
-    CharTokenizer(["<blk>", *"abcdefgh"]).save(folder)
+    CharTokenizer(["<blk>", "▁", *"abcdefg"]).save(folder)
     (folder / "config.json").write_text(config.to_json())
     checkpoints = Checkpoints(folder)
     checkpoints.save(1, initial_state(config, np.full(24, 8.0), np.full(24, 3.0))[1])
@@ -182,6 +182,54 @@ def test_eval_names_chunk_sizes_that_it_cannot_use_and_warns_of_those_not_traine
         look_ahead = 0.045  # seconds, of the front end and the last analysis window
         waited = figures["latency_seconds"] - p95 / 1000
         assert waited == pytest.approx(figures["chunk_size"] * 0.04 + look_ahead)
+
+
+def test_eval_searches_with_a_model_that_lm_trained_and_keeps_the_best_of_a_grid(workdir, audio, tmp_path):
+    manifest, results, lm = tmp_path / "manifest.jsonl", tmp_path / "results.json", tmp_path / "words.arpa"
+    texts = {"train": "a bad cab", "dev": "a bad fad"}
+    rows = [
+        {"id": split, "audio": str(audio["mono"]), "duration": 2.0, "text": text, "split": split}
+        for split, text in texts.items()
+    ]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, out, err = run("lm.py", f"--manifest={manifest}", "--order=2", f"--out={lm}")
+    assert (status, err) == (0, [])
+    assert "of 1 texts" in out and "dev: perplexity" in out and "33.3% of 3 words unknown" in out
+    (further := tmp_path / "further.txt").write_text("abcdef\nbad cafe\na bad fad\n")
+    units = (f"--manifest={manifest}", f"--text={further}", f"--workdir={workdir}", f"--out={tmp_path / 'units.arpa'}")
+    status, out, err = run("lm.py", *units)
+    assert status == 0 and err == ["lm.py: warning: 1 texts of dev are among those to learn from"]
+    assert "of 4 texts" in out and "0.0% of 9 words unknown" in out and "▁" in (tmp_path / "units.arpa").read_text()
+
+    folder = tmp_path / "model"
+    shutil.copytree(workdir, folder)
+    search = ("--beam-size=4", f"--lm={lm}", "--oov-rate=0.2")
+    data = ("--split=dev", f"--manifest={manifest}")
+    grid = ("--tune=lm-weight=0.2,5", "--tune=word-bonus=-1,0,9")
+    evaluation = (f"--workdir={folder}", *data, *search, *grid, "--streaming", f"--json={results}")
+    status, out, err = run("eval.py", *evaluation)
+    assert (status, err) == (0, [])
+    assert "offline, beam 4" in out and "640 ms, beam 4" in out
+    record = json.loads(results.read_text())
+    (searched,), (greedy, streamed) = record["searched"], record["streaming"]
+    assert len(record["tried"]) == 6
+    best = min(record["tried"], key=lambda trial: (trial["errors"], trial["cer"]))
+    assert searched["search"] == streamed["search"] == {name: best[name] for name in searched["search"]}
+    assert searched["errors"] == best["errors"] and "search" not in record and "search" not in greedy
+
+
+def test_what_cannot_be_searched_or_learned_from_is_named_first(workdir, tmp_path):
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text('{"audio": "a.wav", "duration": 1.0, "text": "a"}\n')
+    expected = {
+        ("eval.py", f"--workdir={workdir}", "--beam-size=4", "--tune=lm-weight=1,2"): "another split than test: add",
+        ("transcribe.py", f"--workdir={workdir}", "--lm=words.arpa", "x.wav"): "need a beam search: add --beam-size=8",
+        ("lm.py", f"--manifest={manifest}", "--split=dev", "--out=words.arpa"): "'dev': --split may be train",
+    }
+    for command, process in [(command, start(*command)) for command in expected]:
+        status, _, err = outcome(process)
+        assert status == 1 and len(err) == 1, err
+        assert err[0].startswith(f"{command[0]}: ") and expected[command] in err[0]
 
 
 # ------------------------------------------------------------------- train.py

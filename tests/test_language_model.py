@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformer.decode.language_model import LanguageModelError, NgramModel, ShallowFusion, train_ngram
-from conformer.tokenizer import CharTokenizer
+from conformer.decode.language_model import LanguageModelError, NgramModel, measure, train_ngram
 
 TEXTS = ["turn right", "turn left now", "turn right now", "go right", "stop"]
 WORDS = ["a", "b", "c", "d"]
@@ -111,6 +110,23 @@ def test_arpa_round_trip(tmp_path_factory, texts, order):
             assert read.score(context, word) == (pytest.approx(log_prob, abs=1e-5), state)
 
 
+@settings(max_examples=20, deadline=None)
+@given(texts=sentences, order=st.integers(1, 4))
+def test_what_is_trimmed_of_a_context_changes_nothing(texts, order):
+    model = train_ngram(texts, order)
+    for context in contexts(model, [*WORDS, "zebra"]):
+        trimmed = model.trim(context)
+        assert context[len(context) - len(trimmed) :] == trimmed
+        for word in (*WORDS, "</s>", "zebra"):
+            assert model.score(trimmed, word)[0] == model.score(context, word)[0]
+
+
+def test_what_is_trimmed_is_what_no_ngram_begins_with():
+    model = train_ngram(TEXTS)
+    assert model.trim(("turn", "right")) == ("turn", "right") and model.trim(("zebra", "turn")) == ("turn",)
+    assert model.trim(("turn", "zebra")) == model.trim(("zebra",)) == ()
+
+
 def test_training_prefers_what_it_saw():
     model = train_ngram(TEXTS)
     assert model.sentence("turn right") > model.sentence("turn stop") > model.sentence("stop stop turn")
@@ -171,36 +187,13 @@ def test_texts_that_train_nothing(texts, order, message):
         train_ngram(texts, order)
 
 
-def test_fusion_scores_words_when_they_are_complete():
-    tokenizer = CharTokenizer(["<blk>", "▁", *"efghilnoprstuw"])
-    model = train_ngram(TEXTS)
-    fusion = ShallowFusion(model, tokenizer, unit="word", lm_weight=0.7, word_bonus=0.2)
-    state, gains = fusion.start, []
-    for id in tokenizer.encode("turn right"):
-        gain, state = fusion.step(state, id)
-        gains.append(gain)
-    log_prob, context = model.score(model.start, "turn")
-    assert gains == [0, 0, 0, 0, pytest.approx(0.7 * log_prob + 0.2), 0, 0, 0, 0, 0]
-    assert sum(gains) + fusion.finish(state) == pytest.approx(0.7 * model.sentence("turn right") + 2 * 0.2)
-    again = fusion.step(fusion.step(state, 1)[1], 1)[1]  # a doubled space completes no further word
-    assert fusion.finish(again) == pytest.approx(0.7 * model.score(model.score(context, "right")[1], "</s>")[0])
-
-
-def test_fusion_scores_tokens():
-    tokenizer = CharTokenizer(["<blk>", "▁", *"efghilnoprstuw"])
-    spelled = {text: " ".join(tokenizer.symbols[id] for id in tokenizer.encode(text)) for text in TEXTS}
-    model = train_ngram(spelled.values(), 4)
-    fusion = ShallowFusion(model, tokenizer, unit="token", lm_weight=0.5, word_bonus=0.1)
-    state, total = fusion.start, 0.0
-    for id in tokenizer.encode("turn right"):
-        gain, state = fusion.step(state, id)
-        total += gain
-    assert total + fusion.finish(state) == pytest.approx(0.5 * model.sentence(spelled["turn right"]) + 10 * 0.1)
-
-
-def test_fusion_refuses_a_model_of_other_units():
-    tokenizer = CharTokenizer(["<blk>", "▁", "a", "b"])
-    with pytest.raises(LanguageModelError, match="letter case"):
-        ShallowFusion(train_ngram(["AB A"]), tokenizer, unit="word")
-    with pytest.raises(LanguageModelError, match="'ab' of the language model is not a unit"):
-        ShallowFusion(train_ngram(["ab a"]), tokenizer, unit="token")
+def test_perplexity_leaves_unknown_words_out():
+    model = train_ngram(TEXTS, order=2)
+    (_, right), stop = (model.score(("<s>",), "turn"), model.sentence("stop"))
+    after = model.score(right, "zebra")[1]
+    known = model.score(("<s>",), "turn")[0] + model.score(after, "</s>")[0] + stop
+    fit = measure(model, ["turn zebra", "stop"])
+    assert fit.perplexity == pytest.approx(math.exp(-known / 4)) and (fit.words, fit.unknown) == (3, 1)
+    assert str(fit).endswith("33.3% of 3 words unknown")
+    with pytest.raises(LanguageModelError, match="no texts to measure"):
+        measure(model, [])

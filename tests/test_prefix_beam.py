@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformer.config import TokenizerConfig
+from conformer.decode.fusion import TokenFusion, WordFusion
 from conformer.decode.greedy import GreedyDecoder, greedy
 from conformer.decode.hotwords import HotWords, HotWordsError
-from conformer.decode.language_model import ShallowFusion, train_ngram
+from conformer.decode.language_model import train_ngram
+from conformer.decode.lexicon import Lexicon
 from conformer.decode.prefix_beam import DecodeError, PrefixBeamDecoder
 from conformer.tokenizer import BLANK, CharTokenizer, Tokenizer, train_tokenizer
 
@@ -77,12 +79,15 @@ def added(scorers, labels):
     return total
 
 
-def abc_scorers():
-    model = train_ngram(["ab a", "ab b", "a a b"], order=2)
+def word_fusion(texts, tokenizer=TOKENIZER, **weights):
+    return WordFusion(Lexicon(train_ngram(texts), tokenizer), tokenizer, **weights)
+
+
+def abc_scorers(oov_rate=0.1):
     letters = train_ngram(["a b ▁ a", "a a"], order=3)
     return [
-        ShallowFusion(model, ABC, unit="word", lm_weight=0.8, word_bonus=0.3),
-        ShallowFusion(letters, ABC, unit="token", lm_weight=0.4),
+        word_fusion(["ab a", "ab b", "a a b"], ABC, lm_weight=0.8, word_bonus=0.3, oov_rate=oov_rate),
+        TokenFusion(letters, ABC, lm_weight=0.4),
         HotWords(["ab", "b a"], ABC, bonus_per_token=1.5),
     ]
 
@@ -129,15 +134,38 @@ def best_path(log_probs, tokens):
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), num_frames=st.integers(0, 5))
-def test_scorers_add_what_they_say_of_the_labelling(seed, num_frames):
-    log_probs, scorers = random_frames(seed, num_frames, 4, 1.0), abc_scorers()
+@given(seed=st.integers(0, 2**32 - 1), num_frames=st.integers(0, 5), oov_rate=st.sampled_from([0.0, 0.1]))
+def test_scorers_add_what_they_say_of_the_labelling(seed, num_frames, oov_rate):
+    log_probs, scorers = random_frames(seed, num_frames, 4, 1.0), abc_scorers(oov_rate)
     decoder, expected = PrefixBeamDecoder(**EVERYTHING, scorers=scorers), enumerated(log_probs)
     decoder.step(log_probs)
     decoder.finish()
     scores = {tuple(token.id for token in hypothesis.tokens): hypothesis.score for hypothesis in decoder.hypotheses}
-    assert scores == pytest.approx({labels: found[0] + added(scorers, labels) for labels, found in expected.items()})
+    wanted = {labels: found[0] + added(scorers, labels) for labels, found in expected.items()}
+    if oov_rate:
+        assert scores.keys() == wanted.keys()
+    # What ends within a word has no score; what no word begins with is not even in the beam.
+    assert {labels for labels, score in scores.items() if score > -np.inf} == {
+        labels for labels, score in wanted.items() if score > -np.inf
+    }
+    assert scores == pytest.approx({labels: wanted[labels] for labels in scores})
     assert scores[tuple(token.id for token in decoder.tokens)] == max(scores.values())
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), beam_size=st.integers(1, 12), scale=st.sampled_from([0.5, 3.0]))
+def test_what_is_not_asked_about_could_not_have_been_in_the_beam(seed, beam_size, scale):
+    """A scorer that promises nothing is asked about every token."""
+    log_probs = random_frames(seed, 12, 4, scale)
+    promising = PrefixBeamDecoder(beam_size, scorers=abc_scorers())
+    silent = abc_scorers()
+    for scorer in silent:
+        scorer.most = 1e9
+    asked = PrefixBeamDecoder(beam_size, scorers=silent)
+    for decoder in (promising, asked):
+        decoder.step(log_probs)
+        decoder.finish()
+    assert promising.hypotheses == asked.hypotheses
 
 
 def test_sum_of_paths_beats_the_best_path():
@@ -265,25 +293,37 @@ def right_or_wright(text, position, prob_w):
 
 
 def test_language_model_of_words_tells_homophones_apart():
-    model = train_ngram(["turn right", "turn right now", "turn left", "the wright brothers", "a wright"])
-    scorer = ShallowFusion(model, TOKENIZER, unit="word", lm_weight=0.6)
+    texts = ["turn right", "turn right now", "turn left", "the wright brothers", "a wright"]
+    scorer = word_fusion(texts, lm_weight=0.6)
     turn, the = right_or_wright("turn wright now", 5, 0.7), right_or_wright("the wright brothers", 4, 0.3)
     assert (text_of(greedy(turn)), text_of(greedy(the))) == ("turn wright now", "the right brothers")
     assert text_of(decode(turn, scorers=[scorer])) == "turn right now"
     assert text_of(decode(the, scorers=[scorer])) == "the wright brothers"
-    # The last word is scored when the utterance ends.
-    turn = right_or_wright("turn wright", 5, 0.7)
-    decoder = PrefixBeamDecoder(scorers=[scorer])
-    for frame in turn:
-        decoder.step(frame[None])
-    assert text_of(decoder.tokens) == "turn wright"
-    assert text_of(decoder.finish()) == "turn right"
+
+
+def test_only_words_of_the_lexicon_are_spelled():
+    """One frame says "b" a little louder than "c": nothing but the lexicon forbids "bab"."""
+    b, c = (TOKENIZER.symbols.index(letter) for letter in "bc")
+    log_probs = emissions("a bab", {2: {b: 0.6, c: 0.4}})
+    assert text_of(decode(log_probs)) == "a bab"
+    assert text_of(decode(log_probs, scorers=[word_fusion(["a cab"], lm_weight=0.0)])) == "a cab"
+    assert text_of(decode(log_probs, scorers=[word_fusion(["a cab"], lm_weight=0.01, oov_rate=0.5)])) == "a bab"
+    # A word that the end cuts off is none: the best text of whole words is left, unlikely as it is.
+    assert text_of(decode(emissions("a ca", {}), scorers=[word_fusion(["a cab"])])) == "a a"
+
+
+def test_look_ahead_keeps_the_letters_of_likely_words_in_the_narrowest_beam():
+    """Letters that lead to an unlikely word are the louder ones until its end."""
+    q, s = (TOKENIZER.symbols.index(letter) for letter in "qs")
+    scorer = word_fusion(["the sat", "the sat", "the sat", "a qat"], lm_weight=2.0)
+    log_probs = emissions("the qat", {4: {q: 0.7, s: 0.3}})
+    assert text_of(decode(log_probs, scorers=[scorer], beam_size=1)) == "the sat"
 
 
 def test_language_model_of_characters():
     texts = ["turn right", "turn right now", "turn left"]
     model = train_ngram((" ".join(TOKENIZER.symbols[id] for id in TOKENIZER.encode(text)) for text in texts), 5)
-    scorer = ShallowFusion(model, TOKENIZER, unit="token", lm_weight=0.5)
+    scorer = TokenFusion(model, TOKENIZER, lm_weight=0.5)
     log_probs = right_or_wright("turn wright now", 5, 0.7)
     assert text_of(decode(log_probs, scorers=[scorer])) == "turn right now"
 
@@ -298,11 +338,10 @@ def test_language_model_and_hot_words_of_byte_pairs():
     right, write = tokenizer.encode("right")[0], tokenizer.encode("write")[0]
     log_probs = emissions("turn write now", {1: {write: 0.7, right: 0.3}}, tokenizer)
     assert text_of(greedy(log_probs), tokenizer) == text_of(decode(log_probs), tokenizer) == "turn write now"
-    words = train_ngram(["turn right", "turn right now", "write now"])
     pieces = train_ngram(["▁turn ▁right", "▁turn ▁right ▁now", "▁write ▁now"])
     for scorer in (
-        ShallowFusion(words, tokenizer, unit="word"),
-        ShallowFusion(pieces, tokenizer, unit="token"),
+        word_fusion(["turn right", "turn right now", "write now"], tokenizer),
+        TokenFusion(pieces, tokenizer),
         HotWords(["right"], tokenizer, 1.0),
         HotWords(["turn right"], tokenizer, 1.0),
     ):
@@ -310,13 +349,10 @@ def test_language_model_and_hot_words_of_byte_pairs():
 
 
 def test_word_bonus_makes_up_for_short_words():
-    model = train_ngram(["to day", "today", "to night"])
     space = TOKENIZER.symbols.index("▁")
     log_probs = emissions("to day", {2: {space: 0.5, BLANK: 0.5}})
-    texts = [
-        text_of(decode(log_probs, scorers=[ShallowFusion(model, TOKENIZER, unit="word", word_bonus=bonus)]))
-        for bonus in (-3.0, 3.0)
-    ]
+    scorers = [word_fusion(["to day", "today", "to night"], word_bonus=bonus) for bonus in (-3.0, 3.0)]
+    texts = [text_of(decode(log_probs, scorers=[scorer])) for scorer in scorers]
     assert texts == ["today", "to day"]
 
 

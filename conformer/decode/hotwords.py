@@ -27,7 +27,7 @@ class HotWords:
     def __init__(self, phrases: Iterable[str], tokenizer: Tokenizer, bonus_per_token: float):
         if not bonus_per_token > 0:
             raise HotWordsError(f"bonus_per_token={bonus_per_token} must be above 0")
-        self._bonus = bonus_per_token
+        self._bonus = self.most = bonus_per_token
         self._opens = [symbol.startswith(SPACE_SYMBOL) for symbol in tokenizer.symbols]
         self._space_ends = [symbol.endswith(SPACE_SYMBOL) for symbol in tokenizer.symbols]
         self._root = _Node(0)

@@ -1,4 +1,4 @@
-"""Back-off n-gram language models: ARPA files, training, and shallow fusion with a beam search.
+"""Back-off n-gram language models: ARPA files, training, perplexity.
 
 A word w behind the words h has the probability of the longest n-gram that the model lists (Katz, 1987):
 
@@ -12,13 +12,12 @@ n-grams replaced by the number of distinct words seen before them, n_i the numbe
     backoff(h) = D |{v: c(h v) > 0}| / sum_v c(h v),   D = n_1 / (n_1 + 2 n_2)
 """
 
+import functools
 import math
 import pathlib
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, Literal
-
-from conformer.tokenizer import BLANK, SPACE_SYMBOL, Tokenizer
+from typing import NamedTuple
 
 SENTENCE_START, SENTENCE_END, UNKNOWN = "<s>", "</s>", "<unk>"
 SPECIAL = (SENTENCE_START, SENTENCE_END, UNKNOWN)
@@ -61,10 +60,31 @@ class NgramModel:
             word = UNKNOWN
         log_prob, context = 0.0, state
         while (found := self._ngrams.get((*context, word))) is None:
-            log_prob += self._ngrams.get(context, (0.0, 0.0))[1]
+            log_prob += self.backoff(context)
             context = context[1:]
         kept = (*state, word)
         return log_prob + found[0], kept[max(0, len(kept) - self.order + 1) :]
+
+    def backoff(self, context: Context) -> float:
+        """ln of the factor of the shorter context's probabilities where this one lists none; 0 if it lists nothing."""
+        return self._ngrams.get(context, (0.0, 0.0))[1]
+
+    def trim(self, context: Context) -> Context:
+        """The part of a context that matters to probabilities: without the first words that no listed n-gram needs."""
+        while context and context not in self._ngrams and context not in self._followers:
+            context = context[1:]
+        return context
+
+    def followers(self, context: Context) -> list[str]:
+        """The words listed behind a context."""
+        return self._followers.get(context, [])
+
+    @functools.cached_property
+    def _followers(self) -> dict[Context, list[str]]:
+        followers: dict[Context, list[str]] = {}
+        for *context, word in self._ngrams:
+            followers.setdefault(tuple(context), []).append(word)
+        return followers
 
     def sentence(self, text: str) -> float:
         """ln p of a whole sentence, its end included."""
@@ -220,71 +240,29 @@ def train_ngram(texts: Iterable[str], order: int = 3) -> NgramModel:
     return NgramModel(order, ngrams)
 
 
-class ShallowFusion:
-    """Scorer of `PrefixBeamDecoder`: adds lm_weight ln p(word | words before) + word_bonus for each word.
+class Fit(NamedTuple):
+    """How well a model predicts texts."""
 
-    With unit "word", a word is scored once it is complete: when a `▁` follows, or at the end. With unit "token", the
-    model's words are the tokenizer's symbols, and each token is scored at once. The end of the utterance adds
-    lm_weight ln p(`</s>`). `word_bonus`, in nats, makes up for what every further word costs.
+    perplexity: float  # of the words it lists and the ends of sentences
+    words: int
+    unknown: int  # words that it does not list
 
-    Raises LanguageModelError when the model's words are not made of the tokenizer's symbols, and for another unit.
-    """
+    def __str__(self) -> str:
+        return f"perplexity {self.perplexity:.1f}, {self.unknown / self.words:.1%} of {self.words} words unknown"
 
-    def __init__(
-        self,
-        model: NgramModel,
-        tokenizer: Tokenizer,
-        *,
-        unit: Literal["word", "token"],
-        lm_weight: float = 0.5,
-        word_bonus: float = 0.0,
-    ):
-        if unit not in ("word", "token"):
-            raise LanguageModelError(f'unit={unit!r} must be "word" or "token"')
-        self._model = model
-        self._symbols = tokenizer.symbols
-        self._pieces = [symbol.split(SPACE_SYMBOL) for symbol in tokenizer.symbols]
-        self._by_token = unit == "token"
-        self._lm_weight = lm_weight
-        self._word_bonus = word_bonus
-        self.start: Any = model.start if self._by_token else (model.start, "")
-        if self._by_token:
-            if strangers := model.words.difference(tokenizer.symbols):
-                raise LanguageModelError(
-                    f"{min(strangers)!r} of the language model is not a unit of the tokenizer: "
-                    'train it on texts of units, or use unit="word"'
-                )
-        else:
-            characters = set().union(*tokenizer.symbols[BLANK + 1 :])
-            if not any(characters.issuperset(word) for word in model.words):
-                raise LanguageModelError(
-                    "the tokenizer can spell no word of the language model: do they agree in letter case?"
-                )
 
-    def step(self, state: Any, id: int) -> tuple[float, Any]:
-        """As `Scorer.step`."""
-        if self._by_token:
-            return self._score(state, self._symbols[id])
-        (context, word), gain = state, 0.0
-        piece, *pieces = self._pieces[id]
-        word += piece
-        for piece in pieces:  # each behind a `▁`
-            if word:
-                gained, context = self._score(context, word)
-                gain += gained
-            word = piece
-        return gain, (context, word)
-
-    def finish(self, state: Any) -> float:
-        """As `Scorer.finish`."""
-        gain = 0.0
-        if not self._by_token:
-            context, word = state
-            if word:
-                gain, context = self._score(context, word)
-            state = context
-        return gain + self._lm_weight * self._model.score(state, SENTENCE_END)[0]
-
-    def _score(self, context: Context, word: str) -> tuple[float, Context]:
-        log_prob, context = self._model.score(context, word)
-        return self._lm_weight * log_prob + self._word_bonus, context
+def measure(model: NgramModel, texts: Iterable[str]) -> Fit:
+    """Perplexity exp(-mean ln p) over texts, unknown words left out, as is usual. Raises LanguageModelError."""
+    listed = model.words | {SENTENCE_END}
+    total, scored, unknown, sentences = 0.0, 0, 0, 0
+    for text in texts:
+        state, sentences = model.start, sentences + 1
+        for word in (*text.split(), SENTENCE_END):
+            log_prob, state = model.score(state, word)
+            if word in listed:
+                total, scored = total + log_prob, scored + 1
+            else:
+                unknown += 1
+    if not scored:
+        raise LanguageModelError("there are no texts to measure a language model on")
+    return Fit(math.exp(-total / scored), scored + unknown - sentences, unknown)

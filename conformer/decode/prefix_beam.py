@@ -14,6 +14,7 @@ beginnings. Beside the sums, each prefix carries its single best path, which say
 """
 
 import dataclasses
+import heapq
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -35,7 +36,13 @@ class DecodeError(ValueError):
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Adds to the score of a labelling, token by token. States are values: a scorer can serve many streams at once."""
+    """Adds to the score of a labelling, token by token. States are values: a scorer can serve many streams at once.
+
+    Attributes:
+        most: no token adds more than this, in nats: what cannot reach the beam with it need not be asked about.
+    """
+
+    most: float
 
     @property
     def start(self) -> Any:
@@ -160,7 +167,8 @@ class PrefixBeamDecoder(Decoder):
                     grown[parent.row, column] = -math.inf
 
         bonus = np.array([prefix.bonus for prefix in beam])
-        scores = np.concatenate([np.logaddexp(blank, stays) + bonus, (grown + self._bonuses(ids)).ravel()])
+        stay = np.logaddexp(blank, stays) + bonus
+        scores = np.concatenate([stay, self._scores(stay, grown, bonus, ids)])
         order = np.argsort(-scores, kind="stable")[: self._beam_size]
         order = order[scores[order] > -math.inf]
         if not len(order):
@@ -191,13 +199,28 @@ class PrefixBeamDecoder(Decoder):
             ids = np.argpartition(-log_probs, self._top_k)[: self._top_k]
         return ids[(ids != BLANK) & (log_probs[ids] >= min(self._min_log_prob, log_probs.max()))]
 
-    def _bonuses(self, ids: np.ndarray) -> np.ndarray:
-        """What the scorers say of each prefix grown by each label: [beam, ids], or [beam, 1] without scorers."""
+    def _scores(self, stay: np.ndarray, grown: np.ndarray, bonus: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Scores of each prefix grown by each label, [beam * ids]; -inf for some that cannot be in the beam.
+
+        `stay` holds those of the prefixes as they are, `grown` [beam, ids] the log-probabilities of the grown ones.
+        """
+        bounds = (grown + bonus[:, None]).ravel()
         if not self._scorers:
-            return np.zeros((len(self._beam), 1))
-        ids = ids.tolist()
-        rows = [[prefix.extension(id, self._scorers)[0] for id in ids] for prefix in self._beam]
-        return np.array(rows).reshape(len(rows), len(ids))
+            return bounds
+        bounds += sum(scorer.most for scorer in self._scorers)
+        scores = np.full(len(bounds), -math.inf)
+        best = [-math.inf] * (self._beam_size - len(stay)) + stay.tolist()  # a heap of the beam's scores to be
+        heapq.heapify(best)
+        rows, columns = np.divmod(order := np.argsort(-bounds), len(ids))
+        tried = zip(order.tolist(), bounds[order].tolist(), rows.tolist(), ids[columns].tolist(), strict=True)
+        log_probs = grown.ravel().tolist()
+        for index, bound, row, id in tried:
+            if bound < best[0] or bound == -math.inf:
+                break
+            score = log_probs[index] + self._beam[row].extension(id, self._scorers)[0]
+            scores[index] = score
+            heapq.heappushpop(best, score)
+        return scores
 
     def _stay(self, prefix: "_Prefix", log_probs: np.ndarray) -> "tuple[float, float, _Path | None, _Path | None]":
         """The best paths of a prefix that keeps its labelling: ending in a blank, ending in its last label."""

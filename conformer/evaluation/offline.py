@@ -1,17 +1,19 @@
 """Recognition of whole utterances in batches: what training evaluates itself with, and eval.py."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 
 from conformer.config import Config
 from conformer.data import Utterance, eval_batches
-from conformer.decode.greedy import greedy
+from conformer.decode.greedy import Decoder, GreedyDecoder
 from conformer.evaluation.scorer import Score, score
 from conformer.features import log_mel
 from conformer.tokenizer import Tokenizer
+from kernels.typing import Float
 
 
 class Transcripts(NamedTuple):
@@ -42,6 +44,44 @@ def make_forward(config: Config, graphdef: nnx.GraphDef) -> Callable:
     return forward
 
 
+def posteriors(
+    config: Config,
+    forward: Callable,
+    params: nnx.State,
+    statistics: nnx.State,
+    utterances: Sequence[Utterance],
+    broken: dict[str, str],
+    *,
+    chunk_size: int = 0,
+    num_left_chunks: int = -1,
+) -> Iterator[tuple[Utterance, Float[np.ndarray, "frames vocab"]]]:
+    """Log-probabilities of whole utterances, optionally under the mask of a stream's chunks.
+
+    An utterance that cannot be read is left out: its message is put into `broken`, by id.
+    """
+    for rows, batch in eval_batches(config, utterances, broken):
+        arguments = (batch.audio, batch.audio_lengths, chunk_size, num_left_chunks)
+        log_probs, lengths = jax.device_get(forward(params, statistics, *arguments))
+        for row, utterance in enumerate(rows):
+            yield utterance, log_probs[row, : lengths[row]]
+
+
+def decode(
+    heard: Iterable[tuple[Utterance, Float[np.ndarray, "frames vocab"]]],
+    broken: dict[str, str],
+    tokenizer: Tokenizer,
+    decoder: Callable[[], Decoder] = GreedyDecoder,
+) -> Transcripts:
+    """The transcripts of what `posteriors` yields, or has yielded."""
+    done, texts = [], []
+    for utterance, log_probs in heard:
+        search = decoder()
+        search.step(log_probs)
+        done.append(utterance)
+        texts.append(tokenizer.decode([token.id for token in search.finish()]))
+    return Transcripts(done, texts, broken)
+
+
 def transcribe(
     config: Config,
     forward: Callable,
@@ -49,17 +89,7 @@ def transcribe(
     statistics: nnx.State,
     tokenizer: Tokenizer,
     utterances: Sequence[Utterance],
-    *,
-    chunk_size: int = 0,
-    num_left_chunks: int = -1,
 ) -> Transcripts:
-    """Greedy transcripts of whole utterances, optionally under the mask of a stream's chunks."""
-    done, texts, broken = [], [], {}
-    for rows, batch in eval_batches(config, utterances, broken):
-        arguments = (batch.audio, batch.audio_lengths, chunk_size, num_left_chunks)
-        log_probs, lengths = jax.device_get(forward(params, statistics, *arguments))
-        for row, utterance in enumerate(rows):
-            tokens = greedy(log_probs[row, : lengths[row]])
-            done.append(utterance)
-            texts.append(tokenizer.decode([token.id for token in tokens]))
-    return Transcripts(done, texts, broken)
+    """Greedy transcripts of whole utterances."""
+    broken: dict[str, str] = {}
+    return decode(posteriors(config, forward, params, statistics, utterances, broken), broken, tokenizer)

@@ -1,0 +1,156 @@
+"""Fusion with n-gram models: what is added while a word grows and at its end, against sums over all words."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conformer.config import TokenizerConfig
+from conformer.decode.fusion import TokenFusion, WordFusion
+from conformer.decode.language_model import LanguageModelError, NgramModel, train_ngram
+from conformer.decode.lexicon import Lexicon
+from conformer.tokenizer import CharTokenizer, train_tokenizer
+
+TEXTS = ["turn right", "turn left now", "turn right now", "go right", "stop", "to the left"]
+LETTERS = CharTokenizer(["<blk>", "▁", *"abcdefghijklmnopqrstuvwxyz"])
+MODEL = train_ngram(TEXTS, 3)
+LEXICON = Lexicon(MODEL, LETTERS)
+
+
+def word_prob(context, word, oov_rate):
+    """P(word | context), as the documentation has it."""
+    if word in MODEL.words:
+        return (1 - oov_rate) * math.exp(MODEL.score(context, word)[0])
+    return oov_rate * math.exp(LEXICON.spelling.sentence(" ".join(word)))
+
+
+def gains(fusion, ids):
+    """What each token adds, and what the end does."""
+    state, found = fusion.start, []
+    for id in ids:
+        gain, state = fusion.step(state, id)
+        found.append(gain)
+    return found, fusion.finish(state)
+
+
+# ------------------------------------------------------------------------------------------------------ the lexicon
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    texts=st.lists(st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=4).map(" ".join), min_size=1),
+    order=st.integers(1, 4),
+    history=st.lists(st.text("ab", min_size=1, max_size=3), max_size=4),
+)
+def test_look_ahead_is_the_sum_over_the_words_that_begin_so(texts, order, history):
+    model = train_ngram(texts, order)
+    lexicon, context = Lexicon(model, LETTERS), model.start
+    for word in history:
+        context = model.score(context, word)[1]
+    for letters in ("a", "b", "ab", "ba", "bb", "aba"):
+        node = lexicon.root
+        for letter in letters:
+            node = node and node.children.get(letter)
+        words = [word for word in model.words if word.startswith(letters)]
+        assert (node is None) == (not words)
+        if node is not None:
+            expected = sum(math.exp(model.score(context, word)[0]) for word in words)
+            assert lexicon.prob(context, node) == pytest.approx(expected)
+            assert node.word == (letters if letters in words else None)
+
+
+def test_a_model_that_is_not_interpolated_has_sums_all_the_same():
+    """Back-off of "a" would say more of "b" than what is listed behind it."""
+    probs = {("<s>",): -99, ("</s>",): -1, ("<unk>",): -2, ("a",): -1, ("b",): -0.2, ("bc",): -3, ("a", "b"): -2}
+    backoffs = {("a",): -0.1}
+    model = NgramModel(2, {k: (v * math.log(10), backoffs.get(k, 0.0) * math.log(10)) for k, v in probs.items()})
+    lexicon = Lexicon(model, LETTERS)
+    node = lexicon.root.children["b"]
+    assert lexicon.prob(("a",), node) == pytest.approx(10**-2 + 10**-3.1)
+    assert lexicon.prob((), node) == pytest.approx(10**-0.2 + 10**-3)
+
+
+def test_words_that_cannot_be_spelled_are_left_out():
+    lexicon = Lexicon(train_ngram(["ab a", "éa a"]), CharTokenizer(["<blk>", "▁", "a", "b"]))
+    assert set(lexicon.root.children) == {"a"}
+    with pytest.raises(LanguageModelError, match="letter case"):
+        Lexicon(train_ngram(["AB A"]), LETTERS)
+
+
+# --------------------------------------------------------------------------------------------------------- by words
+
+
+@pytest.mark.parametrize("oov_rate", [0.0, 0.1])
+@pytest.mark.parametrize("text", ["turn right", "stop", "turn left now", "go to the right now"])
+def test_a_whole_text_gets_what_the_model_says_of_it(text, oov_rate):
+    fusion = WordFusion(LEXICON, LETTERS, lm_weight=0.7, word_bonus=0.2, oov_rate=oov_rate)
+    steps, end = gains(fusion, LETTERS.encode(text))
+    words = text.split()
+    expected = 0.7 * MODEL.sentence(text) + (0.2 + 0.7 * math.log1p(-oov_rate)) * len(words)
+    assert sum(steps) + end == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("oov_rate", [0.0, 0.1])
+def test_what_is_known_of_a_word_is_added_letter_by_letter(oov_rate):
+    fusion = WordFusion(LEXICON, LETTERS, lm_weight=0.7, word_bonus=0.2, oov_rate=oov_rate)
+    steps, end = gains(fusion, LETTERS.encode("turn t"))
+    start, behind = MODEL.start, MODEL.score(MODEL.start, "turn")[1]
+
+    def begun(context, letters):
+        listed = sum(word_prob(context, word, oov_rate) for word in MODEL.words if word.startswith(letters))
+        state, spelled = LEXICON.spelling.start, 0.0
+        for letter in letters:
+            gain, state = LEXICON.spelling.score(state, letter)
+            spelled += gain
+        return 0.7 * math.log(listed + oov_rate * math.exp(spelled))
+
+    sums = [begun(start, "turn"[:length]) for length in range(1, 5)]
+    complete = 0.7 * math.log(word_prob(start, "turn", oov_rate)) + 0.2
+    sums += [complete, complete + begun(behind, "t")]
+    assert np.cumsum(steps) == pytest.approx(sums)
+    assert end == -math.inf if not oov_rate else math.isfinite(end)  # "t" is no word
+
+
+def test_other_words_are_spelled_by_letters_or_not_at_all():
+    ids = LETTERS.encode("turn roght")
+    fusion = WordFusion(LEXICON, LETTERS, lm_weight=0.7, word_bonus=0.2, oov_rate=0.1)
+    steps, end = gains(fusion, ids)
+    behind = MODEL.score(MODEL.start, "turn")[1]
+    probs = word_prob(MODEL.start, "turn", 0.1) * word_prob(behind, "roght", 0.1)
+    last = MODEL.score(MODEL.score(behind, "<unk>")[1], "</s>")[0]
+    assert sum(steps) + end == pytest.approx(0.7 * (math.log(probs) + last) + 2 * 0.2)
+    closed, _ = gains(WordFusion(LEXICON, LETTERS, lm_weight=0.7), ids)
+    assert closed.index(-math.inf) == len("turn ro") - 1  # as soon as no word can follow
+    assert gains(WordFusion(LEXICON, LETTERS, lm_weight=0.0), ids)[0].index(-math.inf) == len("turn ro") - 1
+
+
+def test_spaces_and_longer_units_make_no_difference():
+    pieces = train_tokenizer(TokenizerConfig(kind="bpe", vocab_size=40), TEXTS)
+    assert len(pieces.encode("turn right now")) < len("turn right now")
+    expected = sum(gains(WordFusion(LEXICON, LETTERS), LETTERS.encode("turn right now"))[0])
+    assert sum(gains(WordFusion(LEXICON, pieces), pieces.encode("turn right now"))[0]) == pytest.approx(expected)
+    spaced = [1, *LETTERS.encode("turn"), 1, 1, *LETTERS.encode("right now"), 1]
+    closed = sum(gains(WordFusion(LEXICON, LETTERS), [*LETTERS.encode("turn right now"), 1])[0])
+    assert sum(gains(WordFusion(LEXICON, LETTERS), spaced)[0]) == pytest.approx(closed)
+
+
+@pytest.mark.parametrize("weights", [{"oov_rate": -0.1}, {"oov_rate": 1.0}, {"lm_weight": -0.5}])
+def test_weights_that_cannot_be(weights):
+    ((name, value),) = weights.items()
+    with pytest.raises(LanguageModelError, match=f"{name}={value} must"):
+        WordFusion(LEXICON, LETTERS, **weights)
+
+
+# -------------------------------------------------------------------------------------------------------- by tokens
+
+
+def test_tokens_are_scored_at_once():
+    spelled = {text: " ".join(LETTERS.symbols[id] for id in LETTERS.encode(text)) for text in TEXTS}
+    model = train_ngram(spelled.values(), 4)
+    fusion = TokenFusion(model, LETTERS, lm_weight=0.5, token_bonus=0.1)
+    steps, end = gains(fusion, LETTERS.encode("turn right"))
+    assert sum(steps) + end == pytest.approx(0.5 * model.sentence(spelled["turn right"]) + 10 * 0.1)
+    with pytest.raises(LanguageModelError, match="'ab' of the language model is not a unit"):
+        TokenFusion(train_ngram(["ab a"]), LETTERS)

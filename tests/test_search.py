@@ -1,0 +1,82 @@
+"""From settings to decoders, and grids of settings."""
+
+import re
+
+import numpy as np
+import pytest
+
+from conformer.data import Pcm, Utterance
+from conformer.decode.greedy import GreedyDecoder
+from conformer.decode.language_model import train_ngram
+from conformer.decode.prefix_beam import DecodeError
+from conformer.decode.search import Search, make_decoder, read_lm
+from conformer.evaluation.tuning import TuningError, read_grid, tune
+from conformer.tokenizer import CharTokenizer
+
+LETTERS = CharTokenizer(["<blk>", "▁", *"abc"])
+
+
+@pytest.fixture
+def arpa(tmp_path):
+    """The file of a model of texts."""
+
+    def write(*texts):
+        train_ngram(texts).write_arpa(tmp_path / "lm.arpa")
+        return str(tmp_path / "lm.arpa")
+
+    return write
+
+
+def heard(*texts):
+    """Utterances whose every letter is certain, but for "b" and "c", which both sound more like "b"."""
+    pairs = []
+    for text in texts:
+        frames = np.full((2 * len(text), LETTERS.vocab_size), 1e-6)
+        frames[1::2, 0] = 1.0
+        for frame, id in zip(frames[::2], LETTERS.encode(text), strict=True):
+            frame[[3, 4] if id in (3, 4) else id] = [0.6, 0.4] if id in (3, 4) else 1.0
+        utterance = Utterance(text, text, "", "dev", 1.0, Pcm(np.zeros(1, np.int16), 8_000))
+        pairs.append((utterance, np.log(frames / frames.sum(1, keepdims=True)).astype(np.float32)))
+    return pairs
+
+
+def text_of(search, log_probs):
+    decoder = make_decoder(search, LETTERS, read_lm(search, LETTERS))()
+    decoder.step(log_probs)
+    return LETTERS.decode([token.id for token in decoder.finish()])
+
+
+def test_the_decoder_of_settings(arpa):
+    ((_, log_probs),) = heard("ac ab")
+    assert make_decoder(Search(), LETTERS, None) is GreedyDecoder
+    assert text_of(Search(beam_size=4, hotwords=("ac",)), log_probs) == "ac ac"
+    assert text_of(Search(beam_size=4, lm=arpa("ac ab")), log_probs) == "ac ab"
+    assert text_of(Search(beam_size=4, lm=arpa("a c ▁ a b")), log_probs) == "ac ab"  # of units: it holds `▁`
+    for settings in ({"lm": "a.arpa"}, {"hotwords": ("ab",)}):
+        with pytest.raises(DecodeError, match="need a beam search"):
+            Search(**settings)
+
+
+def test_every_combination_is_tried_and_the_best_is_first(arpa):
+    search = Search(beam_size=4, lm=arpa("ac ab"))
+    grid = read_grid(["lm-weight=0,2", "oov-rate=0.5, 0"], search)
+    assert [(s.lm_weight, s.oov_rate, s.beam_size) for s in grid] == [(0, 0.5, 4), (0, 0, 4), (2, 0.5, 4), (2, 0, 4)]
+    seen = []
+    trials = tune(heard("ac ab"), LETTERS, read_lm(search, LETTERS), grid, lambda search, score: seen.append(search))
+    assert seen == grid and {search for search, _ in trials} == set(grid)
+    errors = [score.errors for _, score in trials]
+    assert errors == sorted(errors) and errors[0] < errors[-1]
+    assert trials[0][0].lm_weight == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lm=a.arpa", "there is no setting 'lm': choose of beam-size, lm-weight, word-bonus, oov-rate"),
+        ("lm-weight=0.3,x", "--tune=lm-weight=0.3,x must list numbers"),
+        ("beam-size", "--tune=beam-size must list numbers"),
+    ],
+)
+def test_settings_that_cannot_be_tried(setting, message):
+    with pytest.raises(TuningError, match=re.escape(message)):
+        read_grid([setting], Search())
