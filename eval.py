@@ -41,6 +41,7 @@ STREAMING = flags.DEFINE_bool("streaming", False, "Also recognise the utterances
 MASKED = flags.DEFINE_bool("masked", False, "Also recognise them whole, each frame with a stream's context.")
 CHUNK_SIZE = flags.DEFINE_list("chunk-size", ["16"], "Encoder frames of a chunk; several, comma separated.")
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
+ERRORS = flags.DEFINE_string("errors", None, "File for the errors of each utterance; default: in the work directory.")
 PLOT = flags.DEFINE_string("plot", None, "Draw error rate against latency into this file (needs the extra 'plots').")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
@@ -65,7 +66,7 @@ def evaluate(workdir: pathlib.Path) -> None:
     graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
     forward = make_forward(config, graphdef)
     transcripts = transcribe(config, forward, params, statistics, tokenizer, utterances)
-    errors = workdir / f"errors-{SPLIT.value}.jsonl"
+    errors = pathlib.Path(ERRORS.value or workdir / f"errors-{SPLIT.value}.jsonl")
     read = transcripts.utterances
     write_errors(errors, [u.id for u in read], [u.text for u in read], transcripts.texts)
     print(f"{SPLIT.value}: {transcripts.score()}")

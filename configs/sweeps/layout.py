@@ -1,0 +1,20 @@
+"""The same weights in both execution layouts: the errors must be equal, the times need not.
+
+python sweep.py --sweep=configs/sweeps/layout.py --workdir=runs/layout
+
+Expected: TODO.
+"""
+
+from conformer.config import EXECUTIONS
+from conformer.sweep import Sweep, Trial
+
+
+def get_sweep() -> Sweep:
+    return Sweep(
+        "One recogniser of nine command words with its tensors as (batch, frames, channels), and as (batch, channels, "
+        "1, frames), which accelerators want; the weights are the same.",
+        tuple(
+            Trial(execution, model="models/words_micro", execution=execution, chunk_sizes=(16,))
+            for execution in EXECUTIONS
+        ),
+    )

@@ -1,0 +1,210 @@
+"""Sweeps: resumed after kills, trials that fail or were changed, one table of all."""
+
+import csv
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from conformer.charts import Point, intervals, lines
+from conformer.config import Config, ConfigError, load_config
+from conformer.sweep import Sweep, SweepError, Trial, load_sweep, run_sweep
+from conformer.sweep.table import page
+
+ROOT = pathlib.Path(__file__).parents[1]
+SWEEPS = sorted(ROOT.glob("configs/sweeps/*.py"))
+
+CONFIG = """
+from conformer.config import AugmentConfig, Config, DataConfig, FeatureConfig, ModelConfig, TokenizerConfig, TrainConfig
+
+
+def get_config() -> Config:
+    return Config(
+        features=FeatureConfig(sample_rate=8_000, num_mel_bins=24, high_freq=3_800.0),
+        augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
+        data=DataConfig(source={manifest!r}, eval_splits=(), batch_seconds=4.0, bucket_seconds=(1.0,)),
+        tokenizer=TokenizerConfig(kind="char"),
+        model=ModelConfig(subsampling_channels=4, encoder_dim=16, num_layers=1, num_heads=2, feed_forward_dim=24),
+        train=TrainConfig(num_steps=6, warmup_steps=1, chunk_sizes=(0, 8), log_every=2, checkpoint_every=2),
+    )
+"""
+# Two trainings; what shares one differs in nothing that is trained.
+SWEEP = """
+from conformer.sweep import Sweep, Trial
+
+
+def get_sweep() -> Sweep:
+    return Sweep(
+        "Six trials.",
+        (
+            Trial("float32", config={config!r}, chunk_sizes=(8,)),
+            Trial("int8", config={config!r}, numerics="int8"),
+            Trial("bfloat16", config={config!r}, numerics="bfloat16"),
+            Trial("channels_first", config={config!r}, execution="channels_first"),
+            Trial("seed", config={config!r}, overrides={{"seed": 1, "train.num_steps": 4}}),
+            Trial("dev", config={config!r}, split="dev"),
+        ),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    """A sweep, its config, and a few noises to train on."""
+    folder = tmp_path_factory.mktemp("sweep")
+    rng = np.random.default_rng(0)
+    rows = []
+    for index, split in enumerate(["train"] * 8 + ["dev"] * 2 + ["test"] * 3):
+        soundfile.write(folder / f"{index}.wav", 0.2 * rng.standard_normal(6_400), 8_000)
+        text = " ".join(rng.choice(["a", "bad", "cab"], 3))
+        rows.append({"id": str(index), "audio": f"{index}.wav", "duration": 0.8, "text": text, "split": split})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "config.py").write_text(CONFIG.format(manifest=str(folder / "manifest.jsonl")))
+    (folder / "six.py").write_text(SWEEP.format(config=str(folder / "config.py")))
+    return folder
+
+
+def start(folder: pathlib.Path, workdir: pathlib.Path) -> subprocess.Popen:
+    command = [sys.executable, "sweep.py", f"--sweep={folder / 'six.py'}", f"--workdir={workdir}", "--jobs=2"]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder) -> tuple[pathlib.Path, float]:
+    """The finished sweep, and the seconds it took."""
+    began, workdir = time.monotonic(), folder / "undisturbed"
+    process = start(folder, workdir)
+    out, _ = process.communicate()
+    assert process.returncode == 0, out
+    return workdir, time.monotonic() - began
+
+
+def table(workdir: pathlib.Path) -> list[dict]:
+    """Everything in table.csv but measured times."""
+    rows = list(csv.DictReader((workdir / "table.csv").open()))
+    return [{key: value for key, value in row.items() if not key.startswith("measured_")} for row in rows]
+
+
+def test_a_sweep_killed_twice_at_random_has_the_table_of_an_undisturbed_one(folder, undisturbed):
+    whole, seconds = undisturbed
+    expected = table(whole)
+    assert [row["trial"] for row in expected] == [
+        "float32",
+        "float32",
+        "int8",
+        "bfloat16",
+        "channels_first",
+        "seed",
+        "dev",
+    ]
+    assert len({row["step"] for row in expected}) == 2  # two trainings
+    assert sorted(path.parent.name for path in whole.glob("*/checkpoints")) == ["float32", "seed"]
+
+    workdir, rng = folder / "killed", random.Random(0)
+    finished: dict[pathlib.Path, int] = {}
+    for _ in range(2):
+        process = start(folder, workdir)
+        time.sleep(seconds * rng.uniform(0.2, 0.5))
+        assert process.poll() is None, process.communicate()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        finished |= {path: path.stat().st_mtime_ns for path in workdir.glob("*/trial.json")}
+        assert len(finished) < 6
+    process = start(folder, workdir)
+    out, _ = process.communicate()
+    assert process.returncode == 0, out
+    assert table(workdir) == expected
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())  # none was run again
+    for form in ("table.md", "index.html", "sweep.json"):
+        assert (workdir / form).stat().st_size > 0
+
+
+def test_a_trial_that_fails_is_named_with_its_log_and_the_others_are_finished(folder, undisturbed, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    workdir, said = undisturbed[0], []
+    model = str(workdir / "float32")
+    sweep = Sweep("", (Trial("bad", model=model, split="nothing"), Trial("good", model=model, split="dev")))
+    failures = run_sweep(sweep, workdir, sweep.trials, 1, said.append)
+    assert list(failures) == ["bad"]
+    assert "nothing" in failures["bad"] and str(workdir / "bad" / "eval.log") in failures["bad"]
+    record = json.loads((workdir / "good" / "trial.json").read_text())
+    assert len(record["rows"]) == 1 and record["rows"][0]["utterances"] == 2
+    assert "2 of 2 trials done, 1 of them failed" in said[-1]
+
+
+def test_a_finished_trial_that_was_changed_is_an_error_that_names_the_change(folder, undisturbed):
+    config = str(folder / "config.py")
+    changes = {
+        "numerics": Trial("float32", config=config, chunk_sizes=(8,), numerics="int8"),
+        "config.train.learning_rate": Trial(
+            "float32", config=config, chunk_sizes=(8,), overrides={"train.learning_rate": 1.0}
+        ),
+    }
+    for key, trial in changes.items():
+        with pytest.raises(SweepError, match=f"trial float32 was finished with other values of {key}: give the new"):
+            run_sweep(Sweep("", (trial,)), undisturbed[0], (trial,), 1, print)
+
+
+def test_sweeps_that_cannot_be_run_are_named():
+    cases = {
+        "holds no trial": (),
+        "each name once": (Trial("a", config="configs/tiny.py"), Trial("a", config="configs/tiny.py")),
+        "names are folders": (Trial("../a", config="configs/tiny.py"),),
+        "give a config": (Trial("a"),),
+        "trial a: unknown config key 'model.width'": (
+            Trial("a", config="configs/tiny.py", overrides={"model.width": 1}),
+        ),
+        "trial a: numerics='int3'": (Trial("a", config="configs/tiny.py", numerics="int3"),),
+        "trial a: nowhere/config.json does not exist": (Trial("a", model="nowhere"),),
+    }
+    for message, trials in cases.items():
+        with pytest.raises(SweepError, match=message):
+            Sweep("", trials)
+    with pytest.raises(SweepError, match=r"nothing\.py does not exist"):
+        load_sweep("nothing.py")
+
+
+def test_overrides_have_the_types_of_their_fields():
+    config = load_config("configs/tiny.py", {"train.learning_rate": 1, "model.encoder_dim": 48})
+    assert (config.train.learning_rate, config.model.encoder_dim) == (1.0, 48)
+    assert type(config.train.learning_rate) is float
+    with pytest.raises(ConfigError, match=r"model\.encoder_dim='48' must be of type int"):
+        load_config("configs/tiny.py", {"model.encoder_dim": "48"})
+    with pytest.raises(ConfigError, match=r"model\.num_heads=5 does not divide"):
+        load_config("configs/tiny.py", {"model.num_heads": 5})
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_the_sweeps_that_are_shipped_can_be_run(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sweep = load_sweep(str(path))
+    assert sum(map(len, sweep.models())) == len(sweep.trials) > 1
+    assert all(isinstance(trial.resolve(), Config) for trial in sweep.trials)
+
+
+def test_a_page_holds_all_it_needs_and_escapes_what_it_is_given():
+    text = page("<title>", "a & b", [], {"t": "no <such> file"}, "python sweep.py")
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "<such>" not in text and "a &amp; b" in text
+
+
+def test_plots_keep_inside_their_frame():
+    rows = [("a", 0.0, 0.0, 0.0), ("a longer name", 12.5, 3.0, 101.0)]
+    points = {"left 4": [Point(0.4, 5.0, 3.0, 99.0, "320 ms"), Point(2.6, 0.0)], "one": [Point(1.0, 50.0)]}
+    for svg in (
+        intervals(rows, "word error rate (%)"),
+        lines(points, "s", "%", {"whole": 3.0}),
+        intervals(rows[:1], ""),
+    ):
+        for name in ("x1", "x2", "cx"):
+            values = [float(part.split('"')[0]) for part in svg.split(f'{name}="')[1:]]
+            assert all(0 <= value <= 640 for value in values)
