@@ -8,7 +8,6 @@
     python bench.py copies [--json=FILE]
     python bench.py cost [--chunks=40] [--json=FILE]
     python bench.py bandwidth [--chunks=40] [--json=FILE]
-    python bench.py front_ends --workdir=runs/front_ends [--json=FILE]
     python bench.py kernels [--op=NAME] [--shape=NAME] [--dtype=NAME] [--implementation=NAME] [--plots=FOLDER]
                             [--autotune] [--json=FILE]
 
@@ -30,7 +29,6 @@ cost        what the cost model predicts for six models on one core, from rates 
             what is measured (3 minutes)
 bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
             (3 minutes)
-front_ends  front ends before the same encoder, trained on words and libri_mini: errors, costs, times (hours)
 kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
             rate; a training step with kernels and without. On a CPU, small shapes and XLA alone. --op=training_step
             measures the step alone; --autotune searches block sizes and keeps them for this kind of device
@@ -47,7 +45,6 @@ from benchmarks import (
     bandwidth,
     copies,
     cost,
-    front_ends,
     numerics,
     numerics_plots,
     policies,
@@ -72,7 +69,7 @@ _SHAPE = flags.DEFINE_string("shape", None, "kernels: one named shape alone.")
 _DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16", "float16"], "kernels: one format alone.")
 _IMPLEMENTATION = flags.DEFINE_string("implementation", None, "kernels: one of ours alone.")
 _AUTOTUNE = flags.DEFINE_bool("autotune", False, "kernels: search block sizes and keep the fastest.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run; front_ends: of all of its own.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run.")
 _POLICIES = flags.DEFINE_list("policies", [], "policies: these alone, comma separated; default: all, and ablations.")
 
 
@@ -105,11 +102,6 @@ def main(argv: list[str]) -> None:
             case ["bandwidth"]:
                 result = bandwidth.run(_CHUNKS.value)
                 print(bandwidth.table(result))
-            case ["front_ends"]:
-                if _WORKDIR.value is None:
-                    raise app.UsageError("front_ends: name a folder for the training runs with --workdir")
-                result = front_ends.run(_WORKDIR.value)
-                print(front_ends.table(result))
             case ["kernels"] if _AUTOTUNE.value:
                 result = tuning.run(_OP.value)
             case ["kernels"]:
@@ -117,10 +109,7 @@ def main(argv: list[str]) -> None:
                 result = kernels.run(_OP.value, _SHAPE.value, _DTYPE.value, _IMPLEMENTATION.value)
                 print(kernels.summary(result))
             case _:
-                names = (
-                    "training, streaming, transcription, numerics, policies, copies, cost, bandwidth, front_ends or "
-                    "kernels"
-                )
+                names = "training, streaming, transcription, numerics, policies, copies, cost, bandwidth or kernels"
                 raise app.UsageError(f"name what to measure: {names}")
     except kernels.SelectionError as error:
         raise app.UsageError(str(error)) from None

@@ -86,7 +86,8 @@ def lines(
                 parts.append(f'<line class="whisker s{colour % 5}" x1="{x}" y1="{ends[0]}" x2="{x}" y2="{ends[1]}"/>')
             parts.append(f'<circle class="s{colour % 5}" cx="{x}" cy="{y}" r="4"/>')
             if point.label:
-                parts.append(_text(float(x) + 8, float(y) - 7, point.label))
+                side, anchor = (8.0, "start") if float(x) < right - 90 else (-8.0, "end")
+                parts.append(_text(float(x) + side, float(y) - 7, point.label, anchor))
     for index, level in enumerate(levels.values()):
         _, y = at(0.0, level)
         colour = f"s{(len(series) + index) % 5}"
@@ -117,6 +118,6 @@ def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
 
 
 def _svg(parts: Sequence[str], height: float, title: str) -> str:
-    size = f'viewBox="0 0 {WIDTH} {height:.0f}" width="100%" style="max-width:{WIDTH}px"'
+    size = f'viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" style="max-width:100%;height:auto"'
     head = f'<svg class="plot" xmlns="http://www.w3.org/2000/svg" {size} role="img">'
     return "\n".join([head, f"<title>{html.escape(title)}</title>", STYLE, *parts, "</svg>", ""])
