@@ -73,8 +73,10 @@ def write_results(sweep: Sweep, workdir: pathlib.Path, failures: dict[str, str],
     name = pathlib.Path(SWEEP.value).stem
     result = circumstances | {"sweep": name, "description": sweep.description, "rows": rows, "failures": failures}
     result |= {"seeds": {name: found["definition"]["config"]["seed"] for name, found in trials.items()}}
-    result |= {"trials": {name: found["definition"] | {"seconds": found["seconds"]} for name, found in trials.items()}}
-    result |= {"commands": {name: found["scores"]["command"] for name, found in trials.items()}}
+    for key, value in {"commands": "command", "dates": "date", "devices": "device"}.items():
+        result[key] = {name: found["scores"][value] for name, found in trials.items()}
+    for key in ("seconds", "load_average", "definition"):
+        result[key] = {name: found[key] for name, found in trials.items()}
     write_text(workdir / "table.csv", csv_table(rows, failures))
     write_text(workdir / "table.md", markdown_table(rows, failures))
     command = f"python {circumstances['command']}"

@@ -13,11 +13,13 @@ import time
 import numpy as np
 import pytest
 import soundfile
+from small_model import TOKENIZER, make_config, random_model
 
 from conformer.charts import Point, intervals, lines
 from conformer.config import Config, ConfigError, load_config
 from conformer.sweep import Sweep, SweepError, Trial, load_sweep, run_sweep
 from conformer.sweep.table import page
+from conformer.training.checkpoint import save_weights
 
 ROOT = pathlib.Path(__file__).parents[1]
 SWEEPS = sorted(ROOT.glob("configs/sweeps/*.py"))
@@ -36,7 +38,7 @@ def get_config() -> Config:
         train=TrainConfig(num_steps=6, warmup_steps=1, chunk_sizes=(0, 8), log_every=2, checkpoint_every=2),
     )
 """
-# Two trainings; what shares one differs in nothing that is trained.
+# A training that two trials share, and a model that is there already.
 SWEEP = """
 from conformer.sweep import Sweep, Trial
 
@@ -45,12 +47,12 @@ def get_sweep() -> Sweep:
     return Sweep(
         "Six trials.",
         (
-            Trial("float32", config={config!r}, chunk_sizes=(8,)),
-            Trial("int8", config={config!r}, numerics="int8"),
-            Trial("bfloat16", config={config!r}, numerics="bfloat16"),
-            Trial("channels_first", config={config!r}, execution="channels_first"),
-            Trial("seed", config={config!r}, overrides={{"seed": 1, "train.num_steps": 4}}),
-            Trial("dev", config={config!r}, split="dev"),
+            Trial("trained", config={config!r}),
+            Trial("trained_int8", config={config!r}, numerics="int8"),
+            Trial("streams", model={model!r}, chunk_sizes=(4,)),
+            Trial("bfloat16", model={model!r}, numerics="bfloat16"),
+            Trial("channels_first", model={model!r}, execution="channels_first"),
+            Trial("dev", model={model!r}, split="dev"),
         ),
     )
 """
@@ -58,7 +60,7 @@ def get_sweep() -> Sweep:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> pathlib.Path:
-    """A sweep, its config, and a few noises to train on."""
+    """A sweep, its config, a model that was not trained, and a few noises."""
     folder = tmp_path_factory.mktemp("sweep")
     rng = np.random.default_rng(0)
     rows = []
@@ -68,7 +70,13 @@ def folder(tmp_path_factory) -> pathlib.Path:
         rows.append({"id": str(index), "audio": f"{index}.wav", "duration": 0.8, "text": text, "split": split})
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "config.py").write_text(CONFIG.format(manifest=str(folder / "manifest.jsonl")))
-    (folder / "six.py").write_text(SWEEP.format(config=str(folder / "config.py")))
+    config, model = make_config(causal_conv=True), folder / "model"
+    config.data.source = str(folder / "manifest.jsonl")
+    model.mkdir()
+    (model / "config.json").write_text(config.to_json())
+    TOKENIZER.save(model)
+    save_weights(model, random_model(config, seed=1, vectors=0.3), 7)
+    (folder / "six.py").write_text(SWEEP.format(config=str(folder / "config.py"), model=str(model)))
     return folder
 
 
@@ -97,23 +105,23 @@ def table(workdir: pathlib.Path) -> list[dict]:
 def test_a_sweep_killed_twice_at_random_has_the_table_of_an_undisturbed_one(folder, undisturbed):
     whole, seconds = undisturbed
     expected = table(whole)
-    assert [row["trial"] for row in expected] == [
-        "float32",
-        "float32",
-        "int8",
-        "bfloat16",
-        "channels_first",
-        "seed",
-        "dev",
+    steps = [(row["trial"], row["mode"], int(row["step"])) for row in expected]
+    assert steps == [
+        ("trained", "offline", 6),
+        ("trained_int8", "offline", 6),
+        ("streams", "offline", 7),
+        ("streams", "160 ms", 7),
+        *((name, "offline", 7) for name in ("bfloat16", "channels_first", "dev")),
     ]
-    assert len({row["step"] for row in expected}) == 2  # two trainings
-    assert sorted(path.parent.name for path in whole.glob("*/checkpoints")) == ["float32", "seed"]
+    assert [path.parent.name for path in whole.glob("*/checkpoints")] == ["trained"]
 
     workdir, rng = folder / "killed", random.Random(0)
     finished: dict[pathlib.Path, int] = {}
-    for _ in range(2):
+    for most in (3, 5):  # finished trials: a moment that comes late on a busy machine would find nothing to kill
         process = start(folder, workdir)
-        time.sleep(seconds * rng.uniform(0.2, 0.5))
+        moment = time.monotonic() + seconds * rng.uniform(0.2, 0.5)
+        while time.monotonic() < moment and len(list(workdir.glob("*/trial.json"))) < most:
+            time.sleep(0.05)
         assert process.poll() is None, process.communicate()
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -131,7 +139,7 @@ def test_a_sweep_killed_twice_at_random_has_the_table_of_an_undisturbed_one(fold
 def test_a_trial_that_fails_is_named_with_its_log_and_the_others_are_finished(folder, undisturbed, monkeypatch):
     monkeypatch.chdir(ROOT)
     workdir, said = undisturbed[0], []
-    model = str(workdir / "float32")
+    model = str(folder / "model")
     sweep = Sweep("", (Trial("bad", model=model, split="nothing"), Trial("good", model=model, split="dev")))
     failures = run_sweep(sweep, workdir, sweep.trials, 1, said.append)
     assert list(failures) == ["bad"]
@@ -144,13 +152,11 @@ def test_a_trial_that_fails_is_named_with_its_log_and_the_others_are_finished(fo
 def test_a_finished_trial_that_was_changed_is_an_error_that_names_the_change(folder, undisturbed):
     config = str(folder / "config.py")
     changes = {
-        "numerics": Trial("float32", config=config, chunk_sizes=(8,), numerics="int8"),
-        "config.train.learning_rate": Trial(
-            "float32", config=config, chunk_sizes=(8,), overrides={"train.learning_rate": 1.0}
-        ),
+        "numerics": Trial("trained", config=config, numerics="int8"),
+        "config.train.learning_rate": Trial("trained", config=config, overrides={"train.learning_rate": 1.0}),
     }
     for key, trial in changes.items():
-        with pytest.raises(SweepError, match=f"trial float32 was finished with other values of {key}: give the new"):
+        with pytest.raises(SweepError, match=f"trial trained was finished with other values of {key}: give the new"):
             run_sweep(Sweep("", (trial,)), undisturbed[0], (trial,), 1, print)
 
 

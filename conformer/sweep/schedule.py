@@ -68,13 +68,15 @@ def run_sweep(
                 if waiting:
                     running += _start(waiting.pop(0), None, slot, jobs, say)
             time.sleep(POLL_SECONDS)
-            for entry in [entry for entry in running if entry.process.poll() is not None]:
+            done = [entry for entry in running if entry.process.poll() is not None]
+            for entry in done:
                 running.remove(entry)
                 running += _start(entry.rest, entry.process.returncode, entry.slot, jobs, say)
-            records = {trial.name: record for trial in trials if (record := read_trial(workdir, trial))}
-            if len(records) + len(failures) > ended:
-                ended = len(records) + len(failures)
-                say(_progress(ended, len(trials), failures, [record["seconds"] for record in records.values()], jobs))
+            if done:
+                records = [record for trial in trials if (record := read_trial(workdir, trial))]
+                if len(records) + len(failures) > ended:
+                    ended = len(records) + len(failures)
+                    say(_progress(ended, len(trials), failures, [record["seconds"] for record in records], jobs))
             if time.monotonic() - reported > REPORT_SECONDS:
                 reported = time.monotonic()
                 for entry in running:
@@ -140,7 +142,8 @@ def _work(
             failures[trial.name] = _reason(status, log)
         else:
             scores = json.loads((folder / "scores.json").read_text())
-            found = {"rows": figures(trial, model, scores), "seconds": time.monotonic() - began, "scores": scores}
+            circumstances = {"seconds": time.monotonic() - began, "load_average": os.getloadavg()[0]}
+            found = {"rows": figures(trial, model, scores), "scores": scores} | circumstances
             write_text(folder / "trial.json", json.dumps({"definition": trial.definition()} | found, indent=2) + "\n")
         began = time.monotonic()
 

@@ -73,7 +73,7 @@ def cells(row: Mapping) -> list[str]:
         f"{row['front_end_share']:.1%}",
         shown("macs_per_second", "{:.1f} M", 1e-6),
         shown("bytes_per_second", "{:.1f} MB", 1e-6),
-        shown("predicted_joules_per_second", "{:.2f} mJ", 1e3),
+        shown("predicted_joules_per_second", "{:.3f} mJ", 1e3),
         shown("measured_real_time_factor", "{:.4f}"),
         shown("measured_latency_seconds", "{:.2f} s"),
         shown("measured_training_speed", "{:.0f} x"),
@@ -135,7 +135,7 @@ PAGE = """<!doctype html>
 :root{{color-scheme:light dark}}
 body{{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:0 auto;padding:1rem;color:#24292f;background:#fff}}
 h1{{font-size:1.5rem}}h2{{font-size:1.15rem;margin-top:2rem}}
-.wide{{overflow-x:auto}}
+.wide{{overflow-x:auto}}.plot{{min-width:32rem}}
 table{{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}}
 th,td{{padding:.3rem .6rem;border-bottom:1px solid #d0d7de;text-align:right;white-space:nowrap}}
 th:nth-child(-n+2),td:nth-child(-n+2){{text-align:left}}
@@ -178,7 +178,9 @@ def page(title: str, description: str, rows: Sequence[Mapping], failures: Mappin
         f'<p class="failed"><strong>{html.escape(name)} failed:</strong> {html.escape(reason)}</p>\n'
         for name, reason in failures.items()
     )
-    drawn = "\n".join(f"<h2>{html.escape(name)}</h2>\n{svg}" for name, svg in plots(rows).items())
+    drawn = "\n".join(
+        f'<h2>{html.escape(name)}</h2>\n<div class="wide">{svg}</div>' for name, svg in plots(rows).items()
+    )
     return PAGE.format(
         title=html.escape(title),
         description=html.escape(description),
