@@ -1,6 +1,7 @@
 """Sweeps: resumed after kills, trials that fail or were changed, one table of all."""
 
 import csv
+import fcntl
 import json
 import os
 import pathlib
@@ -98,7 +99,7 @@ def undisturbed(folder) -> tuple[pathlib.Path, float]:
 
 def table(workdir: pathlib.Path) -> list[dict]:
     """Everything in table.csv but measured times."""
-    rows = list(csv.DictReader((workdir / "table.csv").open()))
+    rows = csv.DictReader((workdir / "table.csv").read_text().splitlines())
     return [{key: value for key, value in row.items() if not key.startswith("measured_")} for row in rows]
 
 
@@ -128,10 +129,20 @@ def test_a_sweep_killed_twice_at_random_has_the_table_of_an_undisturbed_one(fold
         finished |= {path: path.stat().st_mtime_ns for path in workdir.glob("*/trial.json")}
         assert len(finished) < 6
     process = start(folder, workdir)
+    assert process.stdout is not None
+    while "log in" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)  # Ctrl-C, and nothing to its processes
+    out, _ = process.communicate()
+    assert process.returncode == 1 and "interrupted; the same command resumes" in out
+    for path in workdir.glob("*/lock"):
+        with path.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error where a process still runs
+    process = start(folder, workdir)
     out, _ = process.communicate()
     assert process.returncode == 0, out
     assert table(workdir) == expected
-    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())  # none was run again
+    assert all(path.stat().st_mtime_ns == written for path, written in finished.items())  # none was run again
     for form in ("table.md", "index.html", "sweep.json"):
         assert (workdir / form).stat().st_size > 0
 
