@@ -2,7 +2,8 @@
 
 python sweep.py --sweep=configs/sweeps/layout.py --workdir=runs/layout
 
-Expected: TODO.
+Expected: a minute on two shared cores, 12 errors in 345 words whole and 23 as streams in either layout
+(results/sweeps/layout.json).
 """
 
 from conformer.config import EXECUTIONS

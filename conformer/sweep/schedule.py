@@ -95,9 +95,10 @@ def read_trial(workdir: pathlib.Path, trial: Trial) -> dict | None:
     defaults = _flat({"config": dataclasses.asdict(Config())})  # of keys that came after the record
     stored, now = defaults | _flat(record["definition"]), _flat(trial.definition())
     if changed := [key for key in sorted(stored | now) if stored.get(key) != now.get(key)]:
+        stale = path.parent if any(key.startswith("config.") for key in changed) else path  # a training is kept
         raise SweepError(
             f"trial {trial.name} was finished with other values of {', '.join(changed)}: give the new one another "
-            f"name, choose another --workdir, or remove {path.parent} to run it again"
+            f"name, choose another --workdir, or remove {stale} to run it again"
         )
     return record
 
