@@ -68,8 +68,9 @@ HEAD = """
 
 `python report.py` writes this page and its plots from the records in `results/`; each table and plot names the record
 and the keys that it shows. Intervals are 95 %, from a bootstrap over utterances (1,000 draws, seed 0;
-`conformer/evaluation/scorer.py`). Columns called *measured* are times on a shared machine; the others do not depend on
-it. A record that is missing is a section that says "not run".
+`conformer/evaluation/scorer.py`). Columns called *measured* are times on machines that other work shared (the records
+hold the load): they rank nothing that is close. The other columns do not depend on it. A record that is missing is a
+section that says "not run".
 
 ## What these data can and cannot show
 
