@@ -37,6 +37,8 @@ def main(_) -> None:
         failures = run(pathlib.Path(WORKDIR.value))
     except ValueError as error:  # what every error of bad input is
         sys.exit(f"sweep.py: {error}")
+    except OSError as error:
+        sys.exit(f"sweep.py: {error}: check the free space and the permissions of {WORKDIR.value}; then it resumes")
     except KeyboardInterrupt:
         sys.exit("sweep.py: interrupted; the same command resumes")
     if failures:

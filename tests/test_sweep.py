@@ -18,7 +18,7 @@ from small_model import TOKENIZER, make_config, random_model
 
 from conformer.charts import Point, intervals, lines
 from conformer.config import Config, ConfigError, load_config
-from conformer.sweep import Sweep, SweepError, Trial, load_sweep, run_sweep
+from conformer.sweep import Sweep, SweepError, Trial, load_sweep, run_sweep, schedule
 from conformer.sweep.table import page
 from conformer.training.checkpoint import save_weights
 
@@ -158,6 +158,18 @@ def test_a_trial_that_fails_is_named_with_its_log_and_the_others_are_finished(fo
     record = json.loads((workdir / "good" / "trial.json").read_text())
     assert len(record["rows"]) == 1 and record["rows"][0]["utterances"] == 2
     assert "2 of 2 trials done, 1 of them failed" in said[-1]
+
+
+def test_a_folder_that_another_process_works_in_is_left_alone(folder, undisturbed, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(schedule, "GRACE_SECONDS", 0.1)
+    sweep = Sweep("", (Trial("held", model=str(folder / "model")),))
+    (undisturbed[0] / "held").mkdir()
+    with (undisturbed[0] / "held" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        failures = run_sweep(sweep, undisturbed[0], sweep.trials, 1, print)
+    assert failures["held"].startswith("another process is at work in ")
+    assert not (undisturbed[0] / "held" / "eval.log").exists()
 
 
 def test_a_finished_trial_that_was_changed_is_an_error_that_names_the_change(folder, undisturbed):

@@ -23,6 +23,9 @@ from conformer.sweep.trials import Sweep, SweepError, Trial
 POLL_SECONDS, REPORT_SECONDS, GRACE_SECONDS = 0.1, 60.0, 10.0
 
 
+type _Status = int | str  # a process's exit status, or why it could not be started
+
+
 class _Job(NamedTuple):
     """A process to be run."""
 
@@ -34,7 +37,7 @@ class _Job(NamedTuple):
 class _Running(NamedTuple):
     job: _Job
     process: subprocess.Popen
-    rest: Generator[_Job, int]  # what follows, once it is sent the status
+    rest: Generator[_Job, _Status]  # what follows, once it is sent the status
     slot: int
 
 
@@ -113,7 +116,7 @@ def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
 
 def _work(
     workdir: pathlib.Path, owner: Trial, trials: Sequence[Trial], failures: dict[str, str]
-) -> Generator[_Job, int]:
+) -> Generator[_Job, _Status]:
     """What one model needs, a process after the other: training, then each trial's evaluation."""
     model, began = pathlib.Path(owner.model or workdir / owner.name), time.monotonic()
     # A checkpoint's folder gets its name once it is complete.
@@ -150,7 +153,7 @@ def _work(
 
 
 def _start(
-    work: Generator[_Job, int], status: int | None, slot: int, jobs: int, say: Callable[[str], None]
+    work: Generator[_Job, _Status], status: _Status | None, slot: int, jobs: int, say: Callable[[str], None]
 ) -> list[_Running]:
     """Starts the next process of a model's work, if there is one."""
     while True:
@@ -161,12 +164,11 @@ def _start(
         job.log.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(job.log.parent)
         if lock is None:
-            job.log.write_text("another process is at work in this folder: wait for it, or end it\n")
-            status = 1
+            status = f"another process is at work in {job.log.parent}: wait for it, or end it"
             continue
         say(f"{job.trial.name}: {job.command[0]}, log in {job.log}")
         command, environment = [sys.executable, *job.command], os.environ | {"PYTHONUNBUFFERED": "1"}
-        with lock, job.log.open("w") as log, _cores(slot, jobs):
+        with lock, job.log.open("a") as log, _cores(slot, jobs):
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock.fileno()]
             )
@@ -221,7 +223,9 @@ def _progress(ended: int, trials: int, failures: dict[str, str], seconds: Sequen
     return line
 
 
-def _reason(status: int, log: pathlib.Path) -> str:
+def _reason(status: _Status, log: pathlib.Path) -> str:
+    if isinstance(status, str):
+        return status
     killed = f"killed by signal {-status} after " if status < 0 else ""
     return f"{killed}{_last_line(log)} ({log})"
 
