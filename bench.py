@@ -9,7 +9,6 @@
     python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
     python bench.py bandwidth [--chunks=40] [--json=FILE]
     python bench.py data --source=../shared/data/libri_mini [--json=FILE]
-    python bench.py front_ends --workdir=runs/front_ends [--json=FILE]
     python bench.py kernels [--op=NAME] [--shape=NAME] [--dtype=NAME] [--implementation=NAME] [--plots=FOLDER]
                             [--autotune] [--json=FILE]
 
@@ -33,7 +32,6 @@ bandwidth   what reading fewer bytes of weights saves a stream: narrower weights
             (3 minutes)
 data        preparing a corpus and training-side reading: speed on the real speech of --source, memory on generated
             corpora of 10,000 and of 100,000 utterances (8 minutes)
-front_ends  front ends before the same encoder, trained on words and libri_mini: errors, costs, times (hours)
 kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
             rate; a training step with kernels and without. On a CPU, small shapes and XLA alone. --op=training_step
             measures the step alone; --autotune searches block sizes and keeps them for this kind of device
@@ -51,7 +49,6 @@ from benchmarks import (
     copies,
     cost,
     data,
-    front_ends,
     numerics,
     numerics_plots,
     policies,
@@ -77,7 +74,7 @@ _DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16", "float16"], "k
 _IMPLEMENTATION = flags.DEFINE_string("implementation", None, "kernels: one of ours alone.")
 _AUTOTUNE = flags.DEFINE_bool("autotune", False, "kernels: search block sizes and keep the fastest.")
 _DEVICE = flags.DEFINE_enum("device", "x86", ["x86", "h200"], "cost: whose profile is compared with this machine.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run; front_ends: of all of its own.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run.")
 _SOURCE = flags.DEFINE_string("source", None, "data: manifest, pack or LibriSpeech folder of real speech.")
 _POLICIES = flags.DEFINE_list("policies", [], "policies: these alone, comma separated; default: all, and ablations.")
 
@@ -116,11 +113,6 @@ def main(argv: list[str]) -> None:
                     raise app.UsageError("data: name a manifest or folder of speech with --source")
                 result = data.run(_SOURCE.value)
                 print(data.table(result))
-            case ["front_ends"]:
-                if _WORKDIR.value is None:
-                    raise app.UsageError("front_ends: name a folder for the training runs with --workdir")
-                result = front_ends.run(_WORKDIR.value)
-                print(front_ends.table(result))
             case ["kernels"] if _AUTOTUNE.value:
                 result = tuning.run(_OP.value)
             case ["kernels"]:
@@ -129,8 +121,7 @@ def main(argv: list[str]) -> None:
                 print(kernels.summary(result))
             case _:
                 names = (
-                    "training, streaming, transcription, numerics, policies, copies, cost, bandwidth, data, front_ends "
-                    "or kernels"
+                    "training, streaming, transcription, numerics, policies, copies, cost, bandwidth, data or kernels"
                 )
                 raise app.UsageError(f"name what to measure: {names}")
     except kernels.SelectionError as error:

@@ -11,15 +11,13 @@ holds the devices' figures and their sources; docs/execution.md says how far pre
 """
 
 import dataclasses
-import importlib.util
-import pathlib
 import sys
 from collections.abc import Iterator
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from conformer.config import Config, ConfigError, define_config_flag, parse_flags
+from conformer.config import Config, define_config_flag, load_config, parse_flags
 from conformer.cost import DEVICES, FORMATS, Workload
 from conformer.cost.report import Report, comparison_table, draw_shares, draw_waterfall, module_table, report
 
@@ -77,18 +75,6 @@ def with_units(config: Config) -> Config:
     """The vocabulary that training would fill in."""
     config.model.vocab_size = config.model.vocab_size or UNITS.value
     return config
-
-
-def load_config(name: str) -> Config:
-    """`get_config` of a file, called with what follows the colon."""
-    path, _, argument = name.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise ConfigError(f"--compare={path} does not exist: name files such as configs/demo.py")
-    spec = importlib.util.spec_from_file_location("compared", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument) if argument else module.get_config()
 
 
 def waterfall(config: Config) -> Iterator[Report]:

@@ -50,6 +50,7 @@ SEARCH = define_search_flags()
 TUNE = flags.DEFINE_multi_string(
     "tune", [], "Search with each of these and keep the best, as in --tune=lm-weight=0.3,0.5 --tune=word-bonus=0,2."
 )
+ERRORS = flags.DEFINE_string("errors", None, "File for the errors of each utterance; default: in the work directory.")
 PLOT = flags.DEFINE_string("plot", None, "Draw error rate against latency into this file (needs the extra 'plots').")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
@@ -98,7 +99,7 @@ def evaluate(workdir: pathlib.Path) -> None:
         transcripts = decode(heard, broken, tokenizer, make_decoder(search, tokenizer, lm))
         rows.append(row("offline", transcripts, search))
         print(f"{SPLIT.value}, {search}: {transcripts.score()}")
-    errors = workdir / f"errors-{SPLIT.value}.jsonl"
+    errors = pathlib.Path(ERRORS.value or workdir / f"errors-{SPLIT.value}.jsonl")
     read = transcripts.utterances
     write_errors(errors, [u.id for u in read], [u.text for u in read], transcripts.texts)
     for message in broken.values():

@@ -1,6 +1,7 @@
 """An ablation of front ends on real speech: everything but the front end the same, the seed too.
 
   python train.py --config=configs/front_ends.py:words,small --workdir=runs/words_small
+  python sweep.py --sweep=configs/sweeps/subsampling.py --workdir=runs/subsampling    all six, compared
 
 `vanilla` and `depthwise_separable` have the same number of channels; `small` has fewer, and one stride more along
 frequency, which leaves it less than 2.5 % of the arithmetic of the encoder behind it.
@@ -9,6 +10,7 @@ frequency, which leaves it less than 2.5 % of the arithmetic of the encoder behi
 from configs import libri_mini, words
 from conformer.config import Config, ConfigError
 
+BASES = ("words", "libri_mini")
 FRONT_ENDS = {
     "vanilla": ("vanilla", 48, 1),
     "depthwise_separable": ("depthwise_separable", 48, 1),
@@ -18,7 +20,7 @@ FRONT_ENDS = {
 
 def get_config(name: str = "words,small") -> Config:
     base, _, front_end = name.partition(",")
-    if base not in ("words", "libri_mini") or front_end not in FRONT_ENDS:
+    if base not in BASES or front_end not in FRONT_ENDS:
         raise ConfigError(
             f"configs/front_ends.py:{name}: choose words or libri_mini, a comma, and one of {', '.join(FRONT_ENDS)}"
         )

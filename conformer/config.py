@@ -7,10 +7,13 @@ from which `eval.py` and `transcribe.py` rebuild the same model.
 
 import dataclasses
 import difflib
+import functools
+import importlib.util
 import json
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 from absl import flags
@@ -251,6 +254,39 @@ def parse_flags(argv: list[str]) -> list[str]:
         # ml_collections wraps an error of a config file in the text of its traceback, the message last.
         message = str(error).strip().splitlines()[-1].removeprefix("conformer.config.ConfigError: ")
         sys.exit(f"{pathlib.Path(argv[0]).name}: {message}")
+
+
+def load_module(path: str | pathlib.Path) -> ModuleType:
+    """The Python file at `path`, executed. Raises ConfigError where there is none."""
+    if not pathlib.Path(path).is_file():
+        raise ConfigError(f"{path} does not exist: name a file such as configs/demo.py")
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_config(name: str, overrides: Mapping[str, Any] | None = None) -> Config:
+    """`get_config` of a file, called with what follows the colon; then values by key, as `--config.KEY=VALUE`.
+
+    Raises ConfigError for a file, a key or a value that cannot be used.
+    """
+    path, _, argument = name.partition(":")
+    module = load_module(path)
+    config = module.get_config(argument) if argument else module.get_config()
+    for key, value in (overrides or {}).items():
+        check_key(key)
+        *sections, field = key.split(".")
+        section = functools.reduce(getattr, sections, config)
+        kind = type(getattr(section, field))
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise ConfigError(f"{name}: {key}={value!r} must be of type {kind.__name__}")
+        setattr(section, field, value)
+    config.validate()
+    return config
 
 
 def check_key(key: str) -> None:

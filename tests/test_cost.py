@@ -200,7 +200,7 @@ def test_the_command_compares_and_draws(tmp_path):
     "flags, message",
     [
         (("--device=ethos-u55", "--formats=float16"), "choose other --formats"),
-        (("--compare=nothing.py",), "name files such as configs/demo.py"),
+        (("--compare=nothing.py",), "nothing.py does not exist: name a file such as configs/demo.py"),
     ],
 )
 def test_what_cannot_be_told_is_one_line(flags, message):

@@ -1,0 +1,252 @@
+"""The sections of the report, a function each.
+
+A section names the records, and the keys in them, that its numbers come from; what has no record says so, with the
+command that makes one.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from benchmarks.kernels import run as kernels
+from benchmarks.report.page import Report, sweep, sweep_plot, sweep_table, way
+from conformer.charts import Point, intervals, lines
+
+
+def front_ends(report: Report) -> None:
+    report.say("## Front ends: errors, and what they cost")
+    found = sweep(report, "subsampling", "runs/subsampling")
+    if found is None:
+        return
+    report.say(
+        "The same encoder, seed and steps behind each front end (`configs/front_ends.py`). The front end's share is of "
+        "all multiply-accumulates."
+    )
+    sweep_plot(report, found, "subsampling", "Front ends: word error rate on test")
+    sweep_table(report, found, "subsampling")
+
+
+def latency(report: Report) -> None:
+    report.say("## Whole utterances against streams")
+    for name, label in (("words", "words"), ("libri_mini_dev", "libri_mini, dev")):
+        record = report.record(name)
+        if record is None or not record.get("streaming"):
+            continue
+        report.plot(
+            f"latency_{name}",
+            lines({"streams": stream_points(record["streaming"])}, *AXES, {"whole utterances": 100 * record["wer"]}),
+            f"{label}: word error rate against latency, {record['utterances']} utterances",
+            f"`results/{name}.json`, `streaming` (points) and `wer` (dashed)",
+        )
+    found = sweep(report, "chunk", "runs/chunk")
+    if found is None:
+        return
+    report.say(f"{found['description']} The left context is counted in chunks (`left_4`: four of them).")
+    curves: dict[str, list[Point]] = {}
+    levels = {}
+    for row in found["rows"]:
+        if row["chunk_size"]:
+            curves.setdefault(row["trial"], []).append(Point(row["measured_latency_seconds"], 100 * row["wer"]))
+        else:
+            levels = {"whole utterances": 100 * row["wer"]}
+    report.plot(
+        "chunk",
+        lines({name: sorted(points) for name, points in curves.items()}, *AXES, levels),
+        "words_micro: word error rate against latency, by chunk size and left context (intervals in the table)",
+        "`results/sweeps/chunk.json`, `rows`",
+    )
+    first = found["rows"][0]["trial"]  # whole utterances are the same in all
+    rows = [row for row in found["rows"] if row["chunk_size"] or row["trial"] == first]
+    sweep_table(report, found | {"rows": rows}, "chunk")
+
+
+AXES = "latency, measured: audio waited for + computation on one core (s)", "word error rate (%)"
+
+
+def stream_points(rows: Sequence[Mapping]) -> list[Point]:
+    """Of the rows of eval.py."""
+    return sorted(
+        Point(row["latency_seconds"], 100 * row["wer"], 100 * row["wer_low"], 100 * row["wer_high"], row["mode"])
+        for row in rows
+    )
+
+
+def numerics(report: Report) -> None:
+    report.say("## float32 against every numerics policy")
+    found = sweep(report, "numerics", "runs/numerics")
+    if found is not None:
+        report.say(f"{found['description']} `docs/numerics.md` says what the policies are.")
+        sweep_plot(report, found, "numerics", "words_micro: word error rate under each policy")
+        sweep_table(report, found, "numerics")
+    for name in ("words", "libri_mini"):
+        record = report.record(f"numerics_{name}")
+        if record is None:
+            report.say(f"{name}: not run (`python bench.py policies --workdir=runs/{name}`).")
+            continue
+        ways = []
+        for row in record["rows"]:
+            scaled = f", residual x {row['residual_scale']:.0f}" if row["residual_scale"] > 1 else ""
+            ways.append(way(row["policy"] + scaled, row))
+        report.plot(
+            f"numerics_{name}",
+            intervals(ways, "word error rate (%)"),
+            f"{name}: policies, devices without a stabiliser, and larger residual streams",
+            f"`results/numerics_{name}.json`, `rows`",
+        )
+
+
+def artefacts(report: Report) -> None:
+    report.say("## float32 against every artefact")
+    shown = False
+    for name in ("words_micro", "words", "libri_mini"):
+        record = report.record(f"parity_{name}")
+        if record is None:
+            continue
+        shown = True
+        table = ["| artefact | WER, streams | errors | largest difference | file | state | speed, measured |"]
+        table.append("|---|---|---|---|---|---|---|")
+        for artefact, row in record["rows"].items():
+            cells = [
+                artefact,
+                f"{row['wer']:.2%}",
+                f"{row['errors']} of {row['words']}",
+                f"{row['max_difference']:.1e}" if "max_difference" in row else "",
+                f"{row['file_bytes'] / 1e6:.2f} MB" if "file_bytes" in row else "",
+                f"{row['state_bytes'] / 1024:.0f} KiB" if "state_bytes" in row else "",
+                f"{row['speed']:.2f} x" if "speed" in row else "",
+            ]
+            table.append("| " + " | ".join(cells) + " |")
+        report.say(f"{name}, {record['split']} split, {record['utterances']} utterances:")
+        report.say("\n".join(table))
+        report.say(f"Source: `results/parity_{name}.json`, `rows`.")
+    report.say(
+        "The difference is that of a log-probability from JAX float32. Speeds are relative to JAX in float32, in "
+        "interpreters on the host; `docs/deployment.md` says more."
+        if shown
+        else "Not run (`python parity.py`)."
+    )
+
+
+def layouts(report: Report) -> None:
+    report.say("## Layouts")
+    found = sweep(report, "layout", "runs/layout")
+    if found is not None:
+        report.say(found["description"])
+        sweep_table(report, found, "layout")
+
+
+def sizes(report: Report) -> None:
+    report.say("## Sizes")
+    found = sweep(report, "size", "runs/size")
+    if found is not None:
+        report.say(found["description"])
+        sweep_plot(report, found, "size", "Encoders of several sizes: word error rate on test")
+        sweep_table(report, found, "size")
+
+
+def costs(report: Report) -> None:
+    report.say("## Compute, bytes, energy, real-time factor")
+    report.say(
+        "The tables above hold them beside the errors: arithmetic and bytes are counted from the configuration, energy "
+        "is predicted for a watch-class accelerator (`docs/execution.md`), real-time factors are measured on one core."
+    )
+    record = report.record("bandwidth_cpu")
+    if record is not None:
+        rows = [(row["name"], row["ms_per_second_of_audio"], None, None) for row in record["rows"].values()]
+        report.plot(
+            "bandwidth",
+            intervals(rows, "ms a second of audio, measured on one core"),
+            "20 M parameters: what narrower weights, batches of streams and larger chunks save",
+            "`results/bandwidth_cpu.json`, `rows.*.ms_per_second_of_audio`",
+        )
+    record = report.record("cost_cpu")
+    if record is not None:
+        table = ["| one core | real-time factor, measured | predicted | error |", "|---|---|---|---|"]
+        for name, row in record["rows"].items():
+            table.append(
+                f"| {name} | {row['measured_real_time_factor']:.5f} | {row['predicted_real_time_factor']:.5f} | "
+                f"{row['error']:+.0%} |"
+            )
+        report.say("\n".join(table))
+        report.say("Source: `results/cost_cpu.json`, `rows`.")
+
+
+def kernel_speeds(report: Report) -> None:
+    report.say("## Kernels")
+    names = sorted(path.stem for path in report.results.glob("kernels*.json"))
+    for name in names:
+        record = report.record(name)
+        assert record is not None
+        report.say(f"```\n{kernels.summary(record)}\n```\n\nSource: `results/{name}.json`.")
+    if not names:
+        report.say(
+            "Open, for lack of hardware: no record. `python bench.py kernels --json=results/kernels.json` makes one on "
+            "a GPU; `docs/kernels.md` says what is tested without."
+        )
+
+
+def libri_mini(report: Report) -> None:
+    report.say("## libri_mini: the learning curve, and what helped")
+    record = report.record("libri_mini")
+    if record is None:
+        report.say("Not run with the present config. An earlier model, stopped while its curve was falling:")
+        found = [(split, report.record(f"libri_mini_{split}")) for split in ("dev", "test")]
+        table = ["| split | step | WER | 95 % interval | CER |", "|---|---|---|---|---|"]
+        for split, row in found:
+            if row is not None:
+                interval = f"{row['wer_low']:.1%} to {row['wer_high']:.1%}"
+                table.append(f"| {split} | {row['step']:,} | {row['wer']:.1%} | {interval} | {row['cer']:.1%} |")
+        report.say("\n".join(table))
+        report.say("Source: `results/libri_mini_dev.json`, `results/libri_mini_test.json`.")
+        return
+    curve = {
+        key.upper(): [Point(float(row["step"]), 100 * row[key]) for row in record["curve"]] for key in ("wer", "cer")
+    }
+    report.plot(
+        "libri_mini_curve",
+        lines(curve, "updates", "error rate on dev (%)"),
+        "libri_mini: error rates on dev while it is trained",
+        "`results/libri_mini.json`, `curve`",
+    )
+    for key, label in (("ablation", "what helped, on dev"), ("test", "test")):
+        if rows := record.get(key):
+            report.plot(
+                f"libri_mini_{key}",
+                intervals([way(row["name"], row) for row in rows], "word error rate (%)"),
+                f"libri_mini: {label}",
+                f"`results/libri_mini.json`, `{key}`",
+            )
+
+
+IN_ORDER = (front_ends, latency, numerics, artefacts, layouts, sizes, costs, kernel_speeds, libri_mini)
+
+
+def circumstances(report: Report) -> None:
+    """Where, when, with what and how each record was made."""
+    report.say("## Records")
+    table = ["| record | date | device | versions | seed | command |", "|---|---|---|---|---|---|"]
+    for name in sorted(report.used):
+        record = report.used[name]
+        table.append(f"| `results/{name}.json` | " + " | ".join(facts(record)) + " |")
+    report.say("\n".join(table))
+    report.say(
+        "A seed that the record does not hold is that of the config, 0. Commands of single trials are in the sweeps' "
+        "records, `commands`."
+    )
+
+
+def facts(record: Mapping) -> Iterator[str]:
+    """Date, device, versions, seeds, command."""
+    yield record["date"][:10]
+    device = record.get("device") or "CPU"
+    yield (
+        device
+        if isinstance(device, str)
+        else ", ".join(
+            [device.get("gpu") or device["cpu"], f"{device['cores']} cores" if device["cores"] > 1 else "one core"]
+        )
+    )
+    versions = record.get("versions") or ({"jax": record["jax"]} if "jax" in record else {})
+    yield ", ".join(f"{name} {version}" for name, version in versions.items())
+    seeds = sorted(set(record.get("seeds", {}).values())) or [record.get("seed", "")]
+    yield ", ".join(map(str, seeds))
+    command = record["command"]
+    yield f"`{command if command.startswith('python ') else f'python {command}'}`"

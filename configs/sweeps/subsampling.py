@@ -1,0 +1,21 @@
+"""Front ends before the same encoder, trained on real speech with the same seed and steps.
+
+python sweep.py --sweep=configs/sweeps/subsampling.py --workdir=runs/subsampling
+
+Hours on two cores: six trainings of 3,000 steps (configs/front_ends.py).
+"""
+
+from configs.front_ends import BASES, FRONT_ENDS
+from conformer.sweep import Sweep, Trial
+
+
+def get_sweep() -> Sweep:
+    return Sweep(
+        "What a cheaper convolutional front end costs in words, and what it saves: the same encoder, seed and steps "
+        "behind each of three, on nine command words and on read English.",
+        tuple(
+            Trial(f"{base}_{front_end}", config=f"configs/front_ends.py:{base},{front_end}", chunk_sizes=(16,))
+            for base in BASES
+            for front_end in FRONT_ENDS
+        ),
+    )

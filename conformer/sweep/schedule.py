@@ -1,0 +1,242 @@
+"""Runs trials as processes of train.py and eval.py, a few at a time, and finds again what is done.
+
+The folder of a trial holds `trial.json` once it is finished, `scores.json` (eval.py's record), `errors.jsonl`,
+`train.log` and `eval.log`; a trial that is trained has its run there too, as train.py leaves it.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, NamedTuple, TextIO
+
+from conformer.config import Config
+from conformer.sweep.figures import figures
+from conformer.sweep.trials import Sweep, SweepError, Trial
+
+POLL_SECONDS, REPORT_SECONDS, GRACE_SECONDS = 0.1, 60.0, 10.0
+
+
+type _Status = int | str  # a process's exit status, or why it could not be started
+
+
+class _Job(NamedTuple):
+    """A process to be run."""
+
+    trial: Trial
+    command: list[str]
+    log: pathlib.Path
+
+
+class _Running(NamedTuple):
+    job: _Job
+    process: subprocess.Popen
+    rest: Generator[_Job, _Status]  # what follows, once it is sent the status
+    slot: int
+
+
+def run_sweep(
+    sweep: Sweep, workdir: pathlib.Path, trials: Sequence[Trial], jobs: int, say: Callable[[str], None]
+) -> dict[str, str]:
+    """Runs those of `trials` that are not finished, at most `jobs` processes at a time.
+
+    Returns:
+        Why trials failed, by name; the others are finished.
+
+    Raises:
+        SweepError: for a finished trial whose definition has changed since; before anything runs.
+    """
+    for trial in sweep.trials:
+        read_trial(workdir, trial)
+    failures: dict[str, str] = {}
+    unfinished = [trial for trial in trials if read_trial(workdir, trial) is None]
+    waiting = [
+        _work(workdir, group[0], [trial for trial in group if trial in unfinished], failures)
+        for group in sweep.models()
+        if any(trial in unfinished for trial in group)
+    ]
+    running: list[_Running] = []
+    ended = len(trials) - len(unfinished)
+    say(f"{ended} of {len(trials)} trials are finished already")
+    reported = time.monotonic()
+    try:
+        while waiting or running:
+            for slot in set(range(jobs)) - {entry.slot for entry in running}:
+                if waiting:
+                    running += _start(waiting.pop(0), None, slot, jobs, say)
+            time.sleep(POLL_SECONDS)
+            done = [entry for entry in running if entry.process.poll() is not None]
+            for entry in done:
+                running.remove(entry)
+                running += _start(entry.rest, entry.process.returncode, entry.slot, jobs, say)
+            if done:
+                records = [record for trial in trials if (record := read_trial(workdir, trial))]
+                if len(records) + len(failures) > ended:
+                    ended = len(records) + len(failures)
+                    say(_progress(ended, len(trials), failures, [record["seconds"] for record in records], jobs))
+            if time.monotonic() - reported > REPORT_SECONDS:
+                reported = time.monotonic()
+                for entry in running:
+                    say(f"{entry.job.trial.name}: {_last_line(entry.job.log)}")
+    finally:
+        _stop([entry.process for entry in running])
+    return failures
+
+
+def read_trial(workdir: pathlib.Path, trial: Trial) -> dict | None:
+    """The record of a finished trial, None for another. Raises SweepError where it was defined otherwise."""
+    path = workdir / trial.name / "trial.json"
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    defaults = _flat({"config": dataclasses.asdict(Config())})  # of keys that came after the record
+    stored, now = defaults | _flat(record["definition"]), _flat(trial.definition())
+    if changed := [key for key in sorted(stored | now) if stored.get(key) != now.get(key)]:
+        stale = path.parent if any(key.startswith("config.") for key in changed) else path  # a training is kept
+        raise SweepError(
+            f"trial {trial.name} was finished with other values of {', '.join(changed)}: give the new one another "
+            f"name, choose another --workdir, or remove {stale} to run it again"
+        )
+    return record
+
+
+def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
+    """{"config": {"seed": 0}} as {"config.seed": 0}."""
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return json.loads(json.dumps(flat))
+
+
+def _work(
+    workdir: pathlib.Path, owner: Trial, trials: Sequence[Trial], failures: dict[str, str]
+) -> Generator[_Job, _Status]:
+    """What one model needs, a process after the other: training, then each trial's evaluation."""
+    model, began = pathlib.Path(owner.model or workdir / owner.name), time.monotonic()
+    # A checkpoint's folder gets its name once it is complete.
+    if owner.config and not (model / "checkpoints" / str(owner.resolve().train.num_steps)).is_dir():
+        overrides = [f"--config.{key}={value}" for key, value in owner.overrides.items()]
+        command = ["train.py", f"--config={owner.config}", *overrides, f"--workdir={model}"]
+        log = model / "train.log"
+        if status := (yield _Job(owner, command, log)):
+            failures |= {trial.name: _reason(status, log) for trial in trials}
+            return
+    for trial in trials:
+        folder = workdir / trial.name
+        log = folder / "eval.log"
+        command = [
+            "eval.py",
+            f"--workdir={model}",
+            f"--split={trial.split}",
+            f"--numerics={trial.numerics}",
+            f"--execution={trial.execution}",
+            f"--errors={folder / 'errors.jsonl'}",
+            f"--json={folder / 'scores.json'}",
+        ]
+        if trial.chunk_sizes:
+            sizes = ",".join(map(str, trial.chunk_sizes))
+            command += ["--streaming", f"--chunk-size={sizes}", f"--num-left-chunks={trial.num_left_chunks}"]
+        if status := (yield _Job(trial, command, log)):
+            failures[trial.name] = _reason(status, log)
+        else:
+            scores = json.loads((folder / "scores.json").read_text())
+            circumstances = {"seconds": time.monotonic() - began, "load_average": os.getloadavg()[0]}
+            found = {"rows": figures(trial, model, scores), "scores": scores} | circumstances
+            write_text(folder / "trial.json", json.dumps({"definition": trial.definition()} | found, indent=2) + "\n")
+        began = time.monotonic()
+
+
+def _start(
+    work: Generator[_Job, _Status], status: _Status | None, slot: int, jobs: int, say: Callable[[str], None]
+) -> list[_Running]:
+    """Starts the next process of a model's work, if there is one."""
+    while True:
+        try:
+            job = next(work) if status is None else work.send(status)
+        except StopIteration:
+            return []
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        lock = _lock(job.log.parent)
+        if lock is None:
+            status = f"another process is at work in {job.log.parent}: wait for it, or end it"
+            continue
+        say(f"{job.trial.name}: {job.command[0]}, log in {job.log}")
+        command, environment = [sys.executable, *job.command], os.environ | {"PYTHONUNBUFFERED": "1"}
+        with lock, job.log.open("a") as log, _cores(slot, jobs):
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock.fileno()]
+            )
+        return [_Running(job, process, work, slot)]
+
+
+def _lock(folder: pathlib.Path) -> TextIO | None:
+    """A lock that the process inherits and holds as long as it lives, even where it outlives this one."""
+    file = (folder / "lock").open("w")
+    until = time.monotonic() + GRACE_SECONDS  # what was killed a moment ago may still be ending
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() > until:
+                file.close()
+                return None
+            time.sleep(POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def _cores(slot: int, jobs: int) -> Iterator[None]:
+    """Gives what starts inside its share of the cores, where the system can: times of one core are then its own."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(every)[slot % len(every) :: jobs])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, every)
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    """Ends them; train.py resumes from its newest checkpoint."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _progress(ended: int, trials: int, failures: dict[str, str], seconds: Sequence[float], jobs: int) -> str:
+    line = f"{ended} of {trials} trials done" + (f", {len(failures)} of them failed" if failures else "")
+    if seconds and ended < trials:
+        minutes = sum(seconds) / len(seconds) * (trials - ended) / jobs / 60
+        line += f"; about {minutes:.0f} minutes left if the others take as long"
+    return line
+
+
+def _reason(status: _Status, log: pathlib.Path) -> str:
+    if isinstance(status, str):
+        return status
+    killed = f"killed by signal {-status} after " if status < 0 else ""
+    return f"{killed}{_last_line(log)} ({log})"
+
+
+def _last_line(log: pathlib.Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "no output"
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)

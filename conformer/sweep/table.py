@@ -1,0 +1,192 @@
+"""A sweep's results as a table: CSV with every column, Markdown for a reader, and a page with plots."""
+
+import csv
+import html
+import io
+from collections.abc import Mapping, Sequence
+
+from conformer.charts import Point, intervals, lines
+from conformer.sweep.figures import UTTERANCE_SECONDS
+
+COLUMNS = (
+    "trial",
+    "mode",
+    "chunk_size",
+    "wer",
+    "wer_low",
+    "wer_high",
+    "cer",
+    "errors",
+    "words",
+    "utterances",
+    "step",
+    "parameters",
+    "front_end_share",
+    "macs_per_second",
+    "bytes_per_second",
+    "predicted_joules_per_second",
+    "failure",
+    "measured_real_time_factor",
+    "measured_latency_seconds",
+    "measured_training_speed",
+)
+HEADINGS = (
+    "trial",
+    "utterances",
+    "WER",
+    "95 % interval",
+    "CER",
+    "parameters",
+    "front end",
+    "MACs/s",
+    "bytes/s",
+    "energy/s, predicted",
+    "RTF, measured",
+    "latency, measured",
+    "training, measured",
+)
+
+
+def csv_table(rows: Sequence[Mapping], failures: Mapping[str, str]) -> str:
+    """Every column. All but those that begin with `measured_` are the same whenever a sweep runs on one machine."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    writer.writerows({"trial": name, "failure": reason} for name, reason in failures.items())
+    return file.getvalue()
+
+
+def cells(row: Mapping) -> list[str]:
+    """A row as a reader sees it, under HEADINGS."""
+
+    def shown(name: str, form: str, scale: float = 1.0) -> str:
+        return "" if row.get(name) is None else form.format(scale * row[name])
+
+    return [
+        row["trial"],
+        "whole" if row["mode"] == "offline" else f"streams, {row['mode']}",
+        f"{row['wer']:.2%}",
+        f"{row['wer_low']:.2%} to {row['wer_high']:.2%}",
+        f"{row['cer']:.2%}",
+        f"{row['parameters']:,}",
+        f"{row['front_end_share']:.1%}",
+        shown("macs_per_second", "{:.1f} M", 1e-6),
+        shown("bytes_per_second", "{:.1f} MB", 1e-6),
+        shown("predicted_joules_per_second", "{:.3f} mJ", 1e3),
+        shown("measured_real_time_factor", "{:.4f}"),
+        shown("measured_latency_seconds", "{:.2f} s"),
+        shown("measured_training_speed", "{:.0f} x"),
+    ]
+
+
+def markdown_table(rows: Sequence[Mapping], failures: Mapping[str, str] | None = None) -> str:
+    """The columns that hold anything, then a line a failed trial."""
+    body = [cells(row) for row in rows]
+    kept = [index for index in range(len(HEADINGS)) if any(line[index] for line in body)]
+    table = [[HEADINGS[index] for index in kept], ["---"] * len(kept)]
+    table += [[line[index] for index in kept] for line in body]
+    text = "".join("| " + " | ".join(line) + " |\n" for line in table) if body else ""
+    return text + "".join(f"\n**{name} failed:** {reason}\n" for name, reason in (failures or {}).items())
+
+
+def plots(rows: Sequence[Mapping]) -> dict[str, str]:
+    """Titles and SVG: errors of each row, errors against latency, errors against arithmetic."""
+    if not rows:
+        return {}
+    drawn = {
+        "Word error rate, 95 % interval": intervals(
+            [
+                (f"{row['trial']}, {row['mode']}", *(100 * row[key] for key in ("wer", "wer_low", "wer_high")))
+                for row in rows
+            ],
+            "word error rate (%)",
+        )
+    }
+    streams = _series(rows, "measured_latency_seconds", 1.0)
+    if any(len(points) > 1 for points in streams.values()):
+        drawn["Errors against latency"] = lines(
+            streams, "latency, measured: audio waited for + computation on one core (s)", "word error rate (%)"
+        )
+    whole = _series([row for row in rows if row["mode"] == "offline"], "macs_per_second", 1e-6)
+    if len({points[0].x for points in whole.values()}) > 1:
+        drawn["Errors against arithmetic"] = lines(
+            whole, "multiply-accumulates a second of audio (M)", "word error rate (%)"
+        )
+    return drawn
+
+
+def _series(rows: Sequence[Mapping], key: str, scale: float) -> dict[str, list[Point]]:
+    series: dict[str, list[Point]] = {}
+    for row in rows:
+        if row.get(key) is not None:
+            wers = (100 * row[name] for name in ("wer", "wer_low", "wer_high"))
+            series.setdefault(row["trial"], []).append(Point(scale * row[key], *wers))
+    return {name: sorted(points) for name, points in series.items()}
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root{{color-scheme:light dark}}
+body{{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:0 auto;padding:1rem;color:#24292f;background:#fff}}
+h1{{font-size:1.5rem}}h2{{font-size:1.15rem;margin-top:2rem}}
+.wide{{overflow-x:auto}}.plot{{min-width:32rem}}
+table{{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}}
+th,td{{padding:.3rem .6rem;border-bottom:1px solid #d0d7de;text-align:right;white-space:nowrap}}
+th:nth-child(-n+2),td:nth-child(-n+2){{text-align:left}}
+td.measured,th.measured{{font-style:italic}}
+.failed{{border-left:4px solid #cf222e;padding-left:.8rem;overflow-wrap:anywhere}}
+code{{overflow-wrap:anywhere}}
+@media(prefers-color-scheme:dark){{body{{color:#e6edf3;background:#0d1117}}th,td{{border-color:#30363d}}}}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{description}</p>
+{failures}
+{plots}
+<h2>All figures</h2>
+<div class="wide">{table}</div>
+<p>Columns in italics are times, measured, and differ from run to run; the others do not. Arithmetic and bytes are
+counted, energy is predicted for a watch-class accelerator: of a chunk for streams, of {seconds:g} s for whole
+utterances.</p>
+<p><code>{command}</code></p>
+</body>
+</html>
+"""
+
+
+def page(title: str, description: str, rows: Sequence[Mapping], failures: Mapping[str, str], command: str) -> str:
+    """All of it as HTML that needs no other file."""
+    body = [cells(row) for row in rows]
+    kept = [index for index in range(len(HEADINGS)) if any(line[index] for line in body)]
+
+    def line(tag: str, values: Sequence[str]) -> str:
+        marks = [' class="measured"' if "measured" in HEADINGS[index] else "" for index in kept]
+        inner = "".join(
+            f"<{tag}{mark}>{html.escape(values[index])}</{tag}>" for mark, index in zip(marks, kept, strict=True)
+        )
+        return f"<tr>{inner}</tr>"
+
+    table = "\n".join([line("th", HEADINGS), *(line("td", values) for values in body)])
+    failed = "".join(
+        f'<p class="failed"><strong>{html.escape(name)} failed:</strong> {html.escape(reason)}</p>\n'
+        for name, reason in failures.items()
+    )
+    drawn = "\n".join(
+        f'<h2>{html.escape(name)}</h2>\n<div class="wide">{svg}</div>' for name, svg in plots(rows).items()
+    )
+    return PAGE.format(
+        title=html.escape(title),
+        description=html.escape(description),
+        failures=failed,
+        plots=drawn,
+        table=f"<table>\n{table}\n</table>",
+        seconds=UTTERANCE_SECONDS,
+        command=html.escape(command),
+    )
