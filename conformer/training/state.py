@@ -13,7 +13,6 @@ from conformer.config import Config, TrainConfig
 from conformer.model import ConformerCTC
 from kernels.typing import Array, Float, Int
 
-
 MAP_WIDTH = 32  # inputs and outputs of a linear map, at least
 
 
