@@ -31,8 +31,8 @@ def get_config(name: str = "words,small") -> Config:
     else:
         config = libri_mini.get_config()
         config.data.batch_seconds = 36.0  # twice as many updates an epoch, for a run this short
-        config.data.curriculum_steps, config.augment.mask_ramp_steps = 600, 2_000
-        config.train.num_steps, config.train.eval_every = 2_000, 1_000
+        config.data.curriculum_steps, config.augment.mask_ramp_steps = 600, 1_500
+        config.train.num_steps, config.train.eval_every = 1_500, 1_500
     config.train.optimiser = "muon"
     model = config.model
     model.subsampling, model.subsampling_channels, model.subsampling_frequency_stride = FRONT_ENDS[front_end]

@@ -2,7 +2,7 @@
 
 python sweep.py --sweep=configs/sweeps/subsampling.py --workdir=runs/subsampling
 
-Hours on two cores: six trainings of 3,000 steps (configs/front_ends.py).
+An hour or two on two cores: six trainings of 1,500 steps (configs/front_ends.py).
 """
 
 from configs.front_ends import BASES, FRONT_ENDS
