@@ -120,7 +120,7 @@ class TrainConfig:
     """Optimisation."""
 
     num_steps: int = 2_000  # updates
-    optimiser: str = "adamw"  # or "muon": matrices move by their orthogonalised momentum, everything else by AdamW
+    optimiser: str = "adamw"  # or "muon": linear maps move by their orthogonalised momentum, the rest by AdamW
     learning_rate: float = 2e-3  # peak of the schedule
     warmup_steps: int = 200  # linear ramp to the peak, then cosine decay to zero
     weight_decay: float = 1e-2  # AdamW, on matrices only

@@ -14,6 +14,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -35,7 +36,7 @@ from conformer.features import log_mel
 from conformer.tokenizer import CharTokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints, load_model
 from conformer.training.metrics import MetricsLog, Progress
-from conformer.training.state import TrainState, initial_state, learning_rate
+from conformer.training.state import TrainState, initial_state, learning_rate, make_optimiser
 from conformer.training.step import draw_chunk, make_train_step
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -283,6 +284,21 @@ def test_the_schedule_rises_to_its_peak_and_falls_to_zero():
     assert values.argmax() == 10 and values[0] == 0
     np.testing.assert_allclose([values[10], values[50]], [1e-2, 0], atol=1e-9)
     assert (np.diff(values[:11]) > 0).all() and (np.diff(values[10:]) < 0).all()
+
+
+def test_muon_turns_linear_maps_by_equal_amounts_and_leaves_the_rest_to_adam():
+    """Singular values of its update are about equal, and its size that of AdamW's."""
+    rng = np.random.default_rng(0)
+    shapes = {"map": (32, 64), "taps": (15, 64), "bias": (64,)}
+    params, gradient = ({k: jnp.asarray(rng.standard_normal(s), jnp.float32) for k, s in shapes.items()} for _ in "ab")
+    config = TrainConfig(optimiser="muon", weight_decay=0.0, warmup_steps=0, learning_rate=1.0, clip_norm=1e9)
+    others = optax.nadam(1.0, b2=config.beta2)
+    found, expected = (o.update(gradient, o.init(params), params)[0] for o in (make_optimiser(config), others))
+    assert np.linalg.cond(gradient["map"]) > 5
+    assert np.linalg.cond(found["map"]) < 2
+    assert np.sqrt(np.mean(found["map"] ** 2)) == pytest.approx(0.2, rel=0.2)
+    for key in ("taps", "bias"):
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-5)
 
 
 def test_chunks_are_drawn_from_the_configured_and_repeat():

@@ -36,7 +36,7 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
 
 
 def make_optimiser(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW, or Muon for matrices and AdamW for the rest, on gradients clipped by their global norm.
+    """AdamW, or Muon for linear maps and Nesterov's AdamW for the rest, on gradients clipped by their global norm.
 
     Weight decay is on matrices alone. An update of Muon (Jordan et al., 2024) is the orthogonal factor of a matrix's
     momentum, scaled to the root mean square of an AdamW update (0.2; Liu et al., 2025, "Muon is Scalable for LLM
