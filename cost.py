@@ -4,10 +4,12 @@
   python cost.py --config=configs/paper.py:vanilla --compare=configs/paper.py:small,configs/words.py --device=phone
   python cost.py --config=configs/paper.py:vanilla --waterfall=waterfall.svg
   python cost.py --config=configs/words.py --seconds=10 --plot=cost.svg     a whole utterance in place of a chunk
+  python cost.py --config=configs/librispeech.py:large --device=h200 --training=8,64,256
 
 Prints multiply-accumulates, bytes, time and energy by module, and what bounds each; with --compare, configurations side
-by side. With --waterfall, the savings one after the other, from a vanilla front end in float32. `conformer/cost`
-holds the devices' figures and their sources; docs/execution.md says how far predictions are from measurements.
+by side. With --waterfall, the savings one after the other, from a vanilla front end in float32. With --training, a step
+on so many devices in place of all that: time, memory and the audio it asks for. `conformer/cost` holds the devices'
+figures and their sources; docs/execution.md says how far predictions are from measurements.
 """
 
 import dataclasses
@@ -20,6 +22,7 @@ from ml_collections import config_flags
 from conformer.config import Config, define_config_flag, load_config, parse_flags
 from conformer.cost import DEVICES, FORMATS, Workload
 from conformer.cost.report import Report, comparison_table, draw_shares, draw_waterfall, module_table, report
+from conformer.cost.training import INTERCONNECTS, training_step, training_table
 
 CONFIG = define_config_flag()
 COMPARE = flags.DEFINE_list("compare", [], "Further config files, comma separated, with their own names after a colon.")
@@ -32,6 +35,7 @@ SECONDS = flags.DEFINE_float("seconds", None, "Cost of whole utterances this lon
 UNITS = flags.DEFINE_integer("units", 256, "Output units of a config whose tokenizer is not trained.", lower_bound=2)
 PLOT = flags.DEFINE_string("plot", None, "Draw where compute, bytes, time and energy go (needs the extra 'plots').")
 WATERFALL = flags.DEFINE_string("waterfall", None, "Draw the savings one after the other (needs the extra 'plots').")
+TRAINING = flags.DEFINE_list("training", [], "Numbers of devices, comma separated, that share a training step.")
 
 OWN_FORMATS = {"ethos-u55": "all_int8", "x86": "float32", "h200": "bfloat16"}  # other devices: float16
 
@@ -45,6 +49,9 @@ def main(_) -> None:
 
 def run() -> None:
     device = DEVICES[DEVICE.value]
+    if TRAINING.value:
+        print(training())
+        return
     formats = FORMAT.value or OWN_FORMATS.get(DEVICE.value, "float16")
     configs = {config_flags.get_config_filename(flags.FLAGS["config"]): CONFIG.value} | {
         name: load_config(name) for name in COMPARE.value
@@ -62,6 +69,16 @@ def run() -> None:
         steps = list(waterfall(with_units(CONFIG.value)))
         print(comparison_table(steps))
         draw_waterfall(steps, WATERFALL.value)
+
+
+def training() -> str:
+    """The table of --training."""
+    if DEVICE.value not in INTERCONNECTS:
+        raise ValueError(f"nothing is known of how --device={DEVICE.value} is joined: use {', '.join(INTERCONNECTS)}")
+    if not all(number.isdecimal() and int(number) > 0 for number in TRAINING.value):
+        raise ValueError(f"--training={','.join(TRAINING.value)} must be numbers of devices, such as 8,64,256")
+    parts = with_units(CONFIG.value), DEVICES[DEVICE.value], INTERCONNECTS[DEVICE.value]
+    return training_table([training_step(*parts, int(number)) for number in TRAINING.value])
 
 
 def workload(config: Config) -> Workload:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS
 from configs import demo, digits, libri_mini, librispeech, paper, so762, tiny, words
 from conformer.config import EXECUTIONS
 from conformer.cost import DEVICES, FORMATS, Workload, num_parameters, operations, predict, state_elements, total
+from conformer.cost.training import INTERCONNECTS, Interconnect, training_step, training_table
 from conformer.model import ConformerCTC
 
 CONFIGS = {
@@ -182,6 +184,52 @@ def test_front_ends_cost_the_shares_of_the_paper():
     assert rest["small"] == rest["vanilla"]
 
 
+@pytest.mark.parametrize("name, seconds", [("configs.words", 4.0), ("librispeech:small", 8.0)])
+def test_a_gradient_works_and_holds_what_xla_says(name, seconds):
+    """Operations within a twentieth; what is kept for the backward pass within a half, since XLA fuses and reuses."""
+    config = make_config(name)
+    config.data.bucket_seconds, config.data.batch_seconds = (seconds,), 2 * seconds
+    workload = Workload.utterance(config, seconds, 2)
+    graphdef, state = shapes(name, "sequence")
+    params, statistics = nnx.split_state(state, nnx.Param, ...)
+    features = jax.ShapeDtypeStruct((2, workload.feature_frames, config.features.num_mel_bins), jnp.float32)
+
+    def loss(params, statistics, features, lengths):
+        model = nnx.merge(graphdef, params, statistics)
+        return model.log_softmax(model(features, lengths)[0]).sum()
+
+    lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
+    gradient = jax.jit(jax.value_and_grad(loss)).lower(params, statistics, features, lengths)
+    step = training_step(config, DEVICES["h200"], INTERCONNECTS["h200"], 1)
+    assert step.rows == 2
+    assert step.flops == pytest.approx(gradient.cost_analysis()["flops"], rel=0.05)
+    temporaries = gradient.compile().memory_analysis().temp_size_in_bytes
+    assert temporaries < step.activation_bytes < 1.5 * temporaries
+
+
+def test_more_devices_hold_and_compute_less_each_and_talk_more():
+    config = make_config("librispeech:large", num_layers=None)
+    steps = [training_step(config, DEVICES["h200"], INTERCONNECTS["h200"], n) for n in (1, 8, 64)]
+    parameters = 4 * num_parameters(config)
+    assert steps[0].communication_seconds == 0
+    assert steps[0].sharded_bytes == steps[0].copied_bytes == 5 * parameters
+    assert steps[1].sharded_bytes == parameters // 2 + 2 * parameters
+    for fewer, more in itertools.pairwise(steps):
+        assert more.rows < fewer.rows and more.activation_bytes < fewer.activation_bytes
+        assert more.compute_seconds < fewer.compute_seconds
+        assert more.communication_seconds > fewer.communication_seconds
+        assert more.sharded_bytes < fewer.sharded_bytes and more.copied_bytes == fewer.copied_bytes
+        assert more.audio_seconds == fewer.audio_seconds
+    assert len(training_table(steps).splitlines()) == 4
+
+
+def test_a_sum_crosses_the_link_of_a_node_and_the_network_with_an_eighth():
+    joined = Interconnect(devices_in_node=8, node_bandwidth=8.0, network_bandwidth=2.0, latency=0.0)
+    assert joined.all_reduce_seconds(64, 1) == 0
+    assert joined.all_reduce_seconds(64, 8) == 2 * 7 / 8 * 64 / 8
+    assert joined.all_reduce_seconds(64, 32) == 2 * 7 / 8 * 64 / 8 + 2 * 3 / 4 * 8 / 2
+
+
 def test_the_command_compares_and_draws(tmp_path):
     pytest.importorskip("matplotlib")
     drawings = [tmp_path / "shares.svg", tmp_path / "waterfall.svg"]
@@ -200,6 +248,8 @@ def test_the_command_compares_and_draws(tmp_path):
     "flags, message",
     [
         (("--device=ethos-u55", "--formats=float16"), "choose other --formats"),
+        (("--training=8",), "nothing is known of how --device=watch is joined: use h200"),
+        (("--device=h200", "--training=8,0"), "--training=8,0 must be numbers of devices, such as 8,64,256"),
         (("--compare=nothing.py",), "nothing.py does not exist: name a file such as configs/demo.py"),
     ],
 )
