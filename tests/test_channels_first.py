@@ -1,5 +1,7 @@
 """The channels-first layout: the same function as the sequence layout, in fewer operations that move data."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,8 @@ from test_model import FRONT_ENDS
 
 from benchmarks.copies import graph_copies, onnx_copies
 from conformer.model import ConformerCTC
-from conformer.model.channels_first import lay_out
+from conformer.model.channels_first import feed_forward, lay_out
+from conformer.model.feed_forward import FeedForward
 from conformer.model.layers import linear
 from conformer.numerics import apply_policy
 from conformer.streaming.engine import Engine
@@ -72,12 +75,14 @@ def test_both_layouts_agree_on_streams(chunk_size, num_left_chunks):
 @pytest.mark.parametrize("numerics", ["float32", "int8"])
 def test_feed_forwards_in_slices_are_the_same_function(numerics):
     """Of four frames each, the last of three, in both layouts; rows are quantised by themselves: nothing moves."""
-    _, whole = make_model(causal_conv=True, num_layers=1)
-    module = whole.encoder.blocks[0].first_feed_forward
-    _, sliced = make_model(causal_conv=True, num_layers=1, cache_bytes=4 * 4 * 2 * module.hidden_dim)
-    assert sliced.encoder.blocks[0].first_feed_forward.slices(2, 11) == [slice(0, 4), slice(4, 8), slice(8, 12)]
-    for layout in (lambda model: model, channels_first):
-        expected, found = (forward(apply_policy(layout(model), numerics)) for model in (whole, sliced))
+    config = make_config(causal_conv=True).model
+    whole = FeedForward(config, compute="float32", rngs=nnx.Rngs(0))
+    config = dataclasses.replace(config, cache_bytes=4 * 4 * 2 * config.feed_forward_dim)
+    sliced = FeedForward(config, compute="float32", rngs=nnx.Rngs(0))
+    assert sliced.slices(2, 11) == [slice(0, 4), slice(4, 8), slice(8, 12)]
+    x = jax.random.normal(jax.random.key(0), (2, 11, config.encoder_dim))
+    for layout in (lambda module: module(x), lambda module: feed_forward(module, x.swapaxes(1, 2)[:, :, None])):
+        expected, found = (layout(apply_policy(module, numerics)) for module in (whole, sliced))
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
