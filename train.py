@@ -28,6 +28,7 @@ from conformer.features import FeatureError, log_mel, num_frames
 from conformer.model.subsampling import output_lengths
 from conformer.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints
+from conformer.training.mesh import make_mesh, partitionable, place_batch, place_state
 from conformer.training.metrics import MetricsLog, Progress
 from conformer.training.state import count_parameters, initial_state
 from conformer.training.step import draw_chunk, make_train_step
@@ -67,6 +68,7 @@ EXPECTED = (
 def train(config: Config, workdir: pathlib.Path) -> None:
     runtime.set_up()
     config.validate()
+    mesh = make_mesh(config.train.fsdp)
 
     # ------------------------------------------------------------------ data
     utterances = load_utterances(config)
@@ -102,21 +104,23 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     start = checkpoints.latest_step()
     mean, std = feature_statistics(config, loader) if start is None else (np.zeros(config.features.num_mel_bins),) * 2
-    graphdef, state = initial_state(config, mean, std)
+    graphdef, state = initial_state(partitionable(config, mesh), mean, std)
+    state = place_state(mesh, state)
     if start is not None:
         state = checkpoints.restore(state)
     start = int(state.step)
-    print(f"{count_parameters(state.params):,} parameters on {jax.devices()[0].device_kind}; starting at step {start}")
+    devices = f"{mesh.size} x {jax.devices()[0].device_kind}" if mesh.size > 1 else jax.devices()[0].device_kind
+    print(f"{count_parameters(state.params):,} parameters on {devices}; starting at step {start}")
 
     # ------------------------------------------------------------------ loop
-    step_fn = make_train_step(config, graphdef)
+    step_fn = make_train_step(config, graphdef, mesh)
     forward = make_forward(config, graphdef)
     log, progress = MetricsLog(workdir, start), Progress(start, config.train.num_steps)
     began = window_start = time.perf_counter()
     window_seconds, window_losses, pending = 0.0, [], None
     try:
         for step, batch in loader.batches(start, config.train.num_steps - start):
-            state, metrics = step_fn(state, batch, *draw_chunk(config.train, config.seed, step))
+            state, metrics = step_fn(state, place_batch(mesh, batch), *draw_chunk(config.train, config.seed, step))
             # The device works on this step while the one before it is looked at.
             if pending is not None:
                 window_losses.append(check(*pending, config, loader, progress))
@@ -194,9 +198,9 @@ def feature_statistics(config: Config, loader: TrainLoader, num_batches: int = 8
 
 
 def write_config(config: Config, path: pathlib.Path) -> None:
-    """Stores the resolved configuration; a work directory belongs to one."""
-    if path.exists() and (stored := Config.from_json(path)) != config:
-        keys = ", ".join(config.differences(stored))
+    """Stores the resolved configuration; a work directory belongs to one, on whatever number of devices."""
+    if path.exists() and (keys := set(config.differences(Config.from_json(path))) - {"train.fsdp"}):
+        keys = ", ".join(sorted(keys))
         raise ConfigError(f"{path.parent} belongs to a run with other values of {keys}: choose another --workdir")
     path.write_text(config.to_json())
 

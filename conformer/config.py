@@ -131,6 +131,7 @@ class TrainConfig:
     compute: str = "float32"  # format of matrix products: "float32", "bfloat16" or "float16"; the loss stays float32
     chunk_sizes: tuple[int, ...] = (0,)  # encoder frames; one is drawn per batch; 0 = full context
     num_left_chunks: tuple[int, ...] = (-1,)  # one is drawn per batch when the chunk is limited; -1 = all
+    fsdp: int = 1  # devices that share one copy of the state; the others hold further copies
     log_every: int = 20  # steps between lines of metrics.jsonl
     eval_every: int = 500  # steps between evaluations on data.eval_splits
     checkpoint_every: int = 500  # steps between checkpoints
@@ -175,7 +176,7 @@ class Config:
                 "subsampling_frequency_stride",
                 "feed_forward_dim",
             ),
-            "train": ("num_steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
+            "train": ("num_steps", "fsdp", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
         }
         for section, keys in at_least_one.items():
             for key in keys:

@@ -57,7 +57,8 @@ class Checkpoints:
 
     def restore(self, state: Any, step: int | None = None) -> Any:
         """The newest checkpoint (or that of `step`), in the structure and shapes of `state`: a `TrainState` of arrays,
-        or of their jax.ShapeDtypeStruct. Of a tuple with some of its fields, those alone are read.
+        or of their jax.ShapeDtypeStruct. Of a tuple with some of its fields, those alone are read. Each array lies
+        where that of `state` does, whatever devices it was saved on.
         """
         step = self.latest_step() if step is None else step
         if step is None:
@@ -75,7 +76,7 @@ class Checkpoints:
             }
             stored = None
             if found == target:
-                restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+                restore_args = {name: _restore_args(leaf) for name, leaf in _by_name(state).items()}
                 arguments = ocp.args.PyTreeRestore(item=target, restore_args=restore_args, partial_restore=True)
                 stored = self._manager.restore(step, args=arguments)
         except Exception as error:  # a damaged file is reported as a bare Exception
@@ -161,6 +162,12 @@ def _by_name(state: Any) -> dict[str, Any]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(state)
     }
+
+
+def _restore_args(leaf: Any) -> ocp.RestoreArgs:
+    """Onto the devices of `leaf`, if it is on any; a share of it is all that each of them reads."""
+    sharding = getattr(leaf, "sharding", None)
+    return ocp.RestoreArgs(restore_type=np.ndarray) if sharding is None else ocp.ArrayRestoreArgs(sharding=sharding)
 
 
 def _field(name: str) -> str:

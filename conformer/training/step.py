@@ -7,27 +7,34 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from conformer.augment import spec_augment
 from conformer.config import Config, TrainConfig
 from conformer.ctc import ctc_loss
 from conformer.data import Batch
 from conformer.features import log_mel
+from conformer.training.mesh import gather, keep_in_place, make_mesh, random_key
 from conformer.training.state import TrainState, learning_rate, make_optimiser
 from kernels.typing import Array, Int
 
 
-def make_train_step(config: Config, graphdef: nnx.GraphDef) -> Callable:
+def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = None) -> Callable:
     """Returns step(state, batch, chunk_size, num_left_chunks) -> (state, metrics), compiled once a bucket.
 
     Every random choice is a pure function of (config.seed, state.step), so that a run resumed from a checkpoint repeats
     an undisturbed one bit for bit. An update whose loss or gradient is not finite leaves the parameters as they were.
+
+    Args:
+        mesh: where state and batch lie, by `place_state` and `place_batch`; None = on one device. The choices are the
+            same on any; sums over devices are rounded otherwise.
     """
+    mesh = make_mesh(1, jax.devices()[:1]) if mesh is None else mesh
     optimiser = make_optimiser(config.train)
     schedule = learning_rate(config.train)
 
     def loss_fn(params, statistics, batch, chunk_size, num_left_chunks, key, mask_strength):
-        model = nnx.merge(graphdef, params, statistics)
+        model = nnx.merge(graphdef, gather(mesh, params), statistics)
         dither_key, mask_key, dropout_key = jax.random.split(key, 3)
         features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths, dither_key)
         features = spec_augment(config.augment, model.normalise(features), lengths, mask_key, mask_strength)
@@ -46,7 +53,7 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef) -> Callable:
     @jax.jit(donate_argnums=0)
     def step(state: TrainState, batch: Batch, chunk_size: Int[Array, ""], num_left_chunks: Int[Array, ""]):
         # Not threefry, JAX's default: on a CPU its loops take a tenth of a small model's step.
-        key = jax.random.fold_in(jax.random.key(config.seed, impl="rbg"), state.step)
+        key = jax.random.fold_in(random_key(mesh, config.seed), state.step)
         # Masks keep a model that has learned nothing yet on CTC's plateau of blanks.
         mask_strength = jnp.minimum(1.0, state.step / max(config.augment.mask_ramp_steps, 1))
         arguments = (state.params, state.statistics, batch, chunk_size, num_left_chunks, key, mask_strength)
@@ -55,6 +62,7 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef) -> Callable:
             loss, gradient = jax.value_and_grad(loss_fn)(*arguments)
         else:
             loss_scale, _, loss, gradient = loss_scale.value_and_grad(loss_fn)(*arguments)
+        gradient = keep_in_place(mesh, gradient)
         norm = optax.global_norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
@@ -77,7 +85,7 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef) -> Callable:
         }
         if loss_scale is not None:
             metrics["loss_scale"] = loss_scale.scale
-        return state._replace(
+        state = state._replace(
             step=state.step + 1,
             params=params,
             average=average,
@@ -85,7 +93,8 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef) -> Callable:
             loss_scale=loss_scale,
             skipped=metrics["skipped"],
             skipped_in_a_row=metrics["skipped_in_a_row"],
-        ), metrics
+        )
+        return keep_in_place(mesh, state), metrics
 
     return step
 

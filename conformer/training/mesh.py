@@ -1,0 +1,114 @@
+"""Where a run's arrays lie on several devices: the one mesh, and the place of state, batch and random bits on it.
+
+The mesh has two axes, ("data", "fsdp"). Rows of a batch are spread over both, so that every device computes on rows of
+its own. The state is spread over "fsdp" alone, and copied along "data": with fsdp=1 each device holds all of it (data
+parallel), with as many as there are devices each holds one share (fully sharded: Rajbhandari et al., 2020, "ZeRO",
+stage 3). XLA derives the communication from these places. On one device every function here returns what it is given.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import random as jax_random
+from jax.lax import with_sharding_constraint
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from conformer.config import Config, ConfigError
+from conformer.data import Batch
+from kernels.typing import Array, Key
+
+AXES = ("data", "fsdp")
+SMALLEST_SPREAD = 1_024  # values; an array of fewer is copied to every device, which costs less than to gather it
+
+
+def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh ("data", "fsdp") over `devices`, all there are by default; `fsdp` of them share one copy of the state.
+
+    Raises ConfigError where it does not divide their number.
+    """
+    devices = jax.devices() if devices is None else devices
+    if len(devices) % fsdp:
+        raise ConfigError(
+            f"train.fsdp={fsdp} does not divide the {len(devices)} devices that there are: choose one of "
+            + ", ".join(str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0)
+        )
+    return Mesh(np.array(devices).reshape(-1, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def partitionable(config: Config, mesh: Mesh) -> Config:
+    """The configuration of a model that XLA can partition: Pallas kernels are opaque to it.
+
+    Raises ConfigError where those are asked for by name.
+    """
+    if mesh.size == 1:
+        return config
+    if config.model.kernels.startswith("mosaic"):
+        raise ConfigError(
+            f"model.kernels={config.model.kernels!r} runs on one device, and there are {mesh.size}: "
+            "set it to 'xla', or leave it empty"
+        )
+    model = dataclasses.replace(config.model, kernels=config.model.kernels or "xla")
+    return dataclasses.replace(config, model=model)
+
+
+def place_state(mesh: Mesh, state: Any) -> Any:
+    """Arrays of a state at their places on the mesh."""
+    return state if mesh.size == 1 else jax.device_put(state, _state_shardings(mesh, state))
+
+
+def place_batch(mesh: Mesh, batch: Batch) -> Batch:
+    """A batch with its rows spread over the mesh; rows of weight 0 fill it up to a multiple of the devices."""
+    if mesh.size == 1:
+        return batch
+    missing = -len(batch.weights) % mesh.size
+    filled = Batch(*(np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) for array in batch))
+    filled.audio_lengths[len(batch.weights) :] = batch.audio.shape[1]  # silence of full length, as the loader has it
+    return jax.device_put(filled, NamedSharding(mesh, PartitionSpec(AXES)))
+
+
+def keep_in_place(mesh: Mesh, state: Any) -> Any:
+    """Inside a compiled function: the state, or gradients of its parameters, where `place_state` puts them."""
+    return state if mesh.size == 1 else with_sharding_constraint(state, _state_shardings(mesh, state))
+
+
+def gather(mesh: Mesh, params: Any) -> Any:
+    """Inside a compiled function: parameters that every device has in full, to compute its rows with."""
+    return params if mesh.size == 1 else with_sharding_constraint(params, NamedSharding(mesh, PartitionSpec()))
+
+
+def random_key(mesh: Mesh, seed: int) -> Key[Array, ""]:
+    """A key whose draws do not depend on the number of devices.
+
+    XLA's own generator ("rbg") gives other bits where its result is partitioned. So each device draws those of all rows
+    and uses its share: the work of one device, on each.
+    """
+    rbg = jax_random.rbg_prng_impl
+    if mesh.size == 1:
+        return jax.random.key(seed, impl="rbg")
+    whole = jax_random.define_prng_impl(
+        key_shape=rbg.key_shape,
+        seed=rbg.seed,
+        split=rbg.split,
+        random_bits=lambda key, bit_width, shape: gather(mesh, rbg.random_bits(key, bit_width, shape)),
+        fold_in=rbg.fold_in,
+        name="whole_rbg",
+        tag="whole_rbg",
+    )
+    return jax.random.key(seed, impl=whole)
+
+
+def _state_shardings(mesh: Mesh, state: Any) -> Any:
+    """Each array along its largest axis that "fsdp" divides; small ones, and those without such an axis, copied."""
+
+    def sharding(array: Array) -> NamedSharding:
+        fsdp = mesh.shape["fsdp"]
+        axes = [axis for axis, size in enumerate(array.shape) if size % fsdp == 0]
+        if fsdp == 1 or not axes or array.size < SMALLEST_SPREAD:
+            return NamedSharding(mesh, PartitionSpec())
+        spread = max(axes, key=lambda axis: array.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*("fsdp" if axis == spread else None for axis in range(spread + 1))))
+
+    return jax.tree.map(sharding, state)

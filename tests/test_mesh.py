@@ -1,0 +1,143 @@
+"""Training on several devices: the curve, the place of the state, checkpoints between numbers of devices.
+
+Eight devices are shares of this machine's processor, in a process of their own (`python tests/test_mesh.py FOLDER`).
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from conformer.config import AugmentConfig, Config, ConfigError, FeatureConfig, ModelConfig, TrainConfig
+from conformer.data import Batch
+from conformer.training.checkpoint import Checkpoints
+from conformer.training.mesh import make_mesh, partitionable, place_batch, place_state
+from conformer.training.state import TrainState, initial_state
+from conformer.training.step import make_train_step
+
+ROOT = pathlib.Path(__file__).parents[1]
+STEPS = 4
+MEL = 24
+FULL = (np.int32(0), np.int32(-1))
+
+
+def small() -> Config:
+    """With dropout and masks; wide enough for arrays that are spread, and that Muon moves."""
+    return Config(
+        features=FeatureConfig(sample_rate=8_000, num_mel_bins=MEL, high_freq=3_800.0, dither=1.0),
+        augment=AugmentConfig(freq_mask_width=8, time_mask_width=10),
+        model=ModelConfig(
+            subsampling_channels=4,
+            encoder_dim=32,
+            num_layers=1,
+            num_heads=2,
+            feed_forward_dim=48,
+            kernel_size=5,
+            max_relative_distance=6,
+            dropout=0.1,
+            vocab_size=9,
+        ),
+        train=TrainConfig(optimiser="muon", num_steps=100, warmup_steps=1),
+    )
+
+
+def three_rows() -> Batch:
+    rng = np.random.default_rng(0)
+    return Batch(
+        audio=(0.1 * rng.standard_normal((3, 6_000))).astype(np.float32),
+        audio_lengths=np.array([6_000, 4_500, 5_000], np.int32),
+        labels=np.array([[1, 2, 3, 3], [4, 5, 0, 0], [6, 7, 8, 0]], np.int32),
+        label_lengths=np.array([4, 2, 3], np.int32),
+        weights=np.ones(3, np.float32),
+    )
+
+
+def on_mesh(config: Config, fsdp: int, devices: int) -> tuple:
+    """(mesh, graphdef, state)."""
+    mesh = make_mesh(fsdp, jax.devices()[:devices])
+    graphdef, state = initial_state(partitionable(config, mesh), np.full(MEL, 8.0), np.full(MEL, 3.0))
+    return mesh, graphdef, place_state(mesh, state)
+
+
+def curve(config: Config, fsdp: int, devices: int) -> tuple[list[float], TrainState]:
+    """The losses of a few updates, and the state after them."""
+    mesh, graphdef, state = on_mesh(config, fsdp, devices)
+    step, losses = make_train_step(config, graphdef, mesh), []
+    for _ in range(STEPS):
+        state, metrics = step(state, place_batch(mesh, three_rows()), *FULL)
+        losses.append(float(metrics["loss"]))
+    return losses, state
+
+
+def arrays(state: TrainState) -> dict[str, np.ndarray]:
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
+
+
+def share(state: TrainState) -> float:
+    """The part of the parameters, their average and the optimiser's state that the first device holds."""
+    leaves = jax.tree.leaves((state.params, state.average, state.optimiser))
+    return sum(leaf.addressable_shards[0].data.size for leaf in leaves) / sum(leaf.size for leaf in leaves)
+
+
+def assert_equal(left: dict, right: dict) -> None:
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        np.testing.assert_array_equal(value, right[name], err_msg=name)
+
+
+def check_on_eight_devices(folder: pathlib.Path) -> None:
+    assert len(jax.devices()) == 8
+    config = small()
+    expected, alone = curve(config, 1, 1)
+    assert len(set(expected)) == STEPS  # dropout and masks differ, and the parameters move
+    for fsdp, largest in ((1, 1.0), (4, 0.4), (8, 0.3)):
+        losses, state = curve(config, fsdp, 8)
+        np.testing.assert_allclose(losses, expected, rtol=1e-4, err_msg=f"fsdp={fsdp}")
+        assert 1 / fsdp <= share(state) <= largest, (fsdp, share(state))
+        for leaf in jax.tree.leaves(state):
+            assert len(leaf.sharding.device_set) == 8
+    assert share(alone) == 1
+
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(STEPS, state)
+    checkpoints.wait()
+    stored = arrays(state)
+    np.savez(folder / "stored.npz", **stored)
+    for fsdp, devices in ((2, 2), (4, 8), (1, 1)):
+        empty = on_mesh(config, fsdp, devices)[2]
+        restored = Checkpoints(folder).restore(empty)
+        assert_equal(arrays(restored), stored)
+        for left, right in zip(jax.tree.leaves(restored), jax.tree.leaves(empty), strict=True):
+            assert left.sharding == right.sharding
+
+
+def test_eight_devices_train_as_one_and_share_the_state(tmp_path):
+    """Their checkpoint is then restored by this process, which has one device, to arrays and to mere shapes."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+    }
+    result = subprocess.run([sys.executable, __file__, str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    with np.load(tmp_path / "stored.npz") as file:
+        stored = dict(file)
+    state = on_mesh(small(), 1, 1)[2]
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    for target in (state, shapes):
+        assert_equal(arrays(Checkpoints(tmp_path).restore(target)), stored)
+
+
+def test_what_no_mesh_can_do_is_named():
+    with pytest.raises(ConfigError, match=r"train\.fsdp=2 does not divide the 1 devices.*: choose one of 1$"):
+        make_mesh(2, jax.devices()[:1])
+    with pytest.raises(ConfigError, match=r"train\.fsdp=0 must be at least 1"):
+        Config(train=TrainConfig(fsdp=0))
+
+
+if __name__ == "__main__":
+    check_on_eight_devices(pathlib.Path(sys.argv[1]))
