@@ -94,7 +94,7 @@ def check_on_eight_devices(folder: pathlib.Path) -> None:
     config = small()
     expected, alone = curve(config, 1, 1)
     assert len(set(expected)) == STEPS  # dropout and masks differ, and the parameters move
-    for fsdp, largest in ((1, 1.0), (4, 0.4), (8, 0.3)):
+    for fsdp, largest in ((1, 1.0), (8, 0.3)):
         losses, state = curve(config, fsdp, 8)
         np.testing.assert_allclose(losses, expected, rtol=1e-4, err_msg=f"fsdp={fsdp}")
         assert 1 / fsdp <= share(state) <= largest, (fsdp, share(state))
