@@ -36,6 +36,7 @@ from conformer.features import log_mel
 from conformer.tokenizer import CharTokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints, load_model
 from conformer.training.metrics import MetricsLog, Progress
+from conformer.training.muon import UPDATE_RMS, orthogonalise_all
 from conformer.training.state import TrainState, initial_state, learning_rate, make_optimiser
 from conformer.training.step import draw_chunk, make_train_step
 
@@ -299,6 +300,17 @@ def test_muon_turns_linear_maps_by_equal_amounts_and_leaves_the_rest_to_adam():
     assert np.sqrt(np.mean(found["map"] ** 2)) == pytest.approx(0.2, rel=0.2)
     for key in ("taps", "bias"):
         np.testing.assert_allclose(found[key], expected[key], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.1)])
+def test_muon_orthogonalises_as_optax_does(precision, tolerance):
+    rng = np.random.default_rng(1)
+    shapes = [(32, 64), (64, 32), (48, 48), (64, 32)]
+    gradient = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
+    optaxs = optax.contrib.muon(1.0, consistent_rms=UPDATE_RMS)
+    expected = optaxs.update(gradient, optaxs.init(gradient), gradient)[0]
+    for left, right in zip(orthogonalise_all(gradient, precision), expected, strict=True):
+        assert jnp.linalg.norm(left + right) < tolerance * jnp.linalg.norm(right)
 
 
 def test_chunks_are_drawn_from_the_configured_and_repeat():

@@ -11,9 +11,8 @@ from flax.training.dynamic_scale import DynamicScale
 
 from conformer.config import Config, TrainConfig
 from conformer.model import ConformerCTC
+from conformer.training.muon import muon
 from kernels.typing import Array, Float, Int
-
-MAP_WIDTH = 32  # inputs and outputs of a linear map, at least
 
 
 class TrainState(NamedTuple):
@@ -36,11 +35,9 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
 
 
 def make_optimiser(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW, or Muon for linear maps and Nesterov's AdamW for the rest, on gradients clipped by their global norm.
+    """AdamW, or Muon for linear maps and AdamW for the rest, on gradients clipped by their global norm.
 
-    Weight decay is on matrices alone. An update of Muon (Jordan et al., 2024) is the orthogonal factor of a matrix's
-    momentum, scaled to the root mean square of an AdamW update (0.2; Liu et al., 2025, "Muon is Scalable for LLM
-    Training", eq. 4), so that both take the same learning rate.
+    AdamW's weight decay is on matrices alone.
     """
     schedule = learning_rate(config)
     if config.optimiser == "adamw":
@@ -51,19 +48,9 @@ def make_optimiser(config: TrainConfig) -> optax.GradientTransformation:
             mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
         )
     else:
-        update = optax.contrib.muon(
-            schedule,
-            adam_b2=config.beta2,
-            weight_decay=config.weight_decay,
-            muon_weight_dimension_numbers=lambda params: jax.tree.map(_orthogonalised, params),
-            consistent_rms=0.2,
-        )
+        precision = jnp.float32 if config.compute == "float32" else jnp.bfloat16
+        update = muon(schedule, b2=config.beta2, weight_decay=config.weight_decay, precision=precision)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
-
-
-def _orthogonalised(param: Array) -> optax.contrib.MuonDimensionNumbers | None:
-    """Linear maps; not biases by distance, nor the few taps of a depthwise convolution."""
-    return optax.contrib.MuonDimensionNumbers() if param.ndim == 2 and min(param.shape) >= MAP_WIDTH else None
 
 
 def make_model(config: Config, *, compute: str = "float32") -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
