@@ -1,8 +1,9 @@
-"""Settings of the process that every script makes before its first computation."""
+"""Settings of the process that every script makes before its first computation, which is when they take effect."""
 
 import ctypes
 import os
 import pathlib
+import re
 import sys
 import warnings
 from typing import Any
@@ -20,6 +21,7 @@ def set_up() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     sys.unraisablehook = _report_unless_orphaned
     warnings.showwarning = _print_warning
+    _spare_threads()
     if sys.platform == "linux":
         _keep_heap()
 
@@ -39,6 +41,17 @@ def _report_unless_orphaned(unraisable: Any) -> None:
     """Says nothing of file operations that outlive a failed checkpoint: the failure itself is raised, once."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
+
+
+def _spare_threads() -> None:
+    """Gives XLA more threads than a processor has shares (--xla_force_host_platform_device_count).
+
+    A Fourier transform waits, inside one of its threads, for others of the same pool. With as many shares as threads
+    all would wait for ever. XLA reads NPROC when it starts.
+    """
+    shares = re.search(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    if shares and int(shares[1]) > 1:
+        os.environ.setdefault("NPROC", str(int(shares[1]) + (os.cpu_count() or 1)))
 
 
 def _keep_heap() -> None:
