@@ -5,6 +5,11 @@
 
 The work directory gets config.json, the tokenizer, checkpoints, metrics.jsonl and TensorBoard events. The same command
 again resumes from the newest checkpoint.
+
+Several devices are used as they are found; several processes are started each with the address of the first
+(docs/scale.md):
+
+  python train.py --config=... --workdir=... --coordinator=host:1234 --num-processes=2 --process-id=0
 """
 
 import dataclasses
@@ -13,7 +18,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
@@ -28,18 +32,27 @@ from conformer.features import FeatureError, log_mel, num_frames
 from conformer.model.subsampling import output_lengths
 from conformer.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints
-from conformer.training.mesh import make_mesh, partitionable, place_batch, place_state
+from conformer.training.mesh import make_mesh, on_this_process, partitionable, place_batch, place_state, share_of
 from conformer.training.metrics import MetricsLog, Progress
+from conformer.training.processes import in_child, join, leaving_when_others_are_lost, wait_for_all
 from conformer.training.state import count_parameters, initial_state
 from conformer.training.step import draw_chunk, make_train_step
 
 CONFIG = define_config_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; created if it does not exist.", required=True)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, or auto on a cluster; None = one process."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num-processes", None, "How many processes train together.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process-id", None, "Which of them this is, from 0.", lower_bound=0)
 
 
 def main(_) -> None:
+    in_child(COORDINATOR.value)
     try:
-        train(CONFIG.value, pathlib.Path(WORKDIR.value))
+        join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        with leaving_when_others_are_lost():
+            train(CONFIG.value, pathlib.Path(WORKDIR.value))
     except EXPECTED as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
@@ -69,6 +82,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     runtime.set_up()
     config.validate()
     mesh = make_mesh(config.train.fsdp)
+    share = share_of(mesh, config.train.accumulate)
+    first = share.index == 0  # the process that writes and speaks for all
 
     # ------------------------------------------------------------------ data
     utterances = load_utterances(config)
@@ -79,26 +94,28 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             raise ConfigError("data.spoken_utterances cannot join a prepared corpus: set it to 0, or use the manifest")
         spoken = config.data.spoken_utterances, config.data.synthetic, config.features.sample_rate
         training = [*training, *speak_runs(texts_of(training), *spoken)]
-    workdir.mkdir(parents=True, exist_ok=True)
-    if (workdir / "config.json").exists():
-        tokenizer = load_tokenizer(workdir)
-    else:
-        tokenizer = train_tokenizer(config.tokenizer, texts_of(training))
-        tokenizer.save(workdir)
+    if first:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not (workdir / "config.json").exists():
+            train_tokenizer(config.tokenizer, texts_of(training)).save(workdir)
+    wait_for_all("tokenizer")
+    tokenizer = load_tokenizer(workdir)
     config.model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
-    write_config(config, workdir / "config.json")
+    if first:
+        write_config(config, workdir / "config.json")
 
     def output_frames(seconds: float) -> int:
         frames = num_frames(config.features, int(seconds * config.features.sample_rate))
         return output_lengths(frames, config.model.subsampling_factor)
 
     loader = TrainLoader(config, training, tokenizer, output_frames)
-    print(
+    say = print if first else lambda _: None
+    say(
         f"{loader.num_utterances} utterances, {loader.seconds / 3600:.2f} h, {tokenizer.vocab_size} units, "
         f"{loader.steps_per_epoch} steps an epoch, {len(evaluation)} utterances to evaluate on"
     )
     for reason, dropped in loader.dropped.items():
-        print(f"dropped {len(dropped)} utterances: {reason}; first: {', '.join(training[i].id for i in dropped[:3])}")
+        say(f"dropped {len(dropped)} utterances: {reason}; first: {', '.join(training[i].id for i in dropped[:3])}")
 
     # ----------------------------------------------------------------- state
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
@@ -110,22 +127,24 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         state = checkpoints.restore(state)
     start = int(state.step)
     devices = f"{mesh.size} x {jax.devices()[0].device_kind}" if mesh.size > 1 else jax.devices()[0].device_kind
-    print(f"{count_parameters(state.params):,} parameters on {devices}; starting at step {start}")
+    devices += f" in {share.count} processes" if share.count > 1 else ""
+    say(f"{count_parameters(state.params):,} parameters on {devices}; starting at step {start}")
 
     # ------------------------------------------------------------------ loop
     step_fn = make_train_step(config, graphdef, mesh)
     forward = make_forward(config, graphdef)
-    log, progress = MetricsLog(workdir, start), Progress(start, config.train.num_steps)
+    log = MetricsLog(workdir, start, muted=not first)
+    progress = Progress(start, config.train.num_steps, muted=not first)
     began = window_start = time.perf_counter()
     window_seconds, window_losses, pending = 0.0, [], None
     try:
-        for step, batch in loader.batches(start, config.train.num_steps - start):
+        for step, batch in loader.batches(start, config.train.num_steps - start, share):
             state, metrics = step_fn(state, place_batch(mesh, batch), *draw_chunk(config.train, config.seed, step))
             # The device works on this step while the one before it is looked at.
             if pending is not None:
                 window_losses.append(check(*pending, config, loader, progress))
             pending = (step, metrics)
-            window_seconds += float(batch.audio_lengths @ batch.weights) / config.features.sample_rate
+            window_seconds += share.count * float(batch.audio_lengths @ batch.weights) / config.features.sample_rate
             progress.update()
             done = step + 1
 
@@ -141,7 +160,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
 
             if evaluation and (done % config.train.eval_every == 0 or done == config.train.num_steps):
                 pause = time.perf_counter()
-                transcripts = transcribe(config, forward, state.average, state.statistics, tokenizer, evaluation)
+                weights = on_this_process(mesh, (state.average, state.statistics))
+                transcripts = transcribe(config, forward, *weights, tokenizer, evaluation)
                 score = transcripts.score()
                 log.write(done, eval_wer=score.wer, eval_cer=score.cer)
                 progress.say(f"step {done}: {score}")
@@ -162,7 +182,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     for message in loader.broken.values():
         print(f"skipped: {message}")
     minutes = (time.perf_counter() - began) / 60
-    print(f"trained from step {start} to {int(state.step)} in {minutes:.1f} minutes; next: eval.py --workdir={workdir}")
+    say(f"trained from step {start} to {int(state.step)} in {minutes:.1f} minutes; next: eval.py --workdir={workdir}")
 
 
 LOGGED = ("gradient_norm", "learning_rate", "skipped")
@@ -206,5 +226,4 @@ def write_config(config: Config, path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    jnp.zeros(())  # fails here, and clearly, where JAX finds no device
     app.run(main, flags_parser=parse_flags)

@@ -131,6 +131,7 @@ class TrainConfig:
     compute: str = "float32"  # format of matrix products: "float32", "bfloat16" or "float16"; the loss stays float32
     chunk_sizes: tuple[int, ...] = (0,)  # encoder frames; one is drawn per batch; 0 = full context
     num_left_chunks: tuple[int, ...] = (-1,)  # one is drawn per batch when the chunk is limited; -1 = all
+    accumulate: int = 1  # parts of a batch computed one after another, for as many times less memory
     fsdp: int = 1  # devices that share one copy of the state; the others hold further copies
     log_every: int = 20  # steps between lines of metrics.jsonl
     eval_every: int = 500  # steps between evaluations on data.eval_splits
@@ -176,12 +177,24 @@ class Config:
                 "subsampling_frequency_stride",
                 "feed_forward_dim",
             ),
-            "train": ("num_steps", "fsdp", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
+            "train": (
+                "num_steps",
+                "accumulate",
+                "fsdp",
+                "log_every",
+                "eval_every",
+                "checkpoint_every",
+                "keep_checkpoints",
+            ),
         }
         for section, keys in at_least_one.items():
             for key in keys:
                 if (value := getattr(getattr(self, section), key)) < 1:
                     raise ConfigError(f"{section}.{key}={value} must be at least 1")
+        if train.accumulate > 1 and train.compute == "float16":
+            raise ConfigError(
+                "train.accumulate needs train.compute=bfloat16 or float32: float16's loss is scaled whole"
+            )
         if model.cache_bytes < 0:
             raise ConfigError(f"model.cache_bytes={model.cache_bytes} must be 0, for no slices, or a device's cache")
         if not 0 <= model.dropout < 1:

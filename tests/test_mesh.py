@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from conformer.config import AugmentConfig, Config, ConfigError, FeatureConfig, ModelConfig, TrainConfig
-from conformer.data import Batch
+from conformer.data import Batch, Share
 from conformer.training.checkpoint import Checkpoints
-from conformer.training.mesh import make_mesh, partitionable, place_batch, place_state
+from conformer.training.mesh import make_mesh, partitionable, place_batch, place_state, share_of
 from conformer.training.state import TrainState, initial_state
 from conformer.training.step import make_train_step
 
@@ -45,15 +45,19 @@ def small() -> Config:
     )
 
 
-def three_rows() -> Batch:
+def three_rows(filled: int = 3) -> Batch:
+    """Three utterances, in so many rows."""
     rng = np.random.default_rng(0)
-    return Batch(
+    batch = Batch(
         audio=(0.1 * rng.standard_normal((3, 6_000))).astype(np.float32),
         audio_lengths=np.array([6_000, 4_500, 5_000], np.int32),
         labels=np.array([[1, 2, 3, 3], [4, 5, 0, 0], [6, 7, 8, 0]], np.int32),
         label_lengths=np.array([4, 2, 3], np.int32),
         weights=np.ones(3, np.float32),
     )
+    batch = Batch(*(np.pad(array, [(0, filled - 3)] + [(0, 0)] * (array.ndim - 1)) for array in batch))
+    batch.audio_lengths[3:] = 6_000
+    return batch
 
 
 def on_mesh(config: Config, fsdp: int, devices: int) -> tuple:
@@ -67,8 +71,9 @@ def curve(config: Config, fsdp: int, devices: int) -> tuple[list[float], TrainSt
     """The losses of a few updates, and the state after them."""
     mesh, graphdef, state = on_mesh(config, fsdp, devices)
     step, losses = make_train_step(config, graphdef, mesh), []
+    batch = three_rows(len(share_of(mesh, config.train.accumulate).rows(3)))
     for _ in range(STEPS):
-        state, metrics = step(state, place_batch(mesh, three_rows()), *FULL)
+        state, metrics = step(state, place_batch(mesh, batch), *FULL)
         losses.append(float(metrics["loss"]))
     return losses, state
 
@@ -102,6 +107,9 @@ def check_on_eight_devices(folder: pathlib.Path) -> None:
             assert len(leaf.sharding.device_set) == 8
     assert share(alone) == 1
 
+    config.train.accumulate = 2
+    np.testing.assert_allclose(curve(config, 2, 4)[0], curve(config, 1, 1)[0], rtol=1e-4, err_msg="accumulated")
+
     checkpoints = Checkpoints(folder)
     checkpoints.save(STEPS, state)
     checkpoints.wait()
@@ -131,6 +139,23 @@ def test_eight_devices_train_as_one_and_share_the_state(tmp_path):
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     for target in (state, shapes):
         assert_equal(arrays(Checkpoints(tmp_path).restore(target)), stored)
+
+
+def test_an_accumulated_gradient_is_that_of_the_whole_batch():
+    config = small()
+    config.augment = AugmentConfig(num_freq_masks=0, num_time_masks=0)
+    config.features.dither, config.model.dropout = 0.0, 0.0
+    whole = curve(config, 1, 1)[0]
+    config.train.accumulate = 2
+    np.testing.assert_allclose(curve(config, 1, 1)[0], whole, rtol=1e-5)
+
+
+def test_shares_of_a_batch_are_its_rows():
+    for batch_size, devices, accumulate, count in ((5, 4, 1, 2), (8, 8, 1, 4), (3, 2, 3, 2), (7, 1, 1, 1)):
+        shares = [Share(index, count, devices, accumulate).rows(batch_size) for index in range(count)]
+        rows = [row for share in shares for row in share]
+        assert rows == list(range(len(rows))) and len(rows) >= batch_size
+        assert {len(share) for share in shares} == {len(rows) // count} and len(rows) % (devices * accumulate) == 0
 
 
 def test_what_no_mesh_can_do_is_named():

@@ -1,6 +1,7 @@
 """Batches of static shape, for training (Grain, resumable at any step) and for evaluation."""
 
 import collections
+import functools
 import pathlib
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from typing import NamedTuple
@@ -45,6 +46,21 @@ class Batch(NamedTuple):
     labels: Int[np.ndarray, "batch labels"]  # int32, zero padded
     label_lengths: Int[np.ndarray, "batch"]  # int32
     weights: Float[np.ndarray, "batch"]  # float32: 1, or 0 for a row without an utterance
+
+
+class Share(NamedTuple):
+    """The rows of a batch that one process reads, of `count` that train together on `devices` devices in all."""
+
+    index: int = 0
+    count: int = 1
+    devices: int = 1
+    accumulate: int = 1  # parts that a device computes one after another
+
+    def rows(self, batch_size: int) -> range:
+        """Those of a bucket's batch, filled up to as many for each part on each device."""
+        parts = self.devices * self.accumulate
+        each = -(-batch_size // parts) * parts // self.count
+        return range(self.index * each, (self.index + 1) * each)
 
 
 def load_utterances(config: Config) -> Utterances:
@@ -135,15 +151,20 @@ class TrainLoader:
         self.steps_per_epoch = plan.steps_per_epoch
         self._reader = _Reader(config, utterances, rules, plan)
 
-    def batches(self, start_step: int, num_steps: int) -> Generator[tuple[int, Batch], None, None]:
+    def batches(
+        self, start_step: int, num_steps: int, share: Share | None = None
+    ) -> Generator[tuple[int, Batch], None, None]:
         """(step, batch) of `num_steps` steps from `start_step` on, the same whatever came before.
+
+        Of each batch, the rows of `share`: all by default. A row is the same whichever process reads it.
 
         Raises DataError once more than `data.max_broken_share` of the utterances have turned out unreadable, or most
         rows are left empty.
         """
         steps = grain.MapDataset.range(start_step, start_step + num_steps)
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCH)
-        dataset = steps.map(self._reader).to_iter_dataset(options)
+        reader = functools.partial(self._reader, share=share or Share())
+        dataset = steps.map(reader).to_iter_dataset(options)
         if self._data.num_workers > 0:
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._data.num_workers, _PREFETCH))
         iterator = iter(dataset)
@@ -202,15 +223,16 @@ class _Reader:
     def __getstate__(self):
         return self.__dict__ | {"_cache": {}, "_cached": 0}
 
-    def __call__(self, step: int) -> tuple[int, Batch, dict[str, str], list[str]]:
+    def __call__(self, step: int, share: Share) -> tuple[int, Batch, dict[str, str], list[str]]:
         index, members = self._plan.batch(step)
         bucket = self._rules.buckets[index]
-        batch, broken, unfit = _empty_batch(bucket), {}, []
-        for row, member in enumerate(members):
-            utterance = self._utterances[member]
+        rows = share.rows(bucket.batch_size)
+        batch, broken, unfit = _empty_batch(bucket, len(rows)), {}, []
+        for row in range(rows.start, min(rows.stop, len(members))):
+            utterance = self._utterances[members[row]]
             try:
                 labels = self._rules.labels(utterance, bucket)
-                audio = self._read(member, utterance)
+                audio = self._read(members[row], utterance)
                 check_length(utterance, len(audio) / self._sample_rate, bucket.seconds * self._rules.slowest)
             except UnfitError as error:
                 unfit.append(error.args[0])
@@ -220,9 +242,10 @@ class _Reader:
                 continue
             rng = np.random.default_rng((self._seed, step, row))
             audio = augment_audio(self._augment, audio, self._sample_rate, rng)
-            _fill(batch, row, audio[: bucket.num_samples])  # cuts no more than DURATION_TOLERANCE
-            batch.labels[row, : len(labels)] = labels
-            batch.label_lengths[row] = len(labels)
+            own = row - rows.start
+            _fill(batch, own, audio[: bucket.num_samples])  # cuts no more than DURATION_TOLERANCE
+            batch.labels[own, : len(labels)] = labels
+            batch.label_lengths[own] = len(labels)
         return step, batch, broken, unfit
 
     def utterance_ids(self, step: int) -> list[str]:
@@ -274,14 +297,13 @@ def eval_batches(
 
 
 def _eval_batch(bucket: Bucket, rows: list[tuple[Utterance, np.ndarray]]) -> tuple[list[Utterance], Batch]:
-    batch = _empty_batch(bucket)
+    batch = _empty_batch(bucket, bucket.batch_size)
     for row, (_, audio) in enumerate(rows):
         _fill(batch, row, audio)
     return [utterance for utterance, _ in rows], batch
 
 
-def _empty_batch(bucket: Bucket) -> Batch:
-    size = bucket.batch_size
+def _empty_batch(bucket: Bucket, size: int) -> Batch:
     return Batch(
         audio=np.zeros((size, bucket.num_samples), np.float32),
         audio_lengths=np.full(size, bucket.num_samples, np.int32),

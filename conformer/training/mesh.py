@@ -6,6 +6,7 @@ parallel), with as many as there are devices each holds one share (fully sharded
 stage 3). XLA derives the communication from these places. On one device every function here returns what it is given.
 """
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from jax.lax import with_sharding_constraint
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from conformer.config import Config, ConfigError
-from conformer.data import Batch
+from conformer.data import Batch, Share
 from kernels.typing import Array, Key
 
 AXES = ("data", "fsdp")
@@ -27,9 +28,12 @@ SMALLEST_SPREAD = 1_024  # values; an array of fewer is copied to every device, 
 def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh ("data", "fsdp") over `devices`, all there are by default; `fsdp` of them share one copy of the state.
 
-    Raises ConfigError where it does not divide their number.
+    Raises ConfigError where it does not divide their number, or processes have different numbers of them.
     """
     devices = jax.devices() if devices is None else devices
+    owned = collections.Counter(device.process_index for device in devices)
+    if len(set(owned.values())) > 1:
+        raise ConfigError(f"the processes of a run must have as many devices each, not {sorted(owned.values())}")
     if len(devices) % fsdp:
         raise ConfigError(
             f"train.fsdp={fsdp} does not divide the {len(devices)} devices that there are: choose one of "
@@ -59,19 +63,30 @@ def place_state(mesh: Mesh, state: Any) -> Any:
     return state if mesh.size == 1 else jax.device_put(state, _state_shardings(mesh, state))
 
 
+def share_of(mesh: Mesh, accumulate: int) -> Share:
+    """The rows of each batch that this process reads: those of its own devices."""
+    return Share(jax.process_index(), jax.process_count(), mesh.size, accumulate)
+
+
 def place_batch(mesh: Mesh, batch: Batch) -> Batch:
-    """A batch with its rows spread over the mesh; rows of weight 0 fill it up to a multiple of the devices."""
+    """A batch with its rows spread over the mesh, from those of this process (`share_of`)."""
     if mesh.size == 1:
         return batch
-    missing = -len(batch.weights) % mesh.size
-    filled = Batch(*(np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) for array in batch))
-    filled.audio_lengths[len(batch.weights) :] = batch.audio.shape[1]  # silence of full length, as the loader has it
-    return jax.device_put(filled, NamedSharding(mesh, PartitionSpec(AXES)))
+    sharding = NamedSharding(mesh, PartitionSpec(AXES))
+    return Batch(*(jax.make_array_from_process_local_data(sharding, array) for array in batch))
 
 
 def keep_in_place(mesh: Mesh, state: Any) -> Any:
     """Inside a compiled function: the state, or gradients of its parameters, where `place_state` puts them."""
     return state if mesh.size == 1 else with_sharding_constraint(state, _state_shardings(mesh, state))
+
+
+def on_this_process(mesh: Mesh, tree: Any) -> Any:
+    """Arrays of a state as this process's own, in full: to compute with them what others need not compute too."""
+    if mesh.size == 1:
+        return tree
+    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return jax.tree.map(lambda array: array.addressable_data(0), whole)
 
 
 def gather(mesh: Mesh, params: Any) -> Any:

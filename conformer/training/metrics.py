@@ -11,10 +11,14 @@ import tqdm
 class MetricsLog:
     """Appends one JSON object a line, and the same numbers to TensorBoard.
 
-    A run that resumes from step n first removes the lines after n: those steps are about to be repeated.
+    A run that resumes from step n first removes the lines after n: those steps are about to be repeated. Muted, it
+    writes nothing: of several processes one does.
     """
 
-    def __init__(self, workdir: pathlib.Path, start_step: int):
+    def __init__(self, workdir: pathlib.Path, start_step: int, *, muted: bool = False):
+        self._muted = muted
+        if muted:
+            return
         path = workdir / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step(line) <= start_step]
@@ -24,23 +28,28 @@ class MetricsLog:
 
     def write(self, step: int, **values: float) -> None:
         """Writes the values of `step` (updates made so far)."""
+        if self._muted:
+            return
         self._file.write(json.dumps({"step": step} | values) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
+        if self._muted:
+            return
         self._file.close()
         self._board.close()
 
 
 class Progress:
-    """A bar on a terminal, a line now and then elsewhere."""
+    """A bar on a terminal, a line now and then elsewhere; muted, nothing."""
 
-    def __init__(self, start_step: int, num_steps: int):
+    def __init__(self, start_step: int, num_steps: int, *, muted: bool = False):
+        self._muted = muted
         self._on_terminal = sys.stderr.isatty()
         self._bar = tqdm.tqdm(
-            total=num_steps, initial=start_step, unit="step", dynamic_ncols=True, disable=not self._on_terminal
+            total=num_steps, initial=start_step, unit="step", dynamic_ncols=True, disable=muted or not self._on_terminal
         )
 
     def update(self) -> None:
@@ -56,6 +65,8 @@ class Progress:
 
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
+        if self._muted:
+            return
         tqdm.tqdm.write(message, file=sys.stderr)
 
     def close(self) -> None:

@@ -32,8 +32,9 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
     mesh = make_mesh(1, jax.devices()[:1]) if mesh is None else mesh
     optimiser = make_optimiser(config.train)
     schedule = learning_rate(config.train)
+    accumulate = config.train.accumulate
 
-    def loss_fn(params, statistics, batch, chunk_size, num_left_chunks, key, mask_strength):
+    def loss_fn(params, statistics, batch, num_labels, chunk_size, num_left_chunks, key, mask_strength):
         model = nnx.merge(graphdef, gather(mesh, params), statistics)
         dither_key, mask_key, dropout_key = jax.random.split(key, 3)
         features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths, dither_key)
@@ -47,8 +48,22 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
             middle = model.head(outputs[len(outputs) // 2 - 1])
             loss = (1 - weight) * loss + weight * ctc_loss(middle, lengths, *labels)
         # Filler rows hold no labels and no audio; their loss may be anything.
-        loss = jnp.sum(jnp.where(batch.weights > 0, loss, 0.0))
-        return loss / jnp.maximum(jnp.sum(batch.label_lengths * batch.weights), 1.0)
+        return jnp.sum(jnp.where(batch.weights > 0, loss, 0.0)) / num_labels
+
+    def in_parts(params, statistics, batch, num_labels, chunk_size, num_left_chunks, key, mask_strength):
+        """The loss of a batch and its gradient, from those of parts of its rows, computed one after another."""
+
+        def add(total, part):
+            index, rows = part
+            arguments = (rows, num_labels, chunk_size, num_left_chunks, jax.random.fold_in(key, index), mask_strength)
+            loss, gradient = jax.value_and_grad(loss_fn)(params, statistics, *arguments)
+            total = jax.tree.map(jnp.add, total, (loss, gradient))
+            return (total[0], keep_in_place(mesh, total[1])), None
+
+        # Every accumulate-th row: rows next to each other lie on one device.
+        parts = jax.tree.map(lambda rows: jnp.moveaxis(rows.reshape(-1, accumulate, *rows.shape[1:]), 1, 0), batch)
+        nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+        return jax.lax.scan(add, nothing, (jnp.arange(accumulate), parts))[0]
 
     @jax.jit(donate_argnums=0)
     def step(state: TrainState, batch: Batch, chunk_size: Int[Array, ""], num_left_chunks: Int[Array, ""]):
@@ -56,9 +71,12 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
         key = jax.random.fold_in(random_key(mesh, config.seed), state.step)
         # Masks keep a model that has learned nothing yet on CTC's plateau of blanks.
         mask_strength = jnp.minimum(1.0, state.step / max(config.augment.mask_ramp_steps, 1))
-        arguments = (state.params, state.statistics, batch, chunk_size, num_left_chunks, key, mask_strength)
+        num_labels = jnp.maximum(jnp.sum(batch.label_lengths * batch.weights), 1.0)
+        arguments = (state.params, state.statistics, batch, num_labels, chunk_size, num_left_chunks, key, mask_strength)
         loss_scale = state.loss_scale
-        if loss_scale is None:
+        if accumulate > 1:
+            loss, gradient = in_parts(*arguments)
+        elif loss_scale is None:
             loss, gradient = jax.value_and_grad(loss_fn)(*arguments)
         else:
             loss_scale, _, loss, gradient = loss_scale.value_and_grad(loss_fn)(*arguments)
