@@ -5,6 +5,7 @@
     python bench.py transcription [--runs=10] [--minutes=60] [--json=FILE]
     python bench.py numerics [--plots=FOLDER] [--json=FILE]
     python bench.py policies --workdir=runs/words [--policies=int8,edge_fp16] [--json=FILE]
+    python bench.py decoding --workdir=runs/libri_mini --lm=words.arpa [--json=FILE]
     python bench.py copies [--json=FILE]
     python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
     python bench.py bandwidth [--chunks=40] [--json=FILE]
@@ -24,6 +25,8 @@ numerics    LayerNorm in emulated float16: failures and errors by pre-normaliser
             and order of summation (2 minutes, most of them compilation); nothing is timed
 policies    word error rates of a trained model under every numerics policy, without each stabiliser, and with a
             larger residual stream (half an hour, most of it compilation); nothing is timed
+decoding    word error rates of a trained model, greedy and with a beam, a closed and an open lexicon with a language
+            model (lm.py), tuned on dev; its learning curve (10 minutes); nothing is timed
 copies      operations that move data, by layout: in the graph, as compiled for the CPU, as exported to ONNX (a minute);
             nothing is timed
 cost        what the cost model predicts for six models on one core, from rates measured on single operations, beside
@@ -49,6 +52,7 @@ from benchmarks import (
     copies,
     cost,
     data,
+    decoding,
     numerics,
     numerics_plots,
     policies,
@@ -74,7 +78,8 @@ _DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16", "float16"], "k
 _IMPLEMENTATION = flags.DEFINE_string("implementation", None, "kernels: one of ours alone.")
 _AUTOTUNE = flags.DEFINE_bool("autotune", False, "kernels: search block sizes and keep the fastest.")
 _DEVICE = flags.DEFINE_enum("device", "x86", ["x86", "h200"], "cost: whose profile is compared with this machine.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "policies: folder of a training run.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "policies, decoding: folder of a training run.")
+_LM = flags.DEFINE_string("lm", None, "decoding: ARPA model of words.")
 _SOURCE = flags.DEFINE_string("source", None, "data: manifest, pack or LibriSpeech folder of real speech.")
 _POLICIES = flags.DEFINE_list("policies", [], "policies: these alone, comma separated; default: all, and ablations.")
 
@@ -99,6 +104,11 @@ def main(argv: list[str]) -> None:
                 if _WORKDIR.value is None:
                     raise app.UsageError("policies: name the folder of a training run with --workdir")
                 result = policies.run(_WORKDIR.value, _POLICIES.value)
+            case ["decoding"]:
+                if _WORKDIR.value is None or _LM.value is None:
+                    raise app.UsageError("decoding: name a training run with --workdir and a language model with --lm")
+                result = decoding.run(_WORKDIR.value, _LM.value)
+                print(decoding.table(result))
             case ["copies"]:
                 result = copies.run()
                 print(copies.table(result))
@@ -121,7 +131,8 @@ def main(argv: list[str]) -> None:
                 print(kernels.summary(result))
             case _:
                 names = (
-                    "training, streaming, transcription, numerics, policies, copies, cost, bandwidth, data or kernels"
+                    "training, streaming, transcription, numerics, policies, decoding, copies, cost, bandwidth, "
+                    "data or kernels"
                 )
                 raise app.UsageError(f"name what to measure: {names}")
     except kernels.SelectionError as error:
