@@ -17,7 +17,7 @@ from conformer.evaluation.tuning import read_grid, tune
 from conformer.training.checkpoint import load_model
 
 SMALL, LARGE = 8, 64  # prefixes of a beam: to tune with, to score with
-WEIGHTS = ("lm-weight=0.3,0.45,0.6,0.75", "word-bonus=0,0.5,1,1.5,2")
+WEIGHTS = ("lm-weight=0.3,0.45,0.6,0.75,0.9", "word-bonus=-1,-0.5,0,0.5,1,1.5")
 OOV_RATES = ("oov-rate=0,0.005,0.01,0.02,0.05,0.1",)
 
 
@@ -46,7 +46,7 @@ def run(workdir: str | pathlib.Path, arpa: str) -> dict:
     def rows(pairs: Iterable[tuple[Utterance, np.ndarray]]) -> list[dict]:
         return [
             {"name": name, "search": dataclasses.asdict(search)}
-            | decode(pairs, {}, tokenizer, make_decoder(search, tokenizer, lm)).score().as_dict()
+            | decode(pairs, {}, tokenizer, make_decoder(search, tokenizer, lm if search.lm else None)).score().as_dict()
             for name, search in ways.items()
         ]
 

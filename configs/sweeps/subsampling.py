@@ -2,7 +2,7 @@
 
 python sweep.py --sweep=configs/sweeps/subsampling.py --workdir=runs/subsampling
 
-An hour or two on two cores: six trainings of 1,500 steps (configs/front_ends.py).
+About an hour on two cores: three trainings of 1,500 steps, three of 2,000 (configs/front_ends.py).
 """
 
 from configs.front_ends import BASES, FRONT_ENDS
