@@ -88,9 +88,16 @@ def numerics(report: Report) -> None:
         report.plot(
             f"numerics_{name}",
             intervals(ways, "word error rate (%)"),
-            f"{name}: policies, devices without a stabiliser, and larger residual streams",
+            f"{name}, after {record['step']:,} updates{earlier(report, name, record)}: policies, devices without a "
+            "stabiliser, and larger residual streams",
             f"`results/numerics_{name}.json`, `rows`",
         )
+
+
+def earlier(report: Report, name: str, record: Mapping) -> str:
+    """Says so where a record is of another training than the one that the error rates above are of."""
+    latest = report.record(name)
+    return " (an earlier model)" if latest is not None and latest["step"] != record["step"] else ""
 
 
 def artefacts(report: Report) -> None:
@@ -114,7 +121,8 @@ def artefacts(report: Report) -> None:
                 f"{row['speed']:.2f} x" if "speed" in row else "",
             ]
             table.append("| " + " | ".join(cells) + " |")
-        report.say(f"{name}, {record['split']} split, {record['utterances']} utterances:")
+        after = f"after {record['step']:,} updates{earlier(report, name, record)}"
+        report.say(f"{name}, {after}, {record['split']} split, {record['utterances']} utterances:")
         report.say("\n".join(table))
         report.say(f"Source: `results/parity_{name}.json`, `rows`.")
     report.say(
