@@ -1,7 +1,7 @@
 """Prepares a corpus of any size for training.
 
   python prepare.py LibriSpeech prepared/librispeech
-  python prepare.py speech.jsonl prepared/speech --num-processes=16 --shard-hours=20
+  python prepare.py speech.jsonl prepared/speech --num-workers=16 --shard-hours=20
   python prepare.py --verify prepared/speech
   python train.py --config=configs/librispeech.py:small --workdir=runs/large --config.data.source=prepared/librispeech
 
@@ -25,7 +25,7 @@ from conformer.data.worklists import DROPPED, Settings, make_work_lists
 
 SAMPLE_RATE = flags.DEFINE_integer("sample-rate", 16_000, "Hz; audio at other rates is resampled.", lower_bound=1)
 SHARD_HOURS = flags.DEFINE_float("shard-hours", 4.0, "Hours of audio in a shard, about.", lower_bound=1e-6)
-NUM_PROCESSES = flags.DEFINE_integer("num-processes", 1, "Shards made at the same time.", lower_bound=1)
+NUM_WORKERS = flags.DEFINE_integer("num-workers", 1, "Shards made at the same time.", lower_bound=1)
 VERIFY = flags.DEFINE_bool("verify", False, "Compare the shards of a prepared folder with their checksums.")
 
 
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
                 check(pathlib.Path(folder))
             case False, [source, folder]:
                 settings = Settings(source, SAMPLE_RATE.value, SHARD_HOURS.value)
-                prepare(settings, pathlib.Path(folder), NUM_PROCESSES.value)
+                prepare(settings, pathlib.Path(folder), NUM_WORKERS.value)
             case _:
                 sys.exit("prepare.py: name a source and a folder to prepare it into, or --verify and a prepared folder")
     except DataError as error:
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"prepare.py: {error}: check the free space and the permissions; the same command goes on from here")
 
 
-def prepare(settings: Settings, folder: pathlib.Path, num_processes: int) -> None:
+def prepare(settings: Settings, folder: pathlib.Path, num_workers: int) -> None:
     if is_finished(settings, folder):
         print(f"{folder} is prepared already")
         return show(read_summary(folder), folder)
@@ -56,7 +56,7 @@ def prepare(settings: Settings, folder: pathlib.Path, num_processes: int) -> Non
     began, made = time.perf_counter(), 0.0
     pause = 0.1 if sys.stderr.isatty() else 60.0  # seconds between two bars
     with tqdm.tqdm(total=len(lists.names), unit="shard", dynamic_ncols=True, mininterval=pause) as bar:
-        for shard, new in fill(lists, num_processes):
+        for shard, new in fill(lists, num_workers):
             made += shard.seconds * new
             bar.set_postfix_str(f"{made / (time.perf_counter() - began):.0f}x real time", refresh=False)
             bar.update()

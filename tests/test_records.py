@@ -59,9 +59,9 @@ def rows(count: int = 40) -> list[dict]:
     ]
 
 
-def prepare(source: pathlib.Path, folder: pathlib.Path, shard_hours=SHARD_HOURS, num_processes=1) -> dict:
+def prepare(source: pathlib.Path, folder: pathlib.Path, shard_hours=SHARD_HOURS, num_workers=1) -> dict:
     lists = make_work_lists(Settings(str(source), RATE, shard_hours), folder)
-    for _ in fill(lists, num_processes):
+    for _ in fill(lists, num_workers):
         pass
     return finish(lists)
 
@@ -280,7 +280,7 @@ def test_a_preparation_killed_while_it_cleans_up_is_finished_by_the_same_command
 
 
 def test_the_number_of_processes_changes_nothing(manifest, prepared, tmp_path):
-    prepare(manifest, tmp_path, num_processes=2)
+    prepare(manifest, tmp_path, num_workers=2)
     assert content(tmp_path) == content(prepared)
 
 
@@ -448,7 +448,7 @@ def test_work_lists_are_made_in_constant_memory(tmp_path, monkeypatch):
 def test_the_command_prepares_once_and_verifies(manifest, tmp_path, capsys):
     settings, folder = Settings(str(manifest), RATE, SHARD_HOURS), tmp_path / "out"
     for first in (f"reading {manifest}", f"{folder} is prepared already"):
-        command.prepare(settings, folder, num_processes=1)
+        command.prepare(settings, folder, num_workers=1)
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == first and "train: 20 utterances, 0.01 h, 2 speakers" in lines
     command.check(folder)

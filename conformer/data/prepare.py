@@ -64,23 +64,23 @@ def is_finished(settings: Settings, folder: pathlib.Path) -> bool:
     return complete and not (folder / UNFINISHED).exists()
 
 
-def fill(lists: WorkLists, num_processes: int = 1) -> Iterator[tuple[Shard, bool]]:
+def fill(lists: WorkLists, num_workers: int = 1) -> Iterator[tuple[Shard, bool]]:
     """Makes the shards that are not there yet, and yields all, each when it is there, with whether it is new.
 
     Raises DataError for a shard that cannot be written, or where nothing can be read.
     """
-    if num_processes == 1:
+    if num_workers == 1:
         yield from (fill_shard(lists, name) for name in lists.names)
         return
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(num_processes, context, _end_with_parent) as pool:
+    with concurrent.futures.ProcessPoolExecutor(num_workers, context, _end_with_parent) as pool:
         tasks = [pool.submit(fill_shard, lists, name) for name in lists.names]
         try:
             for task in concurrent.futures.as_completed(tasks):
                 yield task.result()
         except concurrent.futures.BrokenExecutor:
             raise DataError(
-                "a process was killed: give it memory, or start fewer (--num-processes), and run the command again; "
+                "a process was killed: give it memory, or start fewer (--num-workers), and run the command again; "
                 "finished shards stand"
             ) from None
         finally:
