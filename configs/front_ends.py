@@ -28,6 +28,8 @@ def get_config(name: str = "words,small") -> Config:
     if base == "words":
         config = words.get_config()
         config.model.encoder_dim, config.model.num_layers, config.model.feed_forward_dim = 96, 4, 384
+        config.augment.speed_factors = (0.88, 0.94, 1.0, 1.06, 1.12)
+        config.data.bucket_seconds, config.data.spoken_utterances = (0.8, 3.0, 4.5, 6.5), 0
         config.train.num_steps, config.train.learning_rate = 1_500, 2e-3
     else:
         config = libri_mini.get_config()
