@@ -8,6 +8,7 @@
     python bench.py decoding --workdir=runs/libri_mini --lm=words.arpa [--json=FILE]
     python bench.py copies [--json=FILE]
     python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
+    python bench.py front_ends [--chunks=40] [--json=FILE]
     python bench.py bandwidth [--chunks=40] [--json=FILE]
     python bench.py data --source=../shared/data/libri_mini [--json=FILE]
     python bench.py kernels [--op=NAME] [--shape=NAME] [--dtype=NAME] [--implementation=NAME] [--plots=FOLDER]
@@ -31,6 +32,8 @@ copies      operations that move data, by layout: in the graph, as compiled for 
             nothing is timed
 cost        what the cost model predicts for six models on one core, from rates measured on single operations, beside
             what is measured, and energy where the machine counts it (3 minutes); --device=h200: on that GPU
+front_ends  a training step and a second of a stream on one core, for each front end of the ablation
+            (configs/front_ends.py; 5 minutes, most of them compilation)
 bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
             (3 minutes)
 data        preparing a corpus and training-side reading: speed on the real speech of --source, memory on generated
@@ -53,6 +56,7 @@ from benchmarks import (
     cost,
     data,
     decoding,
+    front_ends,
     numerics,
     numerics_plots,
     policies,
@@ -115,6 +119,9 @@ def main(argv: list[str]) -> None:
             case ["cost"]:
                 result = cost.run(_CHUNKS.value, _DEVICE.value)
                 print(cost.table(result))
+            case ["front_ends"]:
+                result = front_ends.run(_CHUNKS.value)
+                print(front_ends.table(result))
             case ["bandwidth"]:
                 result = bandwidth.run(_CHUNKS.value)
                 print(bandwidth.table(result))
@@ -131,8 +138,8 @@ def main(argv: list[str]) -> None:
                 print(kernels.summary(result))
             case _:
                 names = (
-                    "training, streaming, transcription, numerics, policies, decoding, copies, cost, bandwidth, "
-                    "data or kernels"
+                    "training, streaming, transcription, numerics, policies, decoding, copies, cost, front_ends, "
+                    "bandwidth, data or kernels"
                 )
                 raise app.UsageError(f"name what to measure: {names}")
     except kernels.SelectionError as error:

@@ -81,5 +81,3 @@ def test_incomplete_arguments_are_named():
         join(None, 2, None)
     with pytest.raises(ConfigError, match="needs --num-processes and --process-id, from 0 to one less"):
         join("localhost:1", 2, 2)
-    with pytest.raises(ConfigError, match="--coordinator=auto"):
-        join("auto", None, None)
