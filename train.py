@@ -49,6 +49,7 @@ PROCESS_ID = flags.DEFINE_integer("process-id", None, "Which of them this is, fr
 
 def main(_) -> None:
     in_child(COORDINATOR.value)
+    runtime.set_up()
     try:
         join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         with leaving_when_others_are_lost():
@@ -79,7 +80,6 @@ EXPECTED = (
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
-    runtime.set_up()
     config.validate()
     mesh = make_mesh(config.train.fsdp)
     share = share_of(mesh, config.train.accumulate)

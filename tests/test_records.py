@@ -365,8 +365,7 @@ def test_an_epoch_has_the_utterances_of_the_manifest(manifest, prepared):
     assert len(epoch(prepared)[-1]) == 30
 
 
-def test_words_cannot_be_spoken_into_a_prepared_corpus(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.runtime, "set_up", lambda: None)  # settings of a whole process
+def test_words_cannot_be_spoken_into_a_prepared_corpus(prepared, tmp_path):
     with pytest.raises(ConfigError, match=r"data\.spoken_utterances cannot join a prepared corpus: set it to 0"):
         train.train(config(prepared, spoken_utterances=1), tmp_path)
 

@@ -83,10 +83,9 @@ def assert_same(left: dict, right: dict):
 # ------------------------------------------------------------------ it learns
 
 
-def test_ten_utterances_are_learned_by_heart(tmp_path, monkeypatch, capsys):
+def test_ten_utterances_are_learned_by_heart(tmp_path, capsys):
     """And the finished run is left alone afterwards, by its own configuration and by others."""
     pytest.importorskip("espeakng_loader", reason="the embedded corpus needs pip install -e '.[demo]'")
-    monkeypatch.setattr(train.runtime, "set_up", lambda: None)  # settings of a whole process
     config = Config(
         features=FeatureConfig(sample_rate=RATE, num_mel_bins=40, high_freq=3_800.0),
         augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
