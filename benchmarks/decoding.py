@@ -1,7 +1,6 @@
 """What each step from greedy decoding to an open lexicon saves in words, and the learning curve of the run."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterable
 
@@ -15,6 +14,7 @@ from conformer.decode.search import Search, make_decoder, read_lm
 from conformer.evaluation.offline import decode, make_forward, posteriors
 from conformer.evaluation.tuning import read_grid, tune
 from conformer.training.checkpoint import load_model
+from conformer.training.metrics import read_metrics
 
 SMALL, LARGE = 8, 64  # prefixes of a beam: to tune with, to score with
 WEIGHTS = ("lm-weight=0.3,0.45,0.6,0.75,0.9", "word-bonus=-1,-0.5,0,0.5,1,1.5")
@@ -27,7 +27,8 @@ def run(workdir: str | pathlib.Path, arpa: str) -> dict:
     circumstances = record.describe_run()
     runtime.set_up()
     config, model, tokenizer, step = load_model(workdir)
-    lm = read_lm(Search(beam_size=SMALL, lm=arpa), tokenizer)
+    untuned = Search(beam_size=SMALL, lm=arpa)
+    lm = read_lm(untuned, tokenizer)
     graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
     forward = make_forward(config, graphdef)
     heard = {
@@ -38,7 +39,7 @@ def run(workdir: str | pathlib.Path, arpa: str) -> dict:
     def best(*settings: str, of: Search) -> Search:
         return tune(heard["dev"], tokenizer, lm, read_grid(settings, of), lambda *_: None)[0][0]
 
-    tuned = best(*WEIGHTS, of=Search(beam_size=SMALL, lm=arpa))
+    tuned = best(*WEIGHTS, of=untuned)
     tuned = dataclasses.replace(best(*OOV_RATES, of=tuned), beam_size=LARGE)
     closed = dataclasses.replace(tuned, oov_rate=0.0)
     ways = {"greedy": Search(), "beam": Search(beam_size=LARGE), "closed lexicon": closed, "open lexicon": tuned}
@@ -46,7 +47,7 @@ def run(workdir: str | pathlib.Path, arpa: str) -> dict:
     def rows(pairs: Iterable[tuple[Utterance, np.ndarray]]) -> list[dict]:
         return [
             {"name": name, "search": dataclasses.asdict(search)}
-            | decode(pairs, {}, tokenizer, make_decoder(search, tokenizer, lm if search.lm else None)).score().as_dict()
+            | decode(pairs, {}, tokenizer, make_decoder(search, tokenizer, lm)).score().as_dict()
             for name, search in ways.items()
         ]
 
@@ -61,10 +62,11 @@ def run(workdir: str | pathlib.Path, arpa: str) -> dict:
 
 
 def learning_curve(workdir: pathlib.Path) -> list[dict]:
-    """The error rates on dev that train.py measured, greedy."""
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    """The error rates on dev that train.py measured, greedy; empty for a model without its log."""
     return [
-        {"step": line["step"], "wer": line["eval_wer"], "cer": line["eval_cer"]} for line in lines if "eval_wer" in line
+        {"step": line["step"], "wer": line["eval_wer"], "cer": line["eval_cer"]}
+        for line in read_metrics(workdir)
+        if "eval_wer" in line
     ]
 
 

@@ -30,12 +30,11 @@ def get_config(name: str = "words,small") -> Config:
         config.model.encoder_dim, config.model.num_layers, config.model.feed_forward_dim = 96, 4, 384
         config.augment.speed_factors = (0.88, 0.94, 1.0, 1.06, 1.12)
         config.data.bucket_seconds, config.data.spoken_utterances = (0.8, 3.0, 4.5, 6.5), 0
-        config.train.num_steps, config.train.learning_rate = 1_500, 2e-3
+        config.train.num_steps = 1_500
     else:
         config = libri_mini.get_config()
         config.data.curriculum_steps, config.augment.mask_ramp_steps = 600, 2_000
         config.train.num_steps, config.train.eval_every = 2_000, 2_000
-    config.train.optimiser = "muon"
     model = config.model
     model.subsampling, channels, model.subsampling_frequency_stride = FRONT_ENDS[front_end]
     model.subsampling_channels = channels or SMALL[base]

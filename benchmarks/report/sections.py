@@ -88,16 +88,17 @@ def numerics(report: Report) -> None:
         report.plot(
             f"numerics_{name}",
             intervals(ways, "word error rate (%)"),
-            f"{name}, after {record['step']:,} updates{earlier(report, name, record)}: policies, devices without a "
-            "stabiliser, and larger residual streams",
+            f"{name}, {training(report, name, record)}: policies, devices without a stabiliser, and larger residual "
+            "streams",
             f"`results/numerics_{name}.json`, `rows`",
         )
 
 
-def earlier(report: Report, name: str, record: Mapping) -> str:
-    """Says so where a record is of another training than the one that the error rates above are of."""
+def training(report: Report, name: str, record: Mapping) -> str:
+    """Which training a record is of: said where it is another than the one that the error rates are of."""
     latest = report.record(name)
-    return " (an earlier model)" if latest is not None and latest["step"] != record["step"] else ""
+    earlier = latest is not None and latest["step"] != record["step"]
+    return f"after {record['step']:,} updates" + (" (an earlier model)" if earlier else "")
 
 
 def artefacts(report: Report) -> None:
@@ -121,8 +122,8 @@ def artefacts(report: Report) -> None:
                 f"{row['speed']:.2f} x" if "speed" in row else "",
             ]
             table.append("| " + " | ".join(cells) + " |")
-        after = f"after {record['step']:,} updates{earlier(report, name, record)}"
-        report.say(f"{name}, {after}, {record['split']} split, {record['utterances']} utterances:")
+        of = training(report, name, record)
+        report.say(f"{name}, {of}, {record['split']} split, {record['utterances']} utterances:")
         report.say("\n".join(table))
         report.say(f"Source: `results/parity_{name}.json`, `rows`.")
     report.say(
@@ -195,15 +196,7 @@ def libri_mini(report: Report) -> None:
     report.say("## libri_mini: the learning curve, and what helped")
     record = report.record("libri_mini")
     if record is None:
-        report.say("Not run with the present config. An earlier model, stopped while its curve was falling:")
-        found = [(split, report.record(f"libri_mini_{split}")) for split in ("dev", "test")]
-        table = ["| split | step | WER | 95 % interval | CER |", "|---|---|---|---|---|"]
-        for split, row in found:
-            if row is not None:
-                interval = f"{row['wer_low']:.1%} to {row['wer_high']:.1%}"
-                table.append(f"| {split} | {row['step']:,} | {row['wer']:.1%} | {interval} | {row['cer']:.1%} |")
-        report.say("\n".join(table))
-        report.say("Source: `results/libri_mini_dev.json`, `results/libri_mini_test.json`.")
+        report.say("Not run (`python bench.py decoding --workdir=runs/libri_mini --lm=words.arpa`).")
         return
     curve = {
         key.upper(): [Point(float(row["step"]), 100 * row[key]) for row in record["curve"]] for key in ("wer", "cer")

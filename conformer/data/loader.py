@@ -63,6 +63,9 @@ class Share(NamedTuple):
         return range(self.index * each, (self.index + 1) * each)
 
 
+ALL_ROWS = Share()
+
+
 def load_utterances(config: Config) -> Utterances:
     """All splits of `config.data.source`; those of a prepared corpus are read one by one. Raises DataError."""
     if config.data.source == "synthetic":
@@ -152,7 +155,7 @@ class TrainLoader:
         self._reader = _Reader(config, utterances, rules, plan)
 
     def batches(
-        self, start_step: int, num_steps: int, share: Share | None = None
+        self, start_step: int, num_steps: int, share: Share = ALL_ROWS
     ) -> Generator[tuple[int, Batch], None, None]:
         """(step, batch) of `num_steps` steps from `start_step` on, the same whatever came before.
 
@@ -163,7 +166,7 @@ class TrainLoader:
         """
         steps = grain.MapDataset.range(start_step, start_step + num_steps)
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCH)
-        reader = functools.partial(self._reader, share=share or Share())
+        reader = functools.partial(self._reader, share=share)
         dataset = steps.map(reader).to_iter_dataset(options)
         if self._data.num_workers > 0:
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._data.num_workers, _PREFETCH))

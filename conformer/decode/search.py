@@ -45,10 +45,15 @@ def read_lm(search: Search, tokenizer: Tokenizer) -> NgramModel | Lexicon | None
 
 
 def make_decoder(search: Search, tokenizer: Tokenizer, lm: NgramModel | Lexicon | None) -> Callable[[], Decoder]:
-    """What makes the decoder of an utterance, from what `read_lm` returned. LanguageModelError or HotWordsError."""
+    """What makes the decoder of an utterance, from what `read_lm` returned. LanguageModelError or HotWordsError.
+
+    A search that names no model is made without one, whatever `lm` is.
+    """
     if search.beam_size == 0:
         return GreedyDecoder
     scorers: list[Scorer] = []
+    if search.lm is None:
+        lm = None
     if isinstance(lm, Lexicon):
         weights = dict(lm_weight=search.lm_weight, word_bonus=search.word_bonus, oov_rate=search.oov_rate)
         scorers.append(WordFusion(lm, tokenizer, **weights))

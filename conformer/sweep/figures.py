@@ -1,6 +1,5 @@
 """The figures of a trial: a row for the whole utterances, and one for each chunk size of a stream."""
 
-import json
 import pathlib
 import statistics
 
@@ -8,6 +7,7 @@ from conformer.config import Config
 from conformer.cost import DEVICES, Formats, Workload, num_parameters, predict, total
 from conformer.policy import Policy, get_policy
 from conformer.sweep.trials import Trial
+from conformer.training.metrics import read_metrics
 
 DEVICE = DEVICES["watch"]
 UTTERANCE_SECONDS = 10.0  # what whole utterances are taken to last when their cost is counted
@@ -61,7 +61,5 @@ def costs(config: Config, workload: Workload, policy: Policy) -> dict[str, float
 
 def training_speed(model: pathlib.Path) -> float | None:
     """Seconds of audio a second, the median of what training logged; None for a model without its log."""
-    path = model / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    speeds = [line[SPEED] for line in lines if SPEED in line]
+    speeds = [line[SPEED] for line in read_metrics(model) if SPEED in line]
     return statistics.median(speeds) if speeds else None

@@ -89,9 +89,9 @@ class Checkpoints:
                 f"{path} is not a checkpoint of the model that config.json describes ({name} is {_shape(found, name)} "
                 f"there and {_shape(target, name)} here): restore the config.json that it was trained with"
             )
-        arrays = [stored[name] for name in target]
-        arrays = [array if isinstance(array, jax.Array) else jnp.asarray(array) for array in arrays]
-        return jax.tree.unflatten(jax.tree.structure(state), arrays)
+        arrays = (stored[name] for name in target)  # those with a place are there already, on other processes too
+        placed = [array if isinstance(array, jax.Array) else jnp.asarray(array) for array in arrays]
+        return jax.tree.unflatten(jax.tree.structure(state), placed)
 
     def _write_error(self, step: int | None, error: Exception) -> CheckpointError:
         latest = self.latest_step()

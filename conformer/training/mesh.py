@@ -85,7 +85,7 @@ def on_this_process(mesh: Mesh, tree: Any) -> Any:
     """Arrays of a state as this process's own, in full: to compute with them what others need not compute too."""
     if mesh.size == 1:
         return tree
-    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    whole = jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
     return jax.tree.map(lambda array: array.addressable_data(0), whole)
 
 

@@ -7,6 +7,8 @@ import sys
 import tensorboardX
 import tqdm
 
+METRICS_FILE = "metrics.jsonl"
+
 
 class MetricsLog:
     """Appends one JSON object a line, and the same numbers to TensorBoard.
@@ -19,7 +21,7 @@ class MetricsLog:
         self._muted = muted
         if muted:
             return
-        path = workdir / "metrics.jsonl"
+        path = workdir / METRICS_FILE
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step(line) <= start_step]
         path.write_text("".join(line + "\n" for line in kept))
@@ -40,6 +42,12 @@ class MetricsLog:
             return
         self._file.close()
         self._board.close()
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
+    """What `MetricsLog` wrote of a finished run; nothing of a model without its log."""
+    path = workdir / METRICS_FILE
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 class Progress:
