@@ -22,9 +22,9 @@ from onnxruntime.transformers.float16 import convert_float_to_float16  # pyright
 
 from conformer.export.formats import Interface, Task, not_for_sherpa
 from conformer.export.runtime import Runtime
-from conformer.export.step import BlockState, Geometry, step
+from conformer.export.step import Geometry, step
 from conformer.model import ConformerCTC
-from conformer.model.subsampling import right_context
+from conformer.model.layouts.layout import Past
 
 OPSET = 18  # below it, ReduceMean as jax2onnx 0.17.1 writes it does not pass ONNX's checker
 INPUTS = ("x", "offset", "required_cache_size", "attn_cache", "conv_cache", "attn_mask")
@@ -97,7 +97,7 @@ def _convert(model: ConformerCTC, geometry: Geometry) -> Any:
         states = []
         for layer in range(geometry.num_layers):
             key, value = jnp.split(attn_cache[layer], 2, axis=-1)
-            states.append(BlockState(key, value, conv_cache[layer, 0].T))
+            states.append(Past(key, value, conv_cache[layer, 0].T))
         logits, states = step(model, x[0], (valid.reshape(-1) - 1.0) * MASKED, states)
         attention = jnp.stack([jnp.concatenate([state.key, state.value], axis=-1) for state in states])
         convolution = jnp.stack([state.inputs.T[None] for state in states])
@@ -159,7 +159,7 @@ def _add_metadata(model: onnx.ModelProto, geometry: Geometry) -> None:
         "num_blocks": geometry.num_layers,
         "output_size": geometry.encoder_dim,
         "cnn_module_kernel": geometry.kernel_size,
-        "right_context": right_context(geometry.subsampling_factor),
+        "right_context": geometry.right_context,
         "subsampling_factor": geometry.subsampling_factor,
         "vocab_size": geometry.vocab_size,
         # For a reader; the client is told them again.

@@ -6,23 +6,24 @@ import jax
 import jax.numpy as jnp
 
 from conformer.export.formats import Interface
-from conformer.export.step import BlockState, Geometry, step
+from conformer.export.step import Geometry, step
 from conformer.model import ConformerCTC
+from conformer.model.layouts.layout import Past
 
 MASKED = -1e4  # what a key that is not valid adds to its scores: exp of it is zero
 
 
 def tensor_names(geometry: Geometry) -> list[str]:
     """Of the parts of the state, block after block."""
-    return [f"{part}_{layer}" for layer in range(geometry.num_layers) for part in BlockState._fields]
+    return [f"{part}_{layer}" for layer in range(geometry.num_layers) for part in Past._fields]
 
 
 def flat_step(model: ConformerCTC, geometry: Geometry, head: Callable[[jax.Array], jax.Array]) -> Callable:
     """`step` of a list of arrays, as converters take it; `head` is of the logits."""
 
     def run(window: jax.Array, mask: jax.Array, *state: jax.Array) -> tuple[jax.Array, ...]:
-        size = len(BlockState._fields)
-        states = [BlockState(*state[size * layer : size * (layer + 1)]) for layer in range(geometry.num_layers)]
+        size = len(Past._fields)
+        states = [Past(*state[size * layer : size * (layer + 1)]) for layer in range(geometry.num_layers)]
         logits, states = step(model, window, mask, states)
         return head(logits), *jax.tree.leaves(states)
 

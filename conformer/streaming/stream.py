@@ -11,7 +11,7 @@ import soxr
 from conformer.config import Config
 from conformer.decode.greedy import Decoder, GreedyDecoder, Token
 from conformer.features import StreamingLogMel
-from conformer.model.subsampling import output_lengths, window_length
+from conformer.model.subsampling import lengths_of
 from conformer.tokenizer import SPACE_SYMBOL, Tokenizer
 from kernels.typing import Float
 
@@ -75,7 +75,8 @@ class Stream:
     ):
         factor = config.model.subsampling_factor
         self._config, self._tokenizer, self._chunk_size = config, tokenizer, chunk_size
-        self._window = window_length(chunk_size, factor)
+        self._lengths = lengths_of(config.model)
+        self._window = self._lengths.window(chunk_size)
         self._shift = chunk_size * factor
         self._frame_seconds = factor * config.features.frame_shift_ms / 1000
         self._rate = sample_rate or config.features.sample_rate
@@ -117,7 +118,7 @@ class Stream:
             return
         self._extend(np.zeros(0, np.float32), last=True)
         self._pending = np.concatenate([self._pending, self._features.flush()])
-        frames = int(output_lengths(len(self._pending), self._config.model.subsampling_factor))
+        frames = self._lengths.output_lengths(len(self._pending))
         windows = math.ceil(frames / self._chunk_size)
         self._pending = np.pad(self._pending, ((0, windows * self._shift + self._window), (0, 0)))
         self._remaining = frames
