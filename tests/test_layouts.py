@@ -14,7 +14,7 @@ from benchmarks.copies import graph_copies, onnx_copies
 from conformer.config import FRONT_ENDS as KINDS
 from conformer.config import NORMS
 from conformer.export.mil_interpreter import MilInterpreter
-from conformer.export.step import Geometry, step
+from conformer.export.step import LAYOUT, Geometry, step
 from conformer.model import ConformerCTC
 from conformer.model.layouts import CHANNELS_FIRST
 from conformer.model.layouts.constant import Constant
@@ -87,7 +87,7 @@ def test_the_exporters_layout_is_the_encoder_from_the_first_chunk_to_a_partial_l
     geometry = Geometry.of(config, 4, 2)
     engine = Engine(config, model, chunk_size=4, num_left_chunks=2)
     state, seen = geometry.initial_state(), 0
-    run = jax.jit(functools.partial(step, model))
+    run = jax.jit(functools.partial(step, LAYOUT.lay_out(model, 4, 2)))
     rng = np.random.default_rng(2)
     for num_frames in (4, 4, 4, 4, 3):
         window = (12 + 4 * rng.standard_normal((geometry.window, 24))).astype(np.float32)

@@ -94,13 +94,16 @@ def program(model: ConformerCTC, geometry: Geometry) -> Any:
     mask_spec = mb.TensorSpec((1, geometry.num_keys, 1, 1))
     states = [mb.StateTensorSpec(shape, dtype=types.fp16) for shape in shapes.values()]
 
+    layout = CoreMlLayout()
+    model = layout.lay_out(model, geometry.chunk_size, geometry.num_left_chunks)
+
     def build(window: Any, mask: Any, *states: Any) -> Any:
         held = [mb.read_state(input=state) for state in states]
         pasts = [
             Past(*(mb.slice_by_size(x=a, begin=[layer, 0, 0, 0], size=[1, *a.shape[1:]]) for a in held))
             for layer in range(geometry.num_layers)
         ]
-        logits, pasts = model.logits(window, mb.cast(x=mask, dtype="fp16"), pasts, CoreMlLayout())
+        logits, pasts = model.logits(window, mb.cast(x=mask, dtype="fp16"), pasts, layout)
         # Before the log-softmax: coremltools 9.0 fails where an update is the last operation.
         for state, parts in zip(states, zip(*pasts, strict=True), strict=True):
             mb.coreml_update_state(state=state, value=mb.concat(values=parts, axis=0))

@@ -22,7 +22,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16  # pyright
 
 from conformer.export.formats import Interface, Task, not_for_sherpa
 from conformer.export.runtime import Runtime
-from conformer.export.step import Geometry, step
+from conformer.export.step import LAYOUT, Geometry, step
 from conformer.model import ConformerCTC
 from conformer.model.layouts.layout import Past
 
@@ -92,6 +92,8 @@ def cache_shapes(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def _convert(model: ConformerCTC, geometry: Geometry) -> Any:
     """The step with the interface's inputs but the unused ones, the mask in float32."""
+
+    model = LAYOUT.lay_out(model, geometry.chunk_size, geometry.num_left_chunks)
 
     def wenet_step(x: jax.Array, attn_cache: jax.Array, conv_cache: jax.Array, valid: jax.Array) -> Any:
         states = []

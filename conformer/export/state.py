@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from conformer.export.formats import Interface
-from conformer.export.step import Geometry, step
+from conformer.export.step import LAYOUT, Geometry, step
 from conformer.model import ConformerCTC
 from conformer.model.layouts.layout import Past
 
@@ -20,6 +20,8 @@ def tensor_names(geometry: Geometry) -> list[str]:
 
 def flat_step(model: ConformerCTC, geometry: Geometry, head: Callable[[jax.Array], jax.Array]) -> Callable:
     """`step` of a list of arrays, as converters take it; `head` is of the logits."""
+
+    model = LAYOUT.lay_out(model, geometry.chunk_size, geometry.num_left_chunks)
 
     def run(window: jax.Array, mask: jax.Array, *state: jax.Array) -> tuple[jax.Array, ...]:
         size = len(Past._fields)

@@ -13,6 +13,8 @@ from conformer.model.layouts.layout import Past
 from conformer.model.subsampling import lengths_of
 from kernels.typing import Array, Float
 
+LAYOUT = Constant()
+
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
@@ -93,8 +95,9 @@ def step(
     """The logits of the next chunk of a stream, and its next state.
 
     Args:
+        model: laid out by `LAYOUT.lay_out`.
         window: features, not normalised.
         mask: added to every query's scores: 0 for a valid key, a large negative number for another.
     """
-    logits, new_states = model.logits(window, mask, states, Constant())
+    logits, new_states = model.logits(window, mask, states, LAYOUT)
     return logits, tuple(new_states)

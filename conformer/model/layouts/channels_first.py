@@ -7,9 +7,8 @@ transpose, of the keys, and everything else is elementwise, a reduction over cha
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from conformer.model.layouts.layout import Past, Scale
+from conformer.model.layouts.layout import Layout, Past, Scale
 from conformer.model.layouts.sequence import Sequence, scaled
 from kernels.chunked_attention import toeplitz
 from kernels.typing import Array, Bool, Float, Int
@@ -49,14 +48,14 @@ class ChannelsFirst(Sequence):
     def left_context(self, past: Past) -> int:
         return past.key.shape[1]
 
-    def lay_out[M: nnx.Module](self, model: M, chunk_size: int, num_left_chunks: int) -> M:
-        """A copy of the model whose position biases are laid out."""
-        model = nnx.clone(model)
-        num_keys = chunk_size * (num_left_chunks + 1)
-        for _, module in nnx.iter_modules(model):
-            if hasattr(module, "relative_bias"):
-                module.relative_bias = nnx.Param(position_bias(module.relative_bias[...], chunk_size, num_keys))
-        return model
+    lay_out = Layout.lay_out
+
+    def position_bias(
+        self, relative_bias: Float[Array, "heads *positions"], num_queries: int, num_keys: int
+    ) -> Float[Array, "heads keys queries"]:
+        if relative_bias.ndim == 3:  # laid out
+            return relative_bias
+        return toeplitz(relative_bias, num_queries, num_keys).swapaxes(1, 2)
 
     # ------------------------------------------------------------------ verbs
 
@@ -109,21 +108,13 @@ class ChannelsFirst(Sequence):
         if past is not None:
             key = jnp.concatenate([past.key, key], axis=1)
             value = jnp.concatenate([past.value, value], axis=3)
-        bias = position_bias(module.relative_bias[...], frames, key.shape[1])
+        bias = self.position_bias(module.relative_bias[...], frames, key.shape[1])
         heads = (jnp.split(a, module.num_heads, axis) for a, axis in ((query, 1), (key, 3), (value, 1)))
         outputs = []
         for index, (q, k, v) in enumerate(zip(*heads, strict=True)):
             weights = module.softmax(jnp.einsum("bkhc,bchq->bkq", k, q) + bias[index], seen, axis=1)
             outputs.append(jnp.einsum("bchk,bkq->bchq", v, weights))
         return jnp.concatenate(outputs, axis=1), key[:, frames:], value[..., frames:]
-
-
-def position_bias(
-    relative_bias: Float[Array, "heads *positions"], num_queries: int, num_keys: int
-) -> Float[Array, "heads keys queries"]:
-    """The learned bias of each pair of positions; from parameters alone, so that a device lays it out once."""
-    laid_out = relative_bias.ndim == 3
-    return relative_bias if laid_out else toeplitz(relative_bias, num_queries, num_keys).swapaxes(1, 2)
 
 
 def _convolve(

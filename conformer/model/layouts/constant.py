@@ -11,14 +11,14 @@ from flax import nnx
 
 from conformer.model.layouts.layout import Layout, Past, Scale
 from conformer.model.norm import LayerNorm
-from kernels.chunked_attention import toeplitz
 from kernels.typing import Array, Float
 
 
 class Constant(Layout):
     """(frames, channels) after the front end, (1, time, frequency, channels) in it.
 
-    The state is that of one stream: keys and values (heads, left, head_dim), inputs (past, channels).
+    The state is that of one stream: keys and values (heads, left, head_dim), inputs (past, channels). The model must be
+    laid out (`lay_out`).
     """
 
     name = "constant"
@@ -80,23 +80,17 @@ class Constant(Layout):
         query, new_key, new_value = jnp.split(heads.transpose(1, 0, 2), 3)
         key = jnp.concatenate([past.key, new_key], axis=1)
         value = jnp.concatenate([past.value, new_value], axis=1)
-        bias = position_bias(module, frames, key.shape[1])
+        bias = np.asarray(module.relative_bias[...])
         weights = jax.nn.softmax(jnp.matmul(query, key.transpose(0, 2, 1)) + (bias + seen))
         out = jnp.matmul(weights, value).transpose(1, 0, 2).reshape(frames, channels)
         return out, key[:, frames:], value[:, frames:]
-
-
-def position_bias(module: nnx.Module, num_queries: int, num_keys: int) -> np.ndarray:
-    """float32 [heads, queries, keys], a constant: the learned bias of each pair of positions."""
-    with jax.ensure_compile_time_eval():
-        return np.asarray(toeplitz(module.relative_bias[...], num_queries, num_keys))
 
 
 def weights(module: nnx.Linear, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
     """W scale and b scale of a linear map, (in, out) and (out,)."""
     assert module.bias is not None  # every linear map of the model has one
     weight, bias = np.asarray(module.kernel[...]), np.asarray(module.bias[...])
-    parts = np.float32(scale if isinstance(scale, tuple) else (scale,))
+    parts = np.array(scale if isinstance(scale, tuple) else (scale,), np.float32)
     factor = np.repeat(parts, len(bias) // len(parts))
     return weight * factor, bias * factor
 

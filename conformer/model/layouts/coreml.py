@@ -5,12 +5,13 @@ are kept transposed. LayerNorm is stabilised with the pre-normaliser of docs/num
 Softmax is Core ML's, which shifts by the maximum.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
 from coremltools.converters.mil import Builder  # pyright: ignore[reportMissingImports]
 
-from conformer.model.layouts.constant import position_bias, weights
+from conformer.model.layouts.constant import weights
 from conformer.model.layouts.layout import Layout, Past, Scale
 from conformer.model.norm import LayerNorm
 
@@ -22,7 +23,7 @@ class CoreMl(Layout):
     """(1, channels, 1, frames) after the front end, (1, channels, frequency, time) in it: variables of MIL.
 
     The state is that of one block: keys (1, left, 1, channels), values (1, channels, 1, left), inputs
-    (1, channels, 1, past).
+    (1, channels, 1, past). The model must be laid out (`lay_out`).
     """
 
     name = "coreml"
@@ -108,10 +109,9 @@ class CoreMl(Layout):
         frames = projected.shape[3]
         key = mb.concat(values=[past.key, mb.transpose(x=key, perm=[0, 3, 2, 1])], axis=1)
         value = mb.concat(values=[past.value, value], axis=3)
-        bias = position_bias(module, frames, key.shape[1]).transpose(0, 2, 1).astype(np.float16)
-        parts = [
-            mb.split(x=a, num_splits=module.num_heads, axis=axis) for a, axis in ((query, 1), (key, 3), (value, 1))
-        ]
+        bias = np.asarray(module.relative_bias[...]).transpose(0, 2, 1).astype(np.float16)
+        split = functools.partial(mb.split, num_splits=module.num_heads)
+        parts = split(x=query, axis=1), split(x=key, axis=3), split(x=value, axis=1)
         outputs = []
         for head, (q, k, v) in enumerate(zip(*parts, strict=True)):
             scores = mb.einsum(values=(k, q), equation="nchw,nwhu->nchu")

@@ -4,6 +4,9 @@ import abc
 import contextlib
 from typing import Any, NamedTuple, NoReturn
 
+from flax import nnx
+
+from kernels.chunked_attention import toeplitz
 from kernels.typing import Array, Float
 
 # Tensors of a layout, in its own shapes; the comments give those of `Sequence`.
@@ -30,11 +33,27 @@ class Layout(abc.ABC):
     """
 
     name: str
+    channel_axis: int  # of frames, where a model can be trained
 
     def scope(self, name: str, residual: Frames | None = None) -> contextlib.AbstractContextManager:
         """Names the part of the network that the verbs inside belong to; `residual` is kept until its end."""
         del name, residual
         return contextlib.nullcontext()
+
+    def lay_out[M: nnx.Module](self, model: M, chunk_size: int, num_left_chunks: int) -> M:
+        """A copy of the model for streams of one chunk size and left context: the position biases are laid out."""
+        model = nnx.clone(model)
+        for _, module in nnx.iter_modules(model):
+            if (table := getattr(module, "relative_bias", None)) is not None:
+                laid_out = self.position_bias(table[...], chunk_size, chunk_size * (num_left_chunks + 1))
+                module.relative_bias = nnx.Param(laid_out)  # noqa: B010: the type checker knows no such one
+        return model
+
+    def position_bias(
+        self, relative_bias: Float[Array, "heads distances"], num_queries: int, num_keys: int
+    ) -> Float[Array, "heads queries keys"]:
+        """The learned bias of each pair of positions; the queries are the last of the keys."""
+        return toeplitz(relative_bias, num_queries, num_keys)
 
     def lacks(self, kind: Any) -> NoReturn:
         """Raises NotImplementedError for a module that the layout cannot express."""

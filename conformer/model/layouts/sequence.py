@@ -64,8 +64,7 @@ class Sequence(Layout):
         return past.key.shape[2]
 
     def lay_out[M: nnx.Module](self, model: M, chunk_size: int, num_left_chunks: int) -> M:
-        """The model for streams of one chunk size and left context, with what can be computed beforehand."""
-        return model
+        return model  # attention takes the table itself
 
     # ------------------------------------------------------------------ verbs
 
@@ -139,9 +138,11 @@ class Sequence(Layout):
             joined = [jnp.concatenate([old, a.swapaxes(1, 2)], axis=2) for old, a in pairs]
             new = tuple(a[:, :, frames:] for a in joined)
             key, value = (a.swapaxes(1, 2) for a in joined)
-        arrays = (a.astype(module.compute) for a in (query, key, value))
+        query, key, value = (a.astype(module.compute) for a in (query, key, value))
         out = chunked_attention(
-            *arrays,
+            query,
+            key,
+            value,
             module.relative_bias[...],
             seen.key_start,
             seen.key_end,
@@ -158,4 +159,4 @@ def scaled(x: Array, scale: Scale, axis: int) -> Array:
         return x if scale == 1.0 else x * scale
     shape = [1] * x.ndim
     shape[axis] = x.shape[axis]
-    return x * np.repeat(np.float32(scale), x.shape[axis] // len(scale)).reshape(shape)
+    return x * np.repeat(np.array(scale, np.float32), x.shape[axis] // len(scale)).reshape(shape)
