@@ -18,13 +18,14 @@ import jax
 from absl import app, flags
 
 from conformer import runtime
+from conformer.artefacts.card import Card, load_cards
+from conformer.artefacts.formats import ExportError
+from conformer.artefacts.runtime import load_runtimes
 from conformer.config import parse_flags
 from conformer.data import load_split
 from conformer.export import sherpa
-from conformer.export.card import Card, load_cards
-from conformer.export.formats import ExportError
 from conformer.export.parity import REFERENCE, Parity
-from conformer.export.pipeline import check_difference, load_runtimes
+from conformer.export.pipeline import check_difference
 from conformer.training.checkpoint import load_model
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run that the artefacts come from.")
@@ -72,7 +73,7 @@ def check(cards: list[Card], folder: pathlib.Path) -> None:
     """Each artefact on synthetic sound, against the difference noted when it was exported."""
     failed = []
     for card in cards:
-        for suffix, artefact in load_runtimes(card.format, folder / card.file, card.geometry).items():
+        for suffix, artefact in load_runtimes(card.format, folder / card.file, card.geometry, card.features).items():
             difference = check_difference(artefact, folder)
             passed = difference <= 2 * card.check + 1e-3  # runtimes round in an order of their own
             verdict = "" if passed else "  FAILED"
@@ -97,7 +98,7 @@ def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> N
     rows, runtimes = {REFERENCE: parity.reference}, {}
     for card in cards:
         sizes = {"file_bytes": card.file_bytes, "state_bytes": card.state_bytes, "arena_bytes": card.arena_bytes}
-        for suffix, artefact in load_runtimes(card.format, folder / card.file, card.geometry).items():
+        for suffix, artefact in load_runtimes(card.format, folder / card.file, card.geometry, card.features).items():
             rows[card.name + suffix] = parity.measure(artefact) | sizes
             if not artefact.emulated:
                 runtimes[card.name + suffix] = artefact

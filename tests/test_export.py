@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from conformer.artefacts import formats
+from conformer.artefacts.card import load_cards
+from conformer.artefacts.formats import FORMATS, ExportError
+from conformer.artefacts.geometry import BlockState, Geometry, zeros
+from conformer.artefacts.runtime import load_runtimes
 from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
-from conformer.export import formats, pipeline
-from conformer.export.card import load_cards
-from conformer.export.formats import FORMATS, ExportError, check_request, not_for_sherpa
-from conformer.export.step import Geometry, step
+from conformer.export import pipeline
+from conformer.export.formats import check_request, not_for_sherpa
+from conformer.export.step import step
 from conformer.features import StreamingLogMel
 from conformer.model import ConformerCTC
 from conformer.streaming.engine import Engine
@@ -60,7 +64,7 @@ def exported(workdir, tmp_path_factory):
 
     @functools.cache
     def export(format: str, numerics: str):
-        for package in FORMATS[format].packages:
+        for package in FORMATS[format].interpreters + FORMATS[format].converters:
             pytest.importorskip(package)
         return pipeline.export(workdir, format, numerics, CHUNK_SIZE, NUM_LEFT_CHUNKS, folder), folder
 
@@ -75,9 +79,10 @@ def calibration(monkeypatch):
 
 def test_the_step_is_that_of_the_encoder_from_the_first_chunk_to_a_partial_last_one():
     config, model = make_model()
-    geometry = Geometry.of(config, CHUNK_SIZE, NUM_LEFT_CHUNKS)
+    geometry = Geometry.of(config, model, CHUNK_SIZE, NUM_LEFT_CHUNKS)
     engine = Engine(config, model, chunk_size=CHUNK_SIZE, num_left_chunks=NUM_LEFT_CHUNKS)
-    state, seen = geometry.initial_state(), 0
+    parts = list(zeros(geometry.state_shapes).values())
+    state, seen = [BlockState(*parts[i : i + 3]) for i in range(0, len(parts), 3)], 0
     run = jax.jit(functools.partial(step, model))
     rng = np.random.default_rng(2)
     for num_frames in (8, 8, 8, 8, 5):
@@ -104,7 +109,7 @@ NARROW = [
 def test_every_artefact_computes_what_jax_does_over_chained_chunks(exported, format, numerics):
     card, folder = exported(format, numerics)
     stored = np.load(folder / pipeline.CHECK_FILE)
-    for runtime in pipeline.load_runtimes(format, folder / card.file, card.geometry).values():
+    for runtime in load_runtimes(format, folder / card.file, card.geometry, card.features).values():
         results = np.stack([runtime(w[None], np.array([CHUNK_SIZE]))[0] for w in stored["windows"]])
         assert len(results) > NUM_LEFT_CHUNKS + 1  # a window leaves the left context
         np.testing.assert_allclose(np.exp(results).sum(-1), 1, atol=2e-2)
@@ -143,8 +148,8 @@ def test_core_ml_computes_in_the_engines_layout_and_normalises_what_would_overfl
     import coremltools as ct
     from coremltools.converters.mil import Builder as mb
 
+    from conformer.artefacts.mil_interpreter import MilInterpreter
     from conformer.export import coreml
-    from conformer.export.mil_interpreter import MilInterpreter
     from conformer.model.layers import LayerNorm
 
     x = np.random.default_rng(0).standard_normal((1, 512, 1, 4)).astype(np.float16)

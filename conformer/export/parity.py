@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from conformer.artefacts.geometry import Geometry
+from conformer.artefacts.runtime import Runtime
 from conformer.config import Config
 from conformer.data import Utterance
 from conformer.decode.greedy import greedy
 from conformer.evaluation.scorer import score
 from conformer.export.pipeline import windows_of
-from conformer.export.runtime import Runtime
-from conformer.export.step import Geometry
 from conformer.model import ConformerCTC
 from conformer.streaming.engine import Engine
 from conformer.tokenizer import Tokenizer

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 from flax import nnx
 
+from conformer.artefacts.card import Card, artefact_name
+from conformer.artefacts.formats import FORMATS, ExportError
+from conformer.artefacts.geometry import Geometry
+from conformer.artefacts.runtime import Runtime, load_runtimes
 from conformer.audio import AudioError
 from conformer.config import Config
 from conformer.data import DataError, in_splits, load_utterances
-from conformer.export.card import Card, artefact_name
-from conformer.export.formats import FORMATS, ExportError, Task, backend, check_request, not_for_sherpa
-from conformer.export.runtime import Runtime
-from conformer.export.step import Geometry
+from conformer.export.formats import Task, backend, check_request, not_for_sherpa
 from conformer.model import ConformerCTC
 from conformer.streaming.engine import Engine
 from conformer.streaming.stream import Stream, Window
@@ -37,14 +38,14 @@ def export(
     check_request(config, format, numerics, chunk_size, num_left_chunks)
     config, model, tokenizer, step = load_model(workdir)
     calibration = _calibration(config, tokenizer, chunk_size) if numerics in FORMATS[format].calibrated else []
-    geometry = Geometry.of(config, chunk_size, num_left_chunks)
+    geometry = Geometry.of(config, model, chunk_size, num_left_chunks)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
     name = artefact_name(format, numerics)
     path = out / f"{name}{FORMATS[format].suffix}"
     interface = backend(format).export(Task(config, model, geometry, numerics, path, calibration))
     _write_check(config, model, tokenizer, geometry, out)
-    runtime = load_runtimes(format, path, geometry)[""]
+    runtime = load_runtimes(format, path, geometry, config.features)[""]
     card = Card(
         file=path.name,
         format=format,
@@ -74,14 +75,6 @@ def release(workdir: pathlib.Path, out: pathlib.Path) -> None:
     tokenizer.save(out)
     (out / "config.json").write_text(config.to_json())
     save_weights(out, model, step)
-
-
-def load_runtimes(format: str, path: pathlib.Path, geometry: Geometry) -> dict[str, Runtime]:
-    """The artefact in each way to run it (`Runtime.variants`). Raises ExportError where it is missing."""
-    if not path.exists():
-        raise ExportError(f"{path} does not exist, though its card does: export again")
-    runtime: type[Runtime] = getattr(backend(format), FORMATS[format].runtime)
-    return {suffix: runtime(path, geometry, **options) for suffix, options in runtime.variants().items()}
 
 
 def windows_of(config: Config, tokenizer: Tokenizer, chunk_size: int, samples: np.ndarray) -> Iterator[Window]:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
+from conformer.artefacts.card import Card
+from conformer.artefacts.formats import ExportError
+from conformer.artefacts.geometry import Geometry
 from conformer.config import Config
-from conformer.export.card import Card
-from conformer.export.formats import ExportError
-from conformer.export.step import Geometry
 from conformer.features import StreamingLogMel
 from conformer.model import ConformerCTC
 from conformer.streaming import Recognizer

@@ -5,16 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from conformer.artefacts.geometry import BlockState, Geometry
 from conformer.export.formats import Interface
-from conformer.export.step import BlockState, Geometry, step
+from conformer.export.step import step
 from conformer.model import ConformerCTC
-
-MASKED = -1e4  # what a key that is not valid adds to its scores: exp of it is zero
-
-
-def tensor_names(geometry: Geometry) -> list[str]:
-    """Of the parts of the state, block after block."""
-    return [f"{part}_{layer}" for layer in range(geometry.num_layers) for part in BlockState._fields]
 
 
 def flat_step(model: ConformerCTC, geometry: Geometry, head: Callable[[jax.Array], jax.Array]) -> Callable:
@@ -31,14 +25,13 @@ def flat_step(model: ConformerCTC, geometry: Geometry, head: Callable[[jax.Array
 
 def specifications(geometry: Geometry) -> list[jax.ShapeDtypeStruct]:
     """Of what `flat_step` takes."""
-    state = [array.shape for array in jax.tree.leaves(geometry.initial_state())]
-    shapes = [(geometry.window, geometry.num_mel_bins), (geometry.num_keys,), *state]
+    shapes = [(geometry.window, geometry.num_mel_bins), (geometry.num_keys,), *geometry.state_shapes.values()]
     return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
 
 
 def describe(geometry: Geometry, output: str) -> Interface:
     """Names and shapes of what goes in and out."""
-    inputs, *state = zip(["window", "mask", *tensor_names(geometry)], specifications(geometry), strict=True)
+    inputs, *state = zip(["window", "mask", *geometry.state_shapes], specifications(geometry), strict=True)
     tensors = {name: ["float32", list(array.shape)] for name, array in [inputs, *state]}
     result = {output: ["float32", [geometry.chunk_size, geometry.vocab_size]]}
-    return Interface(tensors, result | {f"next_{name}": tensors[name] for name in tensor_names(geometry)})
+    return Interface(tensors, result | {f"next_{name}": tensors[name] for name in geometry.state_shapes})

@@ -6,102 +6,24 @@ runtimes lack integer arithmetic; constant factors and the position bias are lai
 is one that ONNX and LiteRT have an operator for.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from conformer.config import Config
+from conformer.artefacts.geometry import BlockState
 from conformer.model import ConformerCTC
 from conformer.model.attention import Attention
 from conformer.model.block import Block
 from conformer.model.convolution import Convolution
 from conformer.model.feed_forward import FeedForward
 from conformer.model.layers import LayerNorm
-from conformer.model.subsampling import DenseConv, Subsampling, window_length
+from conformer.model.subsampling import DenseConv, Subsampling
 from kernels.typing import Array, Float
 
 ONE = np.float32(1)
-
-
-class BlockState(NamedTuple):
-    """What a block remembers of a stream: zeros at the start."""
-
-    key: Float[Array, "heads left head_dim"]
-    value: Float[Array, "heads left head_dim"]
-    inputs: Float[Array, "past channels"]  # newest of the depthwise convolution
-
-
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """The sizes that an artefact has for ever."""
-
-    chunk_size: int  # encoder frames
-    num_left_chunks: int
-    subsampling_factor: int  # feature frames an encoder frame
-    num_mel_bins: int
-    num_layers: int
-    num_heads: int
-    encoder_dim: int
-    kernel_size: int
-    vocab_size: int
-
-    @classmethod
-    def of(cls, config: Config, chunk_size: int, num_left_chunks: int) -> "Geometry":
-        """That of a model in streams of one chunk size and left context."""
-        model = config.model
-        return cls(
-            chunk_size,
-            num_left_chunks,
-            model.subsampling_factor,
-            config.features.num_mel_bins,
-            model.num_layers,
-            model.num_heads,
-            model.encoder_dim,
-            model.kernel_size,
-            model.vocab_size,
-        )
-
-    @property
-    def window(self) -> int:
-        """Feature frames that go in."""
-        return window_length(self.chunk_size, self.subsampling_factor)
-
-    @property
-    def shift(self) -> int:
-        """Feature frames from a window's start to the next one's."""
-        return self.chunk_size * self.subsampling_factor
-
-    @property
-    def left(self) -> int:
-        """Encoder frames of left context."""
-        return self.chunk_size * self.num_left_chunks
-
-    @property
-    def num_keys(self) -> int:
-        """Encoder frames attended to."""
-        return self.left + self.chunk_size
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of an attention head."""
-        return self.encoder_dim // self.num_heads
-
-    def initial_state(self) -> tuple[BlockState, ...]:
-        """Of a new stream."""
-        keys: Any = np.zeros((self.num_heads, self.left, self.head_dim), np.float32)
-        inputs: Any = np.zeros((self.kernel_size - 1, self.encoder_dim), np.float32)
-        state = BlockState(keys, keys, inputs)
-        return (state,) * self.num_layers
-
-    def valid_keys(self, frames_seen: int, num_frames: int) -> np.ndarray:
-        """bool [num_keys]: those that the next chunk, of `num_frames` valid frames, attends to."""
-        key = np.arange(self.num_keys)
-        return (key >= self.left - min(frames_seen, self.left)) & (key < self.left + num_frames)
 
 
 def step(

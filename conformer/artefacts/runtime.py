@@ -1,16 +1,15 @@
 """Artefacts running: each in the place of the `Engine` that recognisers use, so that all read the same windows."""
 
 import abc
-import contextlib
-import io
+import importlib
 import pathlib
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from conformer.export.step import Geometry
+from conformer.artefacts.formats import FORMATS, ExportError, check_packages
+from conformer.artefacts.geometry import Geometry, zeros
+from conformer.config import FeatureConfig
 from kernels.typing import Float, Int
 
 
@@ -19,8 +18,8 @@ class Runtime(abc.ABC):
 
     emulated = False  # its speed here says nothing
 
-    def __init__(self, path: pathlib.Path, geometry: Geometry):
-        self.geometry = geometry
+    def __init__(self, path: pathlib.Path, geometry: Geometry, features: FeatureConfig):
+        self.geometry, self.features = geometry, features
         self._frames_seen = 0
 
     @classmethod
@@ -44,7 +43,7 @@ class Runtime(abc.ABC):
     @property
     def state_bytes(self) -> int:
         """Bytes of state between chunks."""
-        return sum(array.nbytes for block in self.geometry.initial_state() for array in block)
+        return sum(array.nbytes for array in zeros(self.geometry.state_shapes).values())
 
     @property
     def arena_bytes(self) -> int | None:
@@ -63,17 +62,14 @@ class Runtime(abc.ABC):
     def _reset(self) -> None: ...
 
 
-def log_softmax(logits: Float[np.ndarray, "frames vocab"]) -> Float[np.ndarray, "frames vocab"]:
-    """What a host computes of an artefact that ends in logits."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def load_runtimes(format: str, path: pathlib.Path, geometry: Geometry, features: FeatureConfig) -> dict[str, Runtime]:
+    """The artefact in each way to run it (`Runtime.variants`).
 
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without what converters print, and warnings of theirs that nobody can act on."""
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors")
-        warnings.simplefilter("ignore", ResourceWarning)  # coremltools leaves a folder to the garbage collector
-        yield
+    Raises ExportError where it is missing, or a package that runs it.
+    """
+    if not path.exists():
+        raise ExportError(f"{path} does not exist, though its card does: export again")
+    check_packages(format, FORMATS[format].interpreters)
+    module = importlib.import_module(f"conformer.artefacts.{FORMATS[format].module}")
+    runtime: type[Runtime] = getattr(module, FORMATS[format].runtime)
+    return {suffix: runtime(path, geometry, features, **options) for suffix, options in runtime.variants().items()}

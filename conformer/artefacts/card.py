@@ -5,9 +5,9 @@ import json
 import pathlib
 from typing import Any
 
+from conformer.artefacts.formats import FORMATS, ExportError
+from conformer.artefacts.geometry import Geometry
 from conformer.config import FeatureConfig
-from conformer.export.formats import FORMATS, ExportError
-from conformer.export.step import Geometry
 
 
 @dataclasses.dataclass
