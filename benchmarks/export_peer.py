@@ -7,7 +7,7 @@ from benchmarks.exports import artefact_path
 from benchmarks.jax_peer import load_model
 from benchmarks.record import versions
 from conformer.artefacts.geometry import Geometry
-from conformer.artefacts.runtime import load_runtimes
+from conformer.artefacts.loading import load_runtimes
 
 
 class ExportStreamer:

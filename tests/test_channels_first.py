@@ -64,7 +64,7 @@ def test_both_layouts_agree_on_streams(chunk_size, num_left_chunks):
     assert engines[0].state_bytes == engines[1].state_bytes
     rng = np.random.default_rng(1)
     for index in range(5):
-        windows = 12.0 + 4.0 * rng.standard_normal((3, engines[0].window, 24)).astype(np.float32)
+        windows = 12.0 + 4.0 * rng.standard_normal((3, engines[0].framing.window, 24)).astype(np.float32)
         num_frames = np.array([chunk_size, chunk_size if index > 1 else 0, rng.integers(0, chunk_size + 1)], np.int32)
         fresh = np.array([index == 0, index == 2, index == 3])
         expected, found = (engine(windows, num_frames, fresh) for engine in engines)

@@ -18,12 +18,12 @@ from conformer.artefacts import formats
 from conformer.artefacts.card import load_cards
 from conformer.artefacts.formats import FORMATS, ExportError
 from conformer.artefacts.geometry import BlockState, Geometry, zeros
-from conformer.artefacts.runtime import load_runtimes
+from conformer.artefacts.loading import load_runtimes
 from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
 from conformer.export import pipeline
 from conformer.export.formats import check_request, not_for_sherpa
 from conformer.export.step import step
-from conformer.features import StreamingLogMel
+from conformer.filterbank import StreamingLogMel
 from conformer.model import ConformerCTC
 from conformer.streaming.engine import Engine
 from conformer.tokenizer import CharTokenizer, load_tokenizer
@@ -74,7 +74,7 @@ def exported(workdir, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def calibration(monkeypatch):
     """The sound of the check in the place of the training data."""
-    monkeypatch.setattr(pipeline, "_calibration", lambda *arguments: [pipeline.check_windows(*arguments)])
+    monkeypatch.setattr(pipeline, "_calibration", lambda config, framing: [pipeline.check_windows(framing)])
 
 
 def test_the_step_is_that_of_the_encoder_from_the_first_chunk_to_a_partial_last_one():
@@ -182,7 +182,8 @@ def test_the_stock_client_hears_what_our_recogniser_hears_in_two_streams_at_once
     card, folder = exported("onnx", "float32")
     config, model, tokenizer, _ = load_model(workdir)
     recordings = [sound(2.0, 0), sound(3.3, 1), sound(1.1, 2)]
-    own = sherpa.recognise(config, model, tokenizer, card.geometry, recordings)
+    engine = Engine(config, model, chunk_size=CHUNK_SIZE, num_left_chunks=NUM_LEFT_CHUNKS)
+    own = sherpa.recognise(engine, tokenizer, recordings)
     agreement = sherpa.compare(card, folder, recordings, own, num_streams=2)
     assert agreement.files == agreement.same_text == agreement.same_tokens == agreement.same_timestamps == 3
     assert agreement.features < 1e-2

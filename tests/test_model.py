@@ -14,11 +14,12 @@ from small_model import TOKENIZER, make_config, make_model, sound
 
 from conformer.decode.greedy import GreedyDecoder, greedy
 from conformer.evaluation.offline import make_forward
-from conformer.features import num_frames
+from conformer.filterbank import num_frames
 from conformer.model import ConformerCTC, Subsampling
 from conformer.model.layers import dropout, linear
 from conformer.model.subsampling import output_lengths, right_context
 from conformer.streaming import Recognizer
+from conformer.streaming.engine import Engine
 
 PADDED = 14_000  # samples of a batch
 FRONT_ENDS = [(kind, factor) for kind in ("vanilla", "depthwise_separable") for factor in (4, 6, 8)]
@@ -228,9 +229,8 @@ def test_a_stream_gives_the_offline_result_however_it_is_cut(factor):
         decoders.append(RecordingDecoder())
         return decoders[-1]
 
-    recognizer = Recognizer(
-        config, model, TOKENIZER, chunk_size=chunk_size, num_left_chunks=num_left_chunks, decoder=decoder
-    )
+    engine = Engine(config, model, chunk_size=chunk_size, num_left_chunks=num_left_chunks)
+    recognizer = Recognizer(engine, TOKENIZER, decoder=decoder)
     rng = np.random.default_rng(0)
     cuts = [[], range(1, len(audio), 800), sorted(rng.integers(0, len(audio), 30)), [1, 2, 3, len(audio) - 1]]
     for cut in cuts:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from conformer.config import Config
+from conformer.config import Config, FeatureConfig
+from conformer.streaming.stepper import Framing
 from kernels.typing import Bool, Float
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ class Geometry:
     def shift(self) -> int:
         """Feature frames from a window's start to the next one's."""
         return self.chunk_size * self.subsampling_factor
+
+    def framing(self, features: FeatureConfig) -> Framing:
+        """How audio is cut for it."""
+        return Framing(features, self.chunk_size, self.window, self.shift)
 
     @property
     def left(self) -> int:

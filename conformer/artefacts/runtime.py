@@ -1,25 +1,24 @@
-"""Artefacts running: each in the place of the `Engine` that recognisers use, so that all read the same windows."""
+"""What all that run artefacts have in common: each is a `Stepper` of one stream."""
 
 import abc
-import importlib
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from conformer.artefacts.formats import FORMATS, ExportError, check_packages
 from conformer.artefacts.geometry import Geometry, zeros
 from conformer.config import FeatureConfig
-from kernels.typing import Float, Int
+from kernels.typing import Bool, Float, Int
 
 
 class Runtime(abc.ABC):
-    """One stream through an artefact."""
+    """A `Stepper` of one stream through an artefact."""
 
+    batch_size = 1
     emulated = False  # its speed here says nothing
 
     def __init__(self, path: pathlib.Path, geometry: Geometry, features: FeatureConfig):
-        self.geometry, self.features = geometry, features
+        self.geometry, self.framing = geometry, geometry.framing(features)
         self._frames_seen = 0
 
     @classmethod
@@ -28,21 +27,32 @@ class Runtime(abc.ABC):
         return {"": {}}
 
     def __call__(
-        self, windows: Float[np.ndarray, "1 window mel"], num_frames: Int[np.ndarray, " 1"]
+        self,
+        windows: Float[np.ndarray, "1 window mel"],
+        num_frames: Int[np.ndarray, " 1"],
+        fresh: Bool[np.ndarray, " 1"] | None = None,
     ) -> Float[np.ndarray, "1 frames vocab"]:
-        """Log-probabilities of the next chunk, of which `num_frames` are valid (see `Engine`)."""
+        """See `Stepper`."""
+        if fresh is not None and fresh[0]:
+            self.reset()
         valid = self.geometry.valid_keys(self._frames_seen, int(num_frames[0]))
         self._frames_seen += int(num_frames[0])
         return self._step(windows[0], valid)[None]
 
     def reset(self) -> None:
-        """Begins a new stream."""
+        """See `Stepper`."""
         self._frames_seen = 0
         self._reset()
 
+    def warm_up(self) -> None:
+        """See `Stepper`."""
+        shape = (1, self.geometry.window, self.geometry.num_mel_bins)
+        self(np.zeros(shape, np.float32), np.ones(1, np.int32))
+        self.reset()
+
     @property
     def state_bytes(self) -> int:
-        """Bytes of state between chunks."""
+        """See `Stepper`."""
         return sum(array.nbytes for array in zeros(self.geometry.state_shapes).values())
 
     @property
@@ -60,16 +70,3 @@ class Runtime(abc.ABC):
 
     @abc.abstractmethod
     def _reset(self) -> None: ...
-
-
-def load_runtimes(format: str, path: pathlib.Path, geometry: Geometry, features: FeatureConfig) -> dict[str, Runtime]:
-    """The artefact in each way to run it (`Runtime.variants`).
-
-    Raises ExportError where it is missing, or a package that runs it.
-    """
-    if not path.exists():
-        raise ExportError(f"{path} does not exist, though its card does: export again")
-    check_packages(format, FORMATS[format].interpreters)
-    module = importlib.import_module(f"conformer.artefacts.{FORMATS[format].module}")
-    runtime: type[Runtime] = getattr(module, FORMATS[format].runtime)
-    return {suffix: runtime(path, geometry, features, **options) for suffix, options in runtime.variants().items()}

@@ -7,7 +7,7 @@ import numpy as np
 from conformer.artefacts.geometry import Geometry
 from conformer.artefacts.micro import Tensor
 from conformer.config import FeatureConfig
-from conformer.features import INT16_SCALE, LOG_FLOOR, front_end_constants
+from conformer.filterbank import INT16_SCALE, LOG_FLOOR, plan_of
 
 
 def write(
@@ -28,7 +28,7 @@ def write(
         + ",\n".join(rows)
         + "};\n"
     )
-    constants = front_end_constants(features)
+    constants = plan_of(features)
     lengths = {
         "SAMPLE_RATE": features.sample_rate,
         "NUM_MEL_BINS": features.num_mel_bins,
