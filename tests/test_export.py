@@ -265,7 +265,7 @@ def test_the_check_command_catches_a_clients_wrong_chunk_size_and_a_changed_arte
     )
     values = json.loads((tmp_path / f"{card.name}.json").read_text())
     (tmp_path / f"{card.name}.json").write_text(json.dumps(values | {"surprise": 1}))
-    with pytest.raises(ExportError, match=r"is not a card that export\.py wrote"):
+    with pytest.raises(ExportError, match=r"is no card of this export\.py \(.*surprise"):
         load_cards(tmp_path)
 
 
