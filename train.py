@@ -28,7 +28,8 @@ from conformer.config import Config, ConfigError, define_config_flag, parse_flag
 from conformer.data import Corpus, DataError, TrainLoader, in_splits, load_utterances, speak_runs, texts_of
 from conformer.evaluation.offline import make_forward, transcribe
 from conformer.evaluation.scorer import ScoreError
-from conformer.features import FeatureError, log_mel, num_frames
+from conformer.features import log_mel
+from conformer.filterbank import FeatureError, num_frames
 from conformer.model.subsampling import lengths_of
 from conformer.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints

@@ -131,7 +131,7 @@ def measure_chunk(
     left = workload.past // chunk_size
     engine = Engine(config, model, chunk_size=chunk_size, num_left_chunks=left, batch_size=batch_size)
     engine.warm_up()
-    window = rng.standard_normal((batch_size, engine.window, engine.num_mel_bins), np.float32)
+    window = rng.standard_normal((batch_size, engine.framing.window, config.features.num_mel_bins), np.float32)
     num_frames = np.full(batch_size, chunk_size, np.int32)
     seconds = _quartile(lambda: engine(window, num_frames), chunks, clock)
     repeats = max(chunks, math.ceil(ENERGY_SECONDS / seconds))

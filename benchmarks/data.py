@@ -26,7 +26,7 @@ from conformer.data import Corpus, DataError, TrainLoader, load_manifest, texts_
 from conformer.data.prepare import fill, finish
 from conformer.data.records import FORMAT, SUMMARY
 from conformer.data.worklists import Settings, make_work_lists
-from conformer.features import num_frames
+from conformer.filterbank import num_frames
 from conformer.model.subsampling import lengths_of
 from conformer.tokenizer import train_tokenizer
 

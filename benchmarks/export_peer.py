@@ -1,15 +1,13 @@
 """The contestants of other runtimes: the steps that `benchmarks/exports.py` wrote."""
 
-import pathlib
-
 import numpy as np
 
 from benchmarks.contestant import serve
 from benchmarks.exports import artefact_path
+from benchmarks.jax_peer import load_model
 from benchmarks.record import versions
-from conformer.config import Config
-from conformer.export.pipeline import load_runtimes
-from conformer.export.step import Geometry
+from conformer.artefacts.geometry import Geometry
+from conformer.artefacts.loading import load_runtimes
 
 
 class ExportStreamer:
@@ -22,10 +20,11 @@ class ExportStreamer:
 
     def __init__(self, folder: str, chunk_size: int, num_left_chunks: int, format: str, numerics: str):
         self.versions = versions("jax2onnx", "onnxruntime", "litert-converter", "ai-edge-litert")
-        config = Config.from_json(pathlib.Path(folder, "config.json"))
+        config, model = load_model(folder)
         path = artefact_path(folder, format, numerics)
         self.weight_bytes = path.stat().st_size
-        self._runtime = load_runtimes(format, path, Geometry.of(config, chunk_size, num_left_chunks))[""]
+        geometry = Geometry.of(config, model, chunk_size, num_left_chunks)
+        self._runtime = load_runtimes(format, path, geometry, config.features)[""]
         self._num_frames = np.array([chunk_size], np.int32)
 
     def reset(self) -> None:

@@ -25,9 +25,9 @@ from benchmarks import record
 from benchmarks.peers import ROOT, Peer, PeerError, flat_weights
 from benchmarks.training import HEAP_KEPT
 from conformer import runtime
+from conformer.artefacts.formats import FORMATS
 from conformer.config import Config, ModelConfig, TrainConfig
 from conformer.cost import Operation, Workload, operations
-from conformer.export.formats import FORMATS
 from conformer.model import ConformerCTC
 
 CHUNK_SIZE, NUM_LEFT_CHUNKS = 16, 4
@@ -177,7 +177,7 @@ def bound(counted: list[Operation], weight_bytes: int, rates: dict[str, float], 
 
 def missing_packages() -> list[str]:
     """What exports need and is not installed here."""
-    needed = [name for format in ("onnx", "litert") for name in FORMATS[format].packages]
+    needed = [name for f in ("onnx", "litert") for name in FORMATS[f].interpreters + FORMATS[f].converters]
     return [name for name in needed if importlib.util.find_spec(name) is None]
 
 

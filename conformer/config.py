@@ -45,7 +45,7 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass
 class FeatureConfig:
-    """Kaldi-compatible log-mel filterbank (see `conformer/features.py`)."""
+    """Kaldi-compatible log-mel filterbank (see `conformer/filterbank.py`)."""
 
     sample_rate: int = 16_000  # Hz; audio at other rates is resampled
     num_mel_bins: int = 80  # features per frame

@@ -1,7 +1,5 @@
 """The layouts: one network, the same function in each, with the operations that each is for."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +9,12 @@ from small_model import make_config, make_model
 from test_model import FRONT_ENDS
 
 from benchmarks.copies import graph_copies, onnx_copies
+from conformer.artefacts.coreml import state_shapes
+from conformer.artefacts.geometry import Geometry, zeros
+from conformer.artefacts.mil_interpreter import MilInterpreter
 from conformer.config import FRONT_ENDS as KINDS
 from conformer.config import NORMS
-from conformer.export.mil_interpreter import MilInterpreter
-from conformer.export.step import LAYOUT, Geometry, step
+from conformer.export.step import flat_step
 from conformer.model import ConformerCTC
 from conformer.model.layouts import CHANNELS_FIRST
 from conformer.model.layouts.constant import Constant
@@ -72,7 +72,7 @@ def test_both_layouts_agree_on_streams(chunk_size, num_left_chunks):
     assert engines[0].state_bytes == engines[1].state_bytes
     rng = np.random.default_rng(1)
     for index in range(5):
-        windows = 12.0 + 4.0 * rng.standard_normal((3, engines[0].window, 24)).astype(np.float32)
+        windows = 12.0 + 4.0 * rng.standard_normal((3, engines[0].framing.window, 24)).astype(np.float32)
         num_frames = np.array([chunk_size, chunk_size if index > 1 else 0, rng.integers(0, chunk_size + 1)], np.int32)
         fresh = np.array([index == 0, index == 2, index == 3])
         expected, found = (engine(windows, num_frames, fresh) for engine in engines)
@@ -84,18 +84,18 @@ def test_both_layouts_agree_on_streams(chunk_size, num_left_chunks):
 @pytest.mark.parametrize("subsampling", KINDS)
 def test_the_exporters_layout_is_the_encoder_from_the_first_chunk_to_a_partial_last_one(subsampling, norm):
     config, model = make_model(subsampling, causal_conv=True, convolution_norm=norm)
-    geometry = Geometry.of(config, 4, 2)
+    geometry = Geometry.of(config, model, 4, 2)
     engine = Engine(config, model, chunk_size=4, num_left_chunks=2)
-    state, seen = geometry.initial_state(), 0
-    run = jax.jit(functools.partial(step, LAYOUT.lay_out(model, 4, 2)))
+    state, seen = zeros(geometry.state_shapes).values(), 0
+    run = jax.jit(flat_step(model, geometry, jax.nn.log_softmax))
     rng = np.random.default_rng(2)
     for num_frames in (4, 4, 4, 4, 3):
         window = (12 + 4 * rng.standard_normal((geometry.window, 24))).astype(np.float32)
         expected = engine(window[None], np.array([num_frames], np.int32))[0, :num_frames]
         mask = np.where(geometry.valid_keys(seen, num_frames), 0, -1e4).astype(np.float32)
-        logits, state = run(window, mask, state)
+        log_probs, *state = run(window, mask, *state)
         seen += num_frames
-        np.testing.assert_allclose(jax.nn.log_softmax(logits)[:num_frames], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(log_probs[:num_frames], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -106,10 +106,10 @@ def test_core_mls_layout_is_the_encoder_within_float16(subsampling, norm):
     from conformer.export import coreml
 
     config, model = make_model(subsampling, causal_conv=True, convolution_norm=norm)
-    geometry = Geometry.of(config, 4, 2)
+    geometry = Geometry.of(config, model, 4, 2)
     engine = Engine(config, model, chunk_size=4, num_left_chunks=2)
     run = MilInterpreter(coreml.program(model, geometry))
-    state = {name: np.zeros(shape, np.float16) for name, shape in coreml.state_shapes(geometry).items()}
+    state = {name: np.zeros(shape, np.float16) for name, shape in state_shapes(geometry).items()}
     rng = np.random.default_rng(2)
     for seen in (0, 4):
         window = (12 + 4 * rng.standard_normal((geometry.window, 24))).astype(np.float32)

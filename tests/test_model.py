@@ -15,12 +15,13 @@ from small_model import TOKENIZER, make_config, make_model, sound
 from conformer.config import FRONT_ENDS as KINDS
 from conformer.decode.greedy import GreedyDecoder, greedy
 from conformer.evaluation.offline import make_forward
-from conformer.features import num_frames
+from conformer.filterbank import num_frames
 from conformer.model import ConformerCTC
 from conformer.model.layouts import SEQUENCE
 from conformer.model.linear import dropout, linear
 from conformer.model.subsampling import lengths_of, make_subsampling
 from conformer.streaming import Recognizer
+from conformer.streaming.engine import Engine
 
 PADDED = 14_000  # samples of a batch
 FRONT_ENDS = [(kind, factor) for kind in KINDS for factor in (4, 6, 8)]
@@ -235,9 +236,8 @@ def test_a_stream_gives_the_offline_result_however_it_is_cut(factor):
         decoders.append(RecordingDecoder())
         return decoders[-1]
 
-    recognizer = Recognizer(
-        config, model, TOKENIZER, chunk_size=chunk_size, num_left_chunks=num_left_chunks, decoder=decoder
-    )
+    engine = Engine(config, model, chunk_size=chunk_size, num_left_chunks=num_left_chunks)
+    recognizer = Recognizer(engine, TOKENIZER, decoder=decoder)
     rng = np.random.default_rng(0)
     cuts = [[], range(1, len(audio), 800), sorted(rng.integers(0, len(audio), 30)), [1, 2, 3, len(audio) - 1]]
     for cut in cuts:

@@ -2,24 +2,21 @@
 
 The step is the network in Core ML's own operations (`conformer.model.layouts.coreml`).
 
-Written and checked on any system (`mil_interpreter`); compilation, placement and latency need macOS
+Written and checked on any system (`conformer.artefacts.mil_interpreter`); compilation, placement and latency need macOS
 (examples/coreml_macos.py).
 """
 
-import pathlib
 import shutil
 from typing import Any
 
 import coremltools as ct  # pyright: ignore[reportMissingImports]
-import numpy as np
 from coremltools.converters.mil import Builder  # pyright: ignore[reportMissingImports]
 from coremltools.converters.mil.mil import types  # pyright: ignore[reportMissingImports]
 
+from conformer.artefacts.coreml import state_shapes
+from conformer.artefacts.geometry import Geometry
 from conformer.export.formats import Interface, Task
-from conformer.export.mil_interpreter import MilInterpreter, load_package
-from conformer.export.runtime import Runtime, quiet
-from conformer.export.state import MASKED
-from conformer.export.step import Geometry
+from conformer.export.quiet import quiet
 from conformer.model import ConformerCTC
 from conformer.model.layouts.coreml import CoreMl as CoreMlLayout
 from conformer.model.layouts.layout import Past
@@ -48,43 +45,6 @@ def export(task: Task) -> Interface:
     inputs = {"window": ["float32", [1, 1, g.num_mel_bins, g.window]], "mask": ["float32", [1, g.num_keys, 1, 1]]}
     states = {f"state {name}": ["float16", list(shape)] for name, shape in shapes.items()}
     return Interface(inputs | states, {"log_probs": ["float32", [1, g.vocab_size, 1, g.chunk_size]]})
-
-
-class CoreMl(Runtime):
-    """The saved package, interpreted operation by operation in NumPy, every result rounded to its type."""
-
-    emulated = True
-
-    def __init__(self, path: pathlib.Path, geometry: Geometry):
-        super().__init__(path, geometry)
-        self._program = MilInterpreter(load_package(path))
-        self._reset()
-
-    @property
-    def state_bytes(self) -> int:
-        return sum(array.nbytes for array in self._state.values())
-
-    @property
-    def layouts(self) -> dict[str, int]:
-        return self._program.layouts()
-
-    def _reset(self) -> None:
-        self._state = {name: np.zeros(shape, np.float16) for name, shape in state_shapes(self.geometry).items()}
-
-    def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        mask = np.where(valid, 0, MASKED).astype(np.float32)[None, :, None, None]
-        results = self._program({"window": window.T[None, None], "mask": mask}, self._state)
-        return results["log_probs"][0, :, 0].T
-
-
-def state_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
-    """Of the states: all blocks in one array each."""
-    g = geometry
-    return {
-        "key": (g.num_layers, g.left, 1, g.encoder_dim),
-        "value": (g.num_layers, g.encoder_dim, 1, g.left),
-        "inputs": (g.num_layers, g.encoder_dim, 1, g.kernel_size - 1),
-    }
 
 
 def program(model: ConformerCTC, geometry: Geometry) -> Any:

@@ -1,103 +1,49 @@
-"""The streaming step of one stream, as converters translate it best: the network in the layout `constant`."""
+"""The step of one stream as converters take it: the network in the layout `constant`, its state a list of arrays."""
 
-import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 
-from conformer.config import Config
+from conformer.artefacts.geometry import Geometry
+from conformer.export.formats import Interface
 from conformer.model import ConformerCTC
 from conformer.model.layouts.constant import Constant
 from conformer.model.layouts.layout import Past
-from conformer.model.subsampling import lengths_of
-from kernels.typing import Array, Float
 
 LAYOUT = Constant()
 
 
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """The sizes that an artefact has for ever."""
+def lay_out(model: ConformerCTC, geometry: Geometry) -> ConformerCTC:
+    """The model for streams of these sizes, ready for `model.logits(window, mask, pasts, LAYOUT)`.
 
-    chunk_size: int  # encoder frames
-    num_left_chunks: int
-    subsampling_factor: int  # feature frames an encoder frame
-    num_mel_bins: int
-    num_layers: int
-    num_heads: int
-    encoder_dim: int
-    kernel_size: int
-    vocab_size: int
-    right_context: int  # feature frames that an encoder frame needs beyond its first
-
-    @classmethod
-    def of(cls, config: Config, chunk_size: int, num_left_chunks: int) -> "Geometry":
-        """That of a model in streams of one chunk size and left context."""
-        model = config.model
-        return cls(
-            chunk_size,
-            num_left_chunks,
-            model.subsampling_factor,
-            config.features.num_mel_bins,
-            model.num_layers,
-            model.num_heads,
-            model.encoder_dim,
-            model.kernel_size,
-            model.vocab_size,
-            lengths_of(model).right_context,
-        )
-
-    @property
-    def window(self) -> int:
-        """Feature frames that go in."""
-        return (self.chunk_size - 1) * self.subsampling_factor + self.right_context + 1
-
-    @property
-    def shift(self) -> int:
-        """Feature frames from a window's start to the next one's."""
-        return self.chunk_size * self.subsampling_factor
-
-    @property
-    def left(self) -> int:
-        """Encoder frames of left context."""
-        return self.chunk_size * self.num_left_chunks
-
-    @property
-    def num_keys(self) -> int:
-        """Encoder frames attended to."""
-        return self.left + self.chunk_size
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of an attention head."""
-        return self.encoder_dim // self.num_heads
-
-    def initial_state(self) -> tuple[Past, ...]:
-        """Of a new stream."""
-        keys: Any = np.zeros((self.num_heads, self.left, self.head_dim), np.float32)
-        inputs: Any = np.zeros((self.kernel_size - 1, self.encoder_dim), np.float32)
-        state = Past(keys, keys, inputs)
-        return (state,) * self.num_layers
-
-    def valid_keys(self, frames_seen: int, num_frames: int) -> np.ndarray:
-        """bool [num_keys]: those that the next chunk, of `num_frames` valid frames, attends to."""
-        key = np.arange(self.num_keys)
-        return (key >= self.left - min(frames_seen, self.left)) & (key < self.left + num_frames)
-
-
-def step(
-    model: ConformerCTC,
-    window: Float[Array, "window mel"],
-    mask: Float[Array, " keys"],
-    states: Sequence[Past],
-) -> tuple[Float[Array, "frames vocab"], tuple[Past, ...]]:
-    """The logits of the next chunk of a stream, and its next state.
-
-    Args:
-        model: laid out by `LAYOUT.lay_out`.
-        window: features, not normalised.
-        mask: added to every query's scores: 0 for a valid key, a large negative number for another.
+    The window holds features that are not normalised; the mask is added to every query's scores: 0 for a valid key, a
+    large negative number for another.
     """
-    logits, new_states = model.logits(window, mask, states, LAYOUT)
-    return logits, tuple(new_states)
+    return LAYOUT.lay_out(model, geometry.chunk_size, geometry.num_left_chunks)
+
+
+def flat_step(model: ConformerCTC, geometry: Geometry, head: Callable[[jax.Array], jax.Array]) -> Callable:
+    """run(window, mask, *state) -> (head(logits), *state), the state in the order of `Geometry.state_shapes`."""
+    model, size = lay_out(model, geometry), len(Past._fields)
+
+    def run(window: jax.Array, mask: jax.Array, *state: jax.Array) -> tuple[jax.Array, ...]:
+        pasts = [Past(*state[size * layer : size * (layer + 1)]) for layer in range(geometry.num_layers)]
+        logits, pasts = model.logits(window, mask, pasts, LAYOUT)
+        return head(logits), *jax.tree.leaves(pasts)
+
+    return run
+
+
+def specifications(geometry: Geometry) -> list[jax.ShapeDtypeStruct]:
+    """Of what `flat_step` takes."""
+    shapes = [(geometry.window, geometry.num_mel_bins), (geometry.num_keys,), *geometry.state_shapes.values()]
+    return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+
+def describe(geometry: Geometry, output: str) -> Interface:
+    """Names and shapes of what goes in and out."""
+    inputs, *state = zip(["window", "mask", *geometry.state_shapes], specifications(geometry), strict=True)
+    tensors = {name: ["float32", list(array.shape)] for name, array in [inputs, *state]}
+    result = {output: ["float32", [geometry.chunk_size, geometry.vocab_size]]}
+    return Interface(tensors, result | {f"next_{name}": tensors[name] for name in geometry.state_shapes})

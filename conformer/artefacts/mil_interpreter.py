@@ -14,7 +14,7 @@ import numpy as np
 from coremltools.converters.mil.frontend.milproto.load import load  # pyright: ignore[reportMissingImports]
 from coremltools.converters.mil.mil import types  # pyright: ignore[reportMissingImports]
 
-from conformer.export.formats import ExportError
+from conformer.artefacts.formats import ExportError
 
 
 def load_package(path: pathlib.Path) -> Any:
