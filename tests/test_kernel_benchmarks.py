@@ -36,7 +36,7 @@ def kept(tmp_path, monkeypatch):
 
 def test_the_flags_choose_cases():
     chosen = select("layer_norm", "rows_512", "float16")
-    assert {case.variant for case in chosen} == {"", "geometric", "emulated"} and len(chosen) == 5
+    assert {case.variant for case in chosen} == {"", "geometric"} and len(chosen) == 4
     with pytest.raises(SelectionError, match="--op=conv is not one of layer_norm"):
         select("conv", None, None)
     with pytest.raises(SelectionError, match="--shape=big is not one of rows_1024"):

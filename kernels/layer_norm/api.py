@@ -15,12 +15,6 @@ IMPLEMENTATIONS = {
     "mosaic_gpu": deferred("kernels.layer_norm.mosaic_gpu", "normalise"),
     "mosaic_tpu": deferred("kernels.layer_norm.mosaic_tpu", "normalise"),
 }
-EMULATED = {
-    "reference": normalise,
-    "xla": normalise,
-    "mosaic_gpu": deferred("kernels.layer_norm.emulated_gpu", "emulated"),
-    "mosaic_tpu": deferred("kernels.layer_norm.emulated_tpu", "emulated"),
-}
 
 
 def layer_norm(
@@ -46,10 +40,11 @@ def layer_norm(
         pre_normaliser: divides rows before they are squared: the same result, also for elements beyond 1e18.
         numerics: a device's arithmetic, emulated operation by operation (not differentiable), with its pre-normaliser.
             None is the definition in float32: fast, differentiable, and what a stabilised device computes up to its
-            rounding (`docs/numerics.md` bounds it). The kernels do the same, bit for bit, in one pass.
-        axis: of the channels: the last, or 1 where the channels stand first ("reference" and "xla" alone).
+            rounding (`docs/numerics.md` bounds it).
+        axis: of the channels: the last, or 1 where the channels stand first.
         implementation: "reference", "xla", "mosaic_gpu", "mosaic_tpu", or None for what was measured to be the fastest
-            on this device (`kernels.implementation`).
+            on this device (`kernels.implementation`). With numerics, or another axis than the last, the
+            kernels are of no use.
 
     Raises:
         ValueError: shapes, formats or settings that do not fit.
@@ -57,14 +52,10 @@ def layer_norm(
     """
     if numerics is None:
         return _normalise(x, None, scale, bias, Form(eps, True, pre_normaliser, axis), implementation)[0]
-    if axis != -1:
-        rows = jnp.moveaxis(x, axis, -1)
-        rows = layer_norm(rows, scale, bias, eps=eps, numerics=numerics, implementation=implementation)
-        return jnp.moveaxis(rows, -1, axis)
     arithmetic = numerics.arithmetic
-    normalised = _emulate(x, Form(eps, True, pre_normaliser), numerics, implementation)
+    normalised = _emulated(jnp.moveaxis(x, axis, -1), Form(eps, True, pre_normaliser), numerics, implementation)
     scaled = arithmetic.multiply(normalised, arithmetic.round(scale))
-    return arithmetic.add(scaled, arithmetic.round(bias))
+    return jnp.moveaxis(arithmetic.add(scaled, arithmetic.round(bias)), -1, axis)
 
 
 def add_layer_norm(
@@ -105,7 +96,7 @@ def rms_norm(
     """
     if numerics is None:
         return _normalise(x, None, scale, None, Form(eps, False, pre_normaliser), implementation)[0]
-    normalised = _emulate(x, Form(eps, False, pre_normaliser), numerics, implementation)
+    normalised = _emulated(x, Form(eps, False, pre_normaliser), numerics, implementation)
     return numerics.arithmetic.multiply(normalised, numerics.arithmetic.round(scale))
 
 
@@ -126,8 +117,9 @@ def _normalise(
     return dispatch("layer_norm", IMPLEMENTATIONS, implementation, x, residual, scale, bias, form)
 
 
-def _emulate(x: Array, form: Form, numerics: NormNumerics, implementation: str | None) -> Array:
+def _emulated(x: Array, form: Form, numerics: NormNumerics, implementation: str | None) -> Array:
     if form.pre_normaliser != NONE:
         raise ValueError("layer_norm: give pre_normaliser to NormNumerics, where there is a numerics")
-    operation = "layer_norm with numerics"
-    return dispatch(operation, EMULATED, implementation, x, form.eps, numerics, centred=form.centred)
+    if implementation not in (None, "reference", "xla"):
+        raise Unsupported(f"layer_norm: implementation={implementation!r} emulates no numerics: use 'xla', or None")
+    return normalise(x, form.eps, numerics, centred=form.centred)

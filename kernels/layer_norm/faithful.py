@@ -70,9 +70,8 @@ def normalise(
     floor = 2.0 ** math.ceil(math.log2(math.sqrt(width * eps / numerics.limit)))  # f, in the unit of x
     shift = jnp.float32(1 / norm.static)  # the power of two that x is multiplied by
     if norm.safe_statistics:
-        largest = arithmetic.max(jnp.abs(x))
-        below = arithmetic.quotient(numerics.largest / (2 * width), jnp.maximum(largest, floor))
-        shift = _power_of_two_below(below)
+        largest = _largest(jnp.abs(x))
+        shift = _power_of_two_below(numerics.largest / (2 * width) / jnp.maximum(largest, floor))
     elif norm.surrogate == "none" and norm.static < floor:
         raise ValueError(f"static={norm.static}: make it {floor} or more, or the term of eps={eps} overflows")
     c = arithmetic.multiply(x, shift)
@@ -101,11 +100,11 @@ def _scaled(
     k = norm.constant(width, numerics.limit, centred=centred)
     # In terms of the sum of |c| = D MAD, which spares a division by D that could underflow.
     if norm.surrogate == "max":
-        s = arithmetic.max(magnitude)
+        s = _largest(magnitude)
     elif norm.surrogate == "mad":
         s, k = arithmetic.sum(magnitude, keepdims=True), k / width
     else:
-        largest = arithmetic.max(magnitude)
+        largest = _largest(magnitude)
         total = arithmetic.sum(magnitude, keepdims=True)
         # Roots first: the product itself may overflow.
         s, k = arithmetic.multiply(arithmetic.sqrt(total), arithmetic.sqrt(largest)), k / math.sqrt(width)
@@ -122,7 +121,7 @@ def _centre(x: Array, safely: bool, arithmetic: Arithmetic) -> Array:
     if not safely:
         return arithmetic.subtract(x, mean)
     # The mean lies between the extremes, whatever its rounding: that of a constant row is exact.
-    mean = jnp.clip(mean, -arithmetic.max(-x), arithmetic.max(x))
+    mean = jnp.clip(mean, -_largest(-x), _largest(x))
     x = arithmetic.subtract(x, mean)
     return arithmetic.subtract(x, _over_width(arithmetic.sum(x, keepdims=True), x.shape[-1], arithmetic))
 
@@ -133,6 +132,11 @@ def _by_definition(x: Array, eps: float, arithmetic: Arithmetic, centred: bool) 
     squares = arithmetic.sum(arithmetic.multiply(x, x), keepdims=True)
     variance = _over_width(squares, x.shape[-1], arithmetic)
     return arithmetic.multiply(x, arithmetic.rsqrt(arithmetic.add(variance, arithmetic.round(jnp.float32(eps)))))
+
+
+def _largest(x: Array) -> Array:
+    """Of each row."""
+    return jnp.max(x, axis=-1, keepdims=True)
 
 
 def _over_width(x: Array, width: int, arithmetic: Arithmetic) -> Array:
