@@ -164,24 +164,24 @@ def test_a_stream_attends_to_its_past_and_no_two_accesses_race(implementation):
         assert not races.races_found
 
 
-@pytest.mark.parametrize("form", [xla.banded, xla.looped])
+@pytest.mark.parametrize("variant", [xla.banded, xla.looped])
 @pytest.mark.parametrize(
     "shape",
     [Shape(2, 300, 300, 2, 8, 6, 16, 4), Shape(1, 290, 610, 1, 4, 700, 10, 3), Shape(1, 130, 130, 1, 4, 3, 64, 0)],
 )
-def test_each_form_of_plain_jax_is_the_reference(form, shape):
-    limits = [shape.chunks] if form is xla.banded else []
+def test_each_variant_in_plain_jax_is_the_reference(variant, shape):
+    limits = [shape.chunks] if variant is xla.banded else []
     arguments = shape.arguments(jax.random.key(0))
-    results = output_and_gradients(lambda *a: form(*a, softmax, *limits), arguments)
+    results = output_and_gradients(lambda *a: variant(*a, softmax, *limits), arguments)
     for mine, right in zip(results, expected(shape, "float32"), strict=True):
         np.testing.assert_allclose(mine, right, atol=2e-5)
 
 
 @pytest.mark.parametrize(
-    "implementation, blocks",
-    [("mosaic_gpu", mosaic_gpu.Blocks(steps_ahead=3, splits=2)), ("mosaic_tpu", mosaic_tpu.Blocks(256))],
+    "implementation, choice",
+    [("mosaic_gpu", mosaic_gpu.Pipeline(steps_ahead=3, splits=2)), ("mosaic_tpu", mosaic_tpu.BlockSize(256))],
 )
-def test_blocks_that_were_tuned_are_taken_and_change_no_result(implementation, blocks):
+def test_a_choice_that_was_tuned_is_taken_and_changes_no_result(implementation, choice):
     shape, format = Shape(2, 150, 150, 1, 8, 20, 16, 2), usual(implementation)
     arguments = shape.arguments(jax.random.key(0), format)
 
@@ -189,7 +189,7 @@ def test_blocks_that_were_tuned_are_taken_and_change_no_result(implementation, b
         with running(implementation):
             return str(jax.make_jaxpr(training_step(implementation, shape))(*arguments))
 
-    with autotune.trying(blocks):
+    with autotune.trying(choice):
         assert_agrees(implementation, shape, format)
         chosen = program()
     assert chosen != program()

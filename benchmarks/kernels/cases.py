@@ -16,7 +16,7 @@ from kernels.lut_softmax import SoftmaxTables, softmax
 from kernels.lut_softmax.shapes import SHAPES as SOFTMAX_SHAPES
 
 SHAPES = {"layer_norm": NORM_SHAPES, "chunked_attention": ATTENTION_SHAPES, "lut_softmax": SOFTMAX_SHAPES}
-FORMATS = {
+MEASURED_FORMATS = {
     "layer_norm": ("bfloat16", "float16"),
     "chunked_attention": ("bfloat16",),
     "lut_softmax": ("bfloat16", "float16"),
@@ -45,7 +45,7 @@ class Case(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Of a row or a head: what the choice of blocks depends on, beside the format."""
+        """Of a row or a head: what an implementation's choice depends on, beside the format."""
         return self.sizes.head_dim if self.operation == "chunked_attention" else self.sizes[1]
 
     def draw(self, seed: int) -> tuple[jax.Array, ...]:
@@ -123,7 +123,7 @@ def select(operation: str | None, shape: str | None, format: str | None) -> list
         for variant in VARIANTS[name]
         for shape_name in shapes
         if shape in (None, shape_name)
-        for format_name in ([format] if format else FORMATS[name])
+        for format_name in ([format] if format else MEASURED_FORMATS[name])
         for direction in DIRECTIONS
         if direction == "forward" or variant != "tables"  # which are for inference alone
     ]

@@ -4,12 +4,11 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from kernels import formats
 from kernels.chunked_attention import reference, xla
 from kernels.implementation import deferred, dispatch
 from kernels.lut_softmax import softmax as exact_softmax
 from kernels.typing import Array, Float, Int
-
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def chunked_attention(
@@ -99,8 +98,8 @@ def _check(query: Array, key: Array, value: Array, relative_bias: Array, key_sta
     for name, rows in (("key_start", key_start), ("key_end", key_end)):
         if rows.shape != (batch, num_queries):
             raise ValueError(f"{name} of shape {rows.shape} must be {(batch, num_queries)}, a number for each query")
-    if query.dtype.name not in _DTYPES or not query.dtype == key.dtype == value.dtype:
+    if query.dtype.name not in formats.COMPUTED or not query.dtype == key.dtype == value.dtype:
         raise ValueError(
-            f"query is {query.dtype}, key {key.dtype} and value {value.dtype}: give one of {', '.join(_DTYPES)} for "
-            "all three (float8 is for storage: convert it first)"
+            f"query is {query.dtype}, key {key.dtype} and value {value.dtype}: give all three in one of "
+            f"{', '.join(formats.COMPUTED)} (float8 is for storage: convert it first)"
         )

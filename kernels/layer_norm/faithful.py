@@ -45,7 +45,7 @@ class NormNumerics:
         return (2.5 * self.arithmetic.depth(width) + 11) * self.arithmetic.format.unit_roundoff
 
 
-def normalise(
+def standardise(
     x: Float[Array, "*batch channels"], eps: float, numerics: NormNumerics, *, centred: bool
 ) -> Float[Array, "*batch channels"]:
     """(x - mean) / sqrt(mean (x - mean)^2 + eps), or without the mean, each result rounded to the format.
