@@ -23,7 +23,7 @@ from kernels.layer_norm import (
     rms_norm,
     static,
 )
-from tests.implementations import IMPLEMENTATIONS, KERNELS, lower, normal, roundings, running
+from tests.implementations import IMPLEMENTATIONS, KERNELS, annotations_ignored, lower, normal, roundings, running
 
 every = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 kernels = pytest.mark.parametrize("implementation", KERNELS)
@@ -116,6 +116,33 @@ def test_rms_norm_is_its_formula(implementation):
     np.testing.assert_allclose(y, defined(x, scale, None, 1e-6, centred=False), atol=1e-5)
 
 
+@every
+def test_without_scale_and_bias_they_are_one_and_zero(implementation):
+    x = normal(0, 5, 32)
+
+    def functions(scale, bias):
+        centred = layer_norm(x, scale, bias, implementation=implementation)
+        return centred, rms_norm(x, scale, implementation=implementation)
+
+    without = run(implementation, lambda: functions(None, None))
+    np.testing.assert_array_equal(without, run(implementation, lambda: functions(jnp.ones(32), jnp.zeros(32))))
+
+
+@every
+@pytest.mark.parametrize("shape", [(0, 32), (2, 0, 32)])
+def test_no_rows_are_no_rows_and_leave_no_gradient(implementation, shape):
+    def function(x, scale):
+        return add_layer_norm(x, x, scale, None, implementation=implementation)
+
+    def both(x, scale):
+        results, transpose = jax.vjp(function, x, scale)
+        return results, transpose(results)
+
+    results, (dx, dscale) = run(implementation, both, jnp.zeros(shape), jnp.ones(32))
+    assert [a.shape for a in (*results, dx)] == [shape] * 3
+    np.testing.assert_array_equal(dscale, np.zeros(32))
+
+
 # ------------------------------------------------------------------ gradients
 
 
@@ -204,3 +231,12 @@ def test_bad_input_is_named():
         layer_norm(normal(0, 4, 72), jnp.ones(72), jnp.ones(72), implementation="mosaic_gpu")
     with pytest.raises(Unsupported, match="'mosaic_gpu' emulates no numerics: use 'xla', or None"):
         layer_norm(x, ones, ones, numerics=NormNumerics(), implementation="mosaic_gpu")
+    with pytest.raises(ValueError, match="give pre_normaliser to NormNumerics"):
+        layer_norm(x, jnp.ones(4), jnp.ones(4), numerics=NormNumerics(), pre_normaliser=GEOMETRIC, axis=0)
+
+
+def test_a_traced_eps_is_named():
+    x, ones = normal(0, 4, 32), jnp.ones(32)
+    named = pytest.raises(ValueError, match=r"eps=.* must be a number that is known before tracing")
+    with annotations_ignored(), named:
+        jax.jit(lambda eps: layer_norm(x, ones, ones, eps=eps))(1e-5)

@@ -112,6 +112,15 @@ def test_gradients_are_those_of_the_reference_and_zero_where_masked(implementati
     assert (got[~np.asarray(mask)] == 0).all() and (got[1] != 0).any()
 
 
+@every
+@pytest.mark.parametrize("shape", [(0, 16), (3, 0), (2, 0, 16)])
+def test_nothing_is_shared_among_nothing(implementation, shape):
+    scores, mask = jnp.zeros(shape), jnp.ones(shape, bool)
+    for tables in (None, SoftmaxTables()):
+        function = functools.partial(softmax, tables=tables, implementation=implementation)
+        assert run(implementation, function, scores, mask).shape == shape
+
+
 @kernels
 def test_it_can_be_mapped(implementation):
     scores, mask = problem(0, 6, 32)
