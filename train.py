@@ -30,7 +30,7 @@ from conformer.evaluation.offline import make_forward, transcribe
 from conformer.evaluation.scorer import ScoreError
 from conformer.features import log_mel
 from conformer.filterbank import FeatureError, num_frames
-from conformer.model.subsampling import output_lengths
+from conformer.model.subsampling import lengths_of
 from conformer.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints
 from conformer.training.mesh import make_mesh, on_this_process, partitionable, place_batch, place_state, share_of
@@ -107,7 +107,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
 
     def output_frames(seconds: float) -> int:
         frames = num_frames(config.features, int(seconds * config.features.sample_rate))
-        return output_lengths(frames, config.model.subsampling_factor)
+        return lengths_of(config.model).output_lengths(frames)
 
     loader = TrainLoader(config, training, tokenizer, output_frames)
     say = print if first else lambda _: None

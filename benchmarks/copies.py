@@ -20,7 +20,7 @@ from benchmarks import record
 from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, missing_packages
 from conformer import runtime
 from conformer.config import EXECUTIONS, Config
-from conformer.model import ConformerCTC, channels_first
+from conformer.model import ConformerCTC
 
 KINDS = ("transpose", "reshape", "copy", "gather", "concatenate", "slice")
 Counts = dict[str, tuple[int, int]]  # operations and bytes written, by kind
@@ -97,8 +97,7 @@ def _moves(jaxpr: Jaxpr, constant: list[bool]) -> Iterator[tuple[str, int]]:
 def _step(config: Config) -> tuple[Any, Any, tuple]:
     """step(state, cache, window), and the shapes of its arguments."""
     model = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
-    if config.model.execution == "channels_first":
-        model = nnx.eval_shape(lambda model: channels_first.lay_out(model, CHUNK_SIZE, NUM_LEFT_CHUNKS), model)
+    model = nnx.eval_shape(lambda model: model.encoder.layout.lay_out(model, CHUNK_SIZE, NUM_LEFT_CHUNKS), model)
     graphdef, state = nnx.split(model)
 
     def step(state, cache, window):

@@ -27,7 +27,7 @@ from conformer.data.prepare import fill, finish
 from conformer.data.records import FORMAT, SUMMARY
 from conformer.data.worklists import Settings, make_work_lists
 from conformer.filterbank import num_frames
-from conformer.model.subsampling import output_lengths
+from conformer.model.subsampling import lengths_of
 from conformer.tokenizer import train_tokenizer
 
 RATE = 16_000
@@ -150,7 +150,7 @@ def make_loader(config: Config, corpus: Corpus) -> TrainLoader:
 
     def output_frames(seconds: float) -> int:
         frames = num_frames(config.features, int(seconds * config.features.sample_rate))
-        return output_lengths(frames, config.model.subsampling_factor)
+        return lengths_of(config.model).output_lengths(frames)
 
     return TrainLoader(config, corpus, train_tokenizer(config.tokenizer, texts_of(corpus)), output_frames)
 

@@ -12,6 +12,8 @@ import unittest.mock
 from collections.abc import Callable
 from typing import Any
 
+import conformer.model.channels_first
+import conformer.model.layers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +22,6 @@ import onnxruntime  # pyright: ignore[reportMissingImports]
 from flax import nnx
 from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
 
-import conformer.model.channels_first
-import conformer.model.layers
 import kernels.chunked_attention.api
 import kernels.depthwise_conv.xla
 import kernels.layer_norm.api

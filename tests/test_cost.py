@@ -85,21 +85,6 @@ def test_operations_are_within_a_twentieth_of_what_xla_counts(name):
         assert sum(o.transcendental for o in found) == pytest.approx(counted["transcendentals"], rel=0.05)
 
 
-def test_slices_of_a_feed_forward_keep_to_the_cache_and_read_weights_again():
-    whole = make_config("librispeech:small")
-    sliced = make_config("librispeech:small")
-    device = dataclasses.replace(DEVICES["watch"], cache_bytes=2**20)
-    sliced.model.cache_bytes = device.cache_bytes
-    workload = Workload.utterance(whole, 30.0)
-    first, second = (
-        predict(config, workload, device, FORMATS["float32"])["feed-forward"] for config in (whole, sliced)
-    )
-    assert (first.macs, first.flops, first.parameters) == (second.macs, second.flops, second.parameters)
-    assert first.weight_bytes < second.weight_bytes and second.peak_bytes < first.peak_bytes
-    hidden = [o.outputs for o in operations(sliced, workload) if o.name == "expand"]
-    assert len(hidden) > 2 * whole.model.num_layers and max(hidden) * 4 <= device.cache_bytes
-
-
 @every_config
 def test_parameters_are_those_of_the_model(name):
     _, state = shapes(name, "sequence")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,14 +14,6 @@ if TYPE_CHECKING:
     from conformer.model import ConformerCTC
 
 MASKED = -1e4  # what a key that is not valid adds to its scores: exp of it is zero
-
-
-class BlockState(NamedTuple):
-    """What a block remembers of a stream: zeros at the start."""
-
-    key: Float[Any, "heads left head_dim"]
-    value: Float[Any, "heads left head_dim"]
-    inputs: Float[Any, "past channels"]  # newest of the depthwise convolution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +79,12 @@ class Geometry:
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of a state's parts, in order: those of `BlockState`, block after block (key_0, value_0, inputs_0, key_1)."""
+        """Of a state's parts, in order: keys, values and newest inputs of the convolution (key_0, value_0, inputs_0),
+        block after block.
+        """
         keys = (self.num_heads, self.left, self.head_dim)
-        block = BlockState(keys, keys, (self.kernel_size - 1, self.encoder_dim))
-        return {f"{part}_{layer}": shape for layer in range(self.num_layers) for part, shape in block._asdict().items()}
+        block = {"key": keys, "value": keys, "inputs": (self.kernel_size - 1, self.encoder_dim)}
+        return {f"{part}_{layer}": shape for layer in range(self.num_layers) for part, shape in block.items()}
 
     def valid_keys(self, frames_seen: int, num_frames: int) -> Bool[np.ndarray, " keys"]:
         """Those that the next chunk, of `num_frames` valid frames, attends to."""

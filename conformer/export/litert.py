@@ -14,7 +14,7 @@ from conformer.artefacts.geometry import Geometry
 from conformer.artefacts.litert import SIGNATURE
 from conformer.export.formats import Interface, Task
 from conformer.export.quiet import quiet
-from conformer.export.state import describe, flat_step, specifications
+from conformer.export.step import describe, flat_step, specifications
 
 
 def export(task: Task) -> Interface:

@@ -25,7 +25,7 @@ from conformer.export import c_sources
 from conformer.export.formats import Interface, Task
 from conformer.export.litert import convert
 from conformer.export.quiet import quiet
-from conformer.export.state import describe, flat_step
+from conformer.export.step import describe, flat_step
 
 RECIPES = {"int16x8": recipe.static_wi8_ai16, "int8": recipe.static_wi8_ai8}
 

@@ -16,11 +16,12 @@ from onnx import TensorProto, helper  # pyright: ignore[reportMissingImports]
 from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
 from onnxruntime.transformers.float16 import convert_float_to_float16  # pyright: ignore[reportMissingImports]
 
-from conformer.artefacts.geometry import BlockState, Geometry
+from conformer.artefacts.geometry import Geometry
 from conformer.artefacts.onnx import INPUTS, OUTPUTS, cache_shapes
 from conformer.export.formats import Interface, Task, not_for_sherpa
-from conformer.export.step import step
+from conformer.export.step import LAYOUT, lay_out
 from conformer.model import ConformerCTC
+from conformer.model.layouts.layout import Past
 
 OPSET = 18  # below it, ReduceMean as jax2onnx 0.17.1 writes it does not pass ONNX's checker
 MASKED = 1e4  # subtracted from the scores of keys that are not valid: within float16, and exp of it is zero
@@ -60,13 +61,14 @@ def export(task: Task) -> Interface:
 
 def _convert(model: ConformerCTC, geometry: Geometry) -> Any:
     """The step with the interface's inputs but the unused ones, the mask in float32."""
+    model = lay_out(model, geometry)
 
     def wenet_step(x: jax.Array, attn_cache: jax.Array, conv_cache: jax.Array, valid: jax.Array) -> Any:
         states = []
         for layer in range(geometry.num_layers):
             key, value = jnp.split(attn_cache[layer], 2, axis=-1)
-            states.append(BlockState(key, value, conv_cache[layer, 0].T))
-        logits, states = step(model, x[0], (valid.reshape(-1) - 1.0) * MASKED, states)
+            states.append(Past(key, value, conv_cache[layer, 0].T))
+        logits, states = model.logits(x[0], (valid.reshape(-1) - 1.0) * MASKED, states, LAYOUT)
         attention = jnp.stack([jnp.concatenate([state.key, state.value], axis=-1) for state in states])
         convolution = jnp.stack([state.inputs.T[None] for state in states])
         return jax.nn.log_softmax(logits)[None], attention, convolution

@@ -6,7 +6,7 @@ It loads in the version of JAX that wrote it and newer ones, without this projec
 import jax
 
 from conformer.export.formats import Interface, Task
-from conformer.export.state import describe, flat_step, specifications
+from conformer.export.step import describe, flat_step, specifications
 
 
 def export(task: Task) -> Interface:

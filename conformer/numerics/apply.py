@@ -14,7 +14,8 @@ from jax.extend.core.primitives import exp_p, logistic_p
 
 from conformer.model import ConformerCTC
 from conformer.model.attention import Attention
-from conformer.model.layers import LayerNorm, low_precision_dot
+from conformer.model.linear import low_precision_dot
+from conformer.model.norm import LayerNorm
 from conformer.numerics.device import arithmetic, norm_numerics, softmax_tables
 from conformer.numerics.modules import Norm, Softmax, attention, raw_softmax
 from conformer.numerics.quantised import QuantisedLinear

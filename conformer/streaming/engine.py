@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from conformer.config import Config
-from conformer.model import Cache, ConformerCTC, channels_first
+from conformer.model import Cache, ConformerCTC
 from conformer.streaming.stepper import Framing
 from kernels.typing import Array, Bool, Float, Int
 
@@ -46,8 +46,7 @@ class Engine:
         cache = jax.eval_shape(lambda: model.encoder.initial_cache(batch_size, chunk_size, num_left_chunks))
         self._initial = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), cache)  # nothing to compile
         self.reset()
-        if model.encoder.config.execution == "channels_first":
-            model = channels_first.lay_out(model, chunk_size, num_left_chunks)
+        model = model.encoder.layout.lay_out(model, chunk_size, num_left_chunks)
         graphdef, weights = nnx.split(model)
         self._weights = jax.device_put(weights, jax.devices()[0])
 
