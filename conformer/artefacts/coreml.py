@@ -7,7 +7,6 @@ import numpy as np
 from conformer.artefacts.geometry import MASKED, Geometry
 from conformer.artefacts.mil_interpreter import MilInterpreter, load_package
 from conformer.artefacts.runtime import Runtime
-from conformer.config import FeatureConfig
 
 
 class CoreMl(Runtime):
@@ -15,21 +14,15 @@ class CoreMl(Runtime):
 
     emulated = True
 
-    def __init__(self, path: pathlib.Path, geometry: Geometry, features: FeatureConfig):
-        super().__init__(path, geometry, features)
+    def _load(self, path: pathlib.Path) -> None:
         self._program = MilInterpreter(load_package(path))
-        self._reset()
-
-    @property
-    def state_bytes(self) -> int:
-        return sum(array.nbytes for array in self._state.values())
 
     @property
     def layouts(self) -> dict[str, int]:
         return self._program.layouts()
 
-    def _reset(self) -> None:
-        self._state = {name: np.zeros(shape, np.float16) for name, shape in state_shapes(self.geometry).items()}
+    def _initial_state(self) -> dict[str, np.ndarray]:
+        return {name: np.zeros(shape, np.float16) for name, shape in state_shapes(self.geometry).items()}
 
     def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
         mask = np.where(valid, 0, MASKED).astype(np.float32)[None, :, None, None]

@@ -25,25 +25,19 @@ class Format(NamedTuple):
     calibrated: tuple[str, ...] = ()  # numerics that need speech to set their scales by
 
 
+TO_TFLITE = ("litert_converter", "ai_edge_quantizer")
 FORMATS = {
     "onnx": Format(
         "onnx", "OnnxRuntime", ".onnx", ("float32", "float16", "int8"), ("onnxruntime",), ("jax2onnx", "onnx")
     ),
-    "litert": Format(
-        "litert",
-        "LiteRt",
-        ".tflite",
-        ("float32", "int8"),
-        ("ai_edge_litert",),
-        ("litert_converter", "ai_edge_quantizer"),
-    ),
+    "litert": Format("litert", "LiteRt", ".tflite", ("float32", "int8"), ("ai_edge_litert",), TO_TFLITE),
     "tflite-micro": Format(
         "micro",
         "TfliteMicro",
         ".tflite",
         ("int16x8", "int8", "float32"),
         ("tflite_micro", "ai_edge_litert"),
-        ("litert_converter", "ai_edge_quantizer"),
+        TO_TFLITE,
         calibrated=("int16x8", "int8"),
     ),
     "coreml": Format("coreml", "CoreMl", ".mlpackage", ("float16",), ("coremltools",)),

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import interpreter as litert  # pyright: ignore[reportMissingImports]
 
-from conformer.artefacts.geometry import MASKED, Geometry, zeros
+from conformer.artefacts.geometry import MASKED
 from conformer.artefacts.runtime import Runtime
-from conformer.config import FeatureConfig
 
 SIGNATURE = "serving_default"
 
@@ -16,19 +15,14 @@ SIGNATURE = "serving_default"
 class LiteRt(Runtime):
     """LiteRT's interpreter on one thread, with XNNPACK or with the built-in kernels alone."""
 
-    def __init__(self, path: pathlib.Path, geometry: Geometry, features: FeatureConfig, *, xnnpack: bool = True):
-        super().__init__(path, geometry, features)
+    def _load(self, path: pathlib.Path, *, xnnpack: bool = True) -> None:
         resolver = litert.OpResolverType.AUTO if xnnpack else litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         interpreter = litert.Interpreter(str(path), num_threads=1, experimental_op_resolver_type=resolver)
         self._run = interpreter.get_signature_runner(SIGNATURE)
-        self._reset()
 
     @classmethod
     def variants(cls) -> dict[str, dict[str, Any]]:
         return {"": {}, " without XNNPACK": {"xnnpack": False}}
-
-    def _reset(self) -> None:
-        self._state = zeros(self.geometry.state_shapes)
 
     def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
         results = self._run(window=window, mask=np.where(valid, 0, MASKED).astype(np.float32), **self._state)

@@ -11,10 +11,9 @@ from ai_edge_litert import interpreter as litert  # pyright: ignore[reportMissin
 from tflite_micro.python.tflite_micro import runtime as micro  # pyright: ignore[reportMissingImports]
 
 from conformer.artefacts.formats import ExportError
-from conformer.artefacts.geometry import MASKED, Geometry, zeros
+from conformer.artefacts.geometry import MASKED
 from conformer.artefacts.litert import SIGNATURE
 from conformer.artefacts.runtime import Runtime
-from conformer.config import FeatureConfig
 from kernels.typing import Float
 
 # What a key that is not valid adds to its scores. In eight bits a larger one would take resolution from the others.
@@ -44,37 +43,27 @@ class Tensor(NamedTuple):
 class TfliteMicro(Runtime):
     """The interpreter that microcontrollers run, with reference kernels."""
 
-    def __init__(self, path: pathlib.Path, geometry: Geometry, features: FeatureConfig):
-        super().__init__(path, geometry, features)
+    def _load(self, path: pathlib.Path) -> None:
         flatbuffer = path.read_bytes()
         self._interpreter = micro.Interpreter.from_bytes(flatbuffer)
         self.tensors = _read_tensors(flatbuffer)
-        for name in geometry.state_shapes:
+        for name in self.geometry.state_shapes:
             if self.tensors[name][:3] != self.tensors[f"next_{name}"][:3]:
                 raise ExportError(f"{path}: {name} has another scale on its way out than in: export again")
         kind = {"float32": "float32", "int16": "int16x8", "int8": "int8"}[self.tensors["window"].dtype]
         self.mask = MASK_VALUES[kind]
         self._arena: int | None = None
-        self._reset()
-
-    @property
-    def state_bytes(self) -> int:
-        return sum(array.nbytes for array in self._state.values())
 
     @property
     def arena_bytes(self) -> int:
         """As the interpreter's own recording allocator counts after a step."""
         if self._arena is None:
-            self._step(
-                np.zeros((self.geometry.window, self.geometry.num_mel_bins), np.float32), self.geometry.valid_keys(0, 1)
-            )
+            self.warm_up()
             self._arena = _print_allocations(self._interpreter)
-            self._reset()
         return self._arena
 
-    def _reset(self) -> None:
-        arrays = zeros(self.geometry.state_shapes)
-        self._state = {name: self.tensors[name].quantise(array) for name, array in arrays.items()}
+    def _initial_state(self) -> dict[str, np.ndarray]:
+        return {name: self.tensors[name].quantise(array) for name, array in super()._initial_state().items()}
 
     def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
         mask = self.tensors["mask"].quantise(np.where(valid, 0, self.mask))

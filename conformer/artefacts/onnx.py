@@ -10,9 +10,8 @@ import pathlib
 import numpy as np
 import onnxruntime  # pyright: ignore[reportMissingImports]
 
-from conformer.artefacts.geometry import Geometry
+from conformer.artefacts.geometry import Geometry, zeros
 from conformer.artefacts.runtime import Runtime
-from conformer.config import FeatureConfig
 
 INPUTS = ("x", "offset", "required_cache_size", "attn_cache", "conv_cache", "attn_mask")
 OUTPUTS = ("log_probs", "next_attn_cache", "next_conv_cache")
@@ -21,24 +20,26 @@ OUTPUTS = ("log_probs", "next_attn_cache", "next_conv_cache")
 class OnnxRuntime(Runtime):
     """ONNX Runtime on one thread."""
 
-    def __init__(self, path: pathlib.Path, geometry: Geometry, features: FeatureConfig):
-        super().__init__(path, geometry, features)
+    def _load(self, path: pathlib.Path) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._reset()
 
-    def _reset(self) -> None:
-        self._caches = [np.zeros(shape, np.float32) for shape in cache_shapes(self.geometry)]
+    def _initial_state(self) -> dict[str, np.ndarray]:
+        return zeros(cache_shapes(self.geometry))
 
     def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
         zero = np.zeros(1, np.int64)
-        inputs = (window[None], zero, zero, *self._caches, valid[None, None])
-        log_probs, *self._caches = self._session.run(None, dict(zip(INPUTS, inputs, strict=True)))
+        inputs = (window[None], zero, zero, *self._state.values(), valid[None, None])
+        log_probs, *caches = self._session.run(None, dict(zip(INPUTS, inputs, strict=True)))
+        self._state = dict(zip(self._state, caches, strict=True))
         return np.asarray(log_probs)[0]
 
 
-def cache_shapes(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of attn_cache and conv_cache: all blocks in one array, keys beside values."""
+def cache_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
+    """Of the state: all blocks in one array, keys beside values."""
     g = geometry
-    return (g.num_layers, g.num_heads, g.left, 2 * g.head_dim), (g.num_layers, 1, g.encoder_dim, g.kernel_size - 1)
+    return {
+        "attn_cache": (g.num_layers, g.num_heads, g.left, 2 * g.head_dim),
+        "conv_cache": (g.num_layers, 1, g.encoder_dim, g.kernel_size - 1),
+    }

@@ -12,14 +12,19 @@ from kernels.typing import Bool, Float, Int
 
 
 class Runtime(abc.ABC):
-    """A `Stepper` of one stream through an artefact."""
+    """A `Stepper` of one stream through an artefact.
+
+    Args:
+        options: one of `variants`.
+    """
 
     batch_size = 1
     emulated = False  # its speed here says nothing
 
-    def __init__(self, path: pathlib.Path, geometry: Geometry, features: FeatureConfig):
+    def __init__(self, path: pathlib.Path, geometry: Geometry, features: FeatureConfig, **options: Any):
         self.geometry, self.framing = geometry, geometry.framing(features)
-        self._frames_seen = 0
+        self._load(path, **options)
+        self.reset()
 
     @classmethod
     def variants(cls) -> dict[str, dict[str, Any]]:
@@ -41,8 +46,7 @@ class Runtime(abc.ABC):
 
     def reset(self) -> None:
         """See `Stepper`."""
-        self._frames_seen = 0
-        self._reset()
+        self._frames_seen, self._state = 0, self._initial_state()
 
     def warm_up(self) -> None:
         """See `Stepper`."""
@@ -53,7 +57,7 @@ class Runtime(abc.ABC):
     @property
     def state_bytes(self) -> int:
         """See `Stepper`."""
-        return sum(array.nbytes for array in zeros(self.geometry.state_shapes).values())
+        return sum(array.nbytes for array in self._state.values())
 
     @property
     def arena_bytes(self) -> int | None:
@@ -65,8 +69,12 @@ class Runtime(abc.ABC):
         """How many results of operations have each layout, where that decides on speed."""
         return {}
 
-    @abc.abstractmethod
-    def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray: ...
+    def _initial_state(self) -> dict[str, np.ndarray]:
+        return zeros(self.geometry.state_shapes)
 
     @abc.abstractmethod
-    def _reset(self) -> None: ...
+    def _load(self, path: pathlib.Path, **options: Any) -> None: ...
+
+    @abc.abstractmethod
+    def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Log-probabilities of a chunk, given which keys are valid; replaces the state."""

@@ -5,23 +5,18 @@ import pathlib
 import jax
 import numpy as np
 
-from conformer.artefacts.geometry import MASKED, Geometry, zeros
+from conformer.artefacts.geometry import MASKED
 from conformer.artefacts.runtime import Runtime
-from conformer.config import FeatureConfig
 
 
 class JaxExport(Runtime):
     """The artefact called from JAX."""
 
-    def __init__(self, path: pathlib.Path, geometry: Geometry, features: FeatureConfig):
-        super().__init__(path, geometry, features)
+    def _load(self, path: pathlib.Path) -> None:
         self._call = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
-        self._reset()
-
-    def _reset(self) -> None:
-        self._state = [jax.numpy.asarray(array) for array in zeros(self.geometry.state_shapes).values()]
 
     def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
         mask = np.where(valid, 0, MASKED).astype(np.float32)
-        log_probs, *self._state = self._call(window, mask, *self._state)
+        log_probs, *parts = self._call(window, mask, *self._state.values())
+        self._state = dict(zip(self._state, parts, strict=True))
         return np.asarray(log_probs)

@@ -73,7 +73,7 @@ def _convert(model: ConformerCTC, geometry: Geometry) -> Any:
         convolution = jnp.stack([state.inputs.T[None] for state in states])
         return jax.nn.log_softmax(logits)[None], attention, convolution
 
-    shapes = ((1, geometry.window, geometry.num_mel_bins), *cache_shapes(geometry), (1, 1, geometry.num_keys))
+    shapes = ((1, geometry.window, geometry.num_mel_bins), *cache_shapes(geometry).values(), (1, 1, geometry.num_keys))
     return to_onnx(
         wenet_step,
         [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes],
