@@ -60,7 +60,6 @@ from benchmarks import (
     numerics,
     numerics_plots,
     policies,
-    record,
     streaming,
     training,
     transcription,
@@ -68,6 +67,7 @@ from benchmarks import (
 from benchmarks.kernels import plots as kernels_plots
 from benchmarks.kernels import run as kernels
 from benchmarks.kernels import tuning
+from conformer import record
 
 _JSON = flags.DEFINE_string("json", None, "File that the record is written to: every time, device, versions, command.")
 _STEPS = flags.DEFINE_integer("steps", 5, "training: steps in each block.", lower_bound=1)

@@ -22,7 +22,7 @@ import jax
 from absl import app, flags
 from flax import nnx
 
-from conformer import runtime
+from conformer import runtime, system
 from conformer.config import EXECUTIONS, parse_flags
 from conformer.data import load_split
 from conformer.decode.search import Search, define_search_flags, make_decoder, read_lm
@@ -57,7 +57,7 @@ JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 def main(_) -> None:
     if STREAMING.value:
-        runtime.use_one_core()
+        system.use_one_core()
     runtime.set_up()
     try:
         evaluate(pathlib.Path(WORKDIR.value))

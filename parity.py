@@ -17,7 +17,7 @@ import sys
 import jax
 from absl import app, flags
 
-from conformer import runtime
+from conformer import runtime, system
 from conformer.config import parse_flags
 from conformer.data import load_split
 from conformer.export import sherpa
@@ -38,7 +38,7 @@ JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 
 def main(arguments: list[str]) -> None:
-    runtime.use_one_core()
+    system.use_one_core()
     runtime.set_up()
     if len(arguments) != 2:
         sys.exit("parity.py: name one folder that export.py wrote, or a card in it (see --help)")

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from absl import app, flags
 
-from conformer import runtime
+from conformer import runtime, system
 from conformer.audio import AudioError, read_audio
 from conformer.config import EXECUTIONS, Config, parse_flags
 from conformer.decode.search import define_search_flags, make_decoder, read_lm
@@ -48,7 +48,7 @@ JSON = flags.DEFINE_string("json", None, "Also write texts and timings to this f
 
 def main(arguments: list[str]) -> None:
     if ONE_CORE.value:
-        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+        system.use_one_core()
     runtime.set_up()
     if len(arguments) < 2 and not (EXAMPLE.value or MICROPHONE.value):
         sys.exit("transcribe.py: name audio files, - for standard input, --microphone or --example (see --help)")

@@ -5,10 +5,9 @@ Each row changes one thing about one float32 stream of chunks of 16 frames, the 
 
 from typing import NamedTuple
 
-from benchmarks import record
 from benchmarks.cost import measure_chunk, pin
 from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config
-from conformer import runtime
+from conformer import record, runtime
 from conformer.config import Config
 from conformer.cost import FORMATS, Workload, operations
 

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import Jaxpr, Literal
 
-from benchmarks import record
 from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, missing_packages
-from conformer import runtime
+from conformer import record, runtime
 from conformer.config import EXECUTIONS, Config
 from conformer.model import ConformerCTC, channels_first
 

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks import energy, machine, record
+from benchmarks import energy, machine
 from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config
 from configs import demo, libri_mini, librispeech, words
-from conformer import runtime
+from conformer import record, runtime
 from conformer.config import Config
 from conformer.cost import DEVICES, FORMATS, Device, Workload, predict, total
 from conformer.model import ConformerCTC

@@ -17,9 +17,9 @@ import tracemalloc
 import numpy as np
 import soundfile
 
-from benchmarks import record
 from benchmarks.peers import ROOT
 from configs import libri_mini
+from conformer import record, system
 from conformer.audio import float_to_pcm16
 from conformer.config import AugmentConfig, Config, DataConfig
 from conformer.data import Corpus, DataError, TrainLoader, load_manifest, texts_of
@@ -92,7 +92,7 @@ def prepare(source: str, folder: str) -> dict:
         "wall_seconds": wall,
         "times_real_time_per_core": seconds / cpu,
         "utterances_a_second_per_core": summary["utterances"] / cpu,
-        "peak_memory_mib": record.peak_memory_mib(),
+        "peak_memory_mib": system.peak_memory_mib(),
     }
 
 
@@ -117,7 +117,7 @@ def read(folder: str, kind: str) -> dict:
         "audio_seconds_a_second_per_core": seconds / cpu,
         "seconds_to_first_batch": first,
         "rows_left_empty": loader.left_empty.total(),
-        "peak_memory_mib": record.peak_memory_mib(),
+        "peak_memory_mib": system.peak_memory_mib(),
     }
 
 

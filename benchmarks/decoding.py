@@ -7,8 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from flax import nnx
 
-from benchmarks import record
-from conformer import runtime
+from conformer import record, runtime
 from conformer.data import Utterance, load_split
 from conformer.decode.search import Search, make_decoder, read_lm
 from conformer.evaluation.offline import decode, make_forward, posteriors

@@ -6,10 +6,10 @@ import numpy as np
 
 from benchmarks.contestant import serve
 from benchmarks.exports import artefact_path
-from benchmarks.record import versions
 from conformer.config import Config
 from conformer.export.pipeline import load_runtimes
 from conformer.export.step import Geometry
+from conformer.record import versions
 
 
 class ExportStreamer:

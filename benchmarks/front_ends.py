@@ -9,10 +9,9 @@ import time
 import jax
 import numpy as np
 
-from benchmarks import record
 from benchmarks.cost import measure_chunk, pin
 from configs.front_ends import BASES, FRONT_ENDS, get_config
-from conformer import runtime
+from conformer import record, runtime
 from conformer.config import Config
 from conformer.cost import Workload
 from conformer.data import Batch, Bucket, make_buckets

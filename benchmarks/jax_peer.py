@@ -7,11 +7,11 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.contestant import serve
-from benchmarks.record import versions
 from conformer import runtime
 from conformer.config import Config
 from conformer.model import ConformerCTC
 from conformer.numerics import apply_policy
+from conformer.record import versions
 from conformer.streaming.engine import Engine
 
 

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks import record
-from conformer import runtime
+from conformer import record, runtime
 from conformer.model import ConformerCTC
 from conformer.training.checkpoint import load_model
 

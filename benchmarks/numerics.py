@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import record
+from conformer import record
 from kernels.emulator import FLOAT16, FLOAT32, Arithmetic, Format
 from kernels.layer_norm import (
     GEOMETRIC,

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from benchmarks import record
-from conformer import runtime
+from conformer import record, runtime
 from conformer.data import eval_batches, in_splits, load_utterances
 from conformer.evaluation.offline import make_forward, transcribe
 from conformer.features import log_mel

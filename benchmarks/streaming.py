@@ -21,10 +21,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from benchmarks import record
 from benchmarks.peers import ROOT, Peer, PeerError, flat_weights
 from benchmarks.training import HEAP_KEPT
-from conformer import runtime
+from conformer import record, runtime
 from conformer.config import Config, ModelConfig, TrainConfig
 from conformer.cost import Operation, Workload, operations
 from conformer.export.formats import FORMATS

@@ -18,9 +18,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from benchmarks import record
 from benchmarks.peers import Peer, flat_weights, peers_python
-from conformer import runtime
+from conformer import record, runtime, system
 from conformer.config import Config, ModelConfig, TrainConfig
 from conformer.ctc import ctc_loss
 from conformer.training.state import count_parameters, make_model, make_optimiser
@@ -107,7 +106,7 @@ class JaxTrainer:
             seconds.append(time.perf_counter() - start)
             losses.append(float(loss))
             self._index += 1
-        return {"seconds": seconds, "losses": losses, "peak_memory_mib": record.peak_memory_mib()}
+        return {"seconds": seconds, "losses": losses, "peak_memory_mib": system.peak_memory_mib()}
 
     def _arguments(self):
         # The chunk is an argument, as it is in training, where it changes from batch to batch.
@@ -149,7 +148,7 @@ def measure(config: Config, batch: FeatureBatch, steps: int) -> dict:
         PyTorch row over JAX's (above 1: JAX is faster). Raises PeerError without the peers' environment.
     """
     circumstances = record.describe_run()
-    cores = record.num_cores()
+    cores = len(system.cores())
     peers_python()  # fails here rather than after the compilation
     jax_trainer = JaxTrainer(config, batch)
     with Peer(TWIN) as plain, Peer(TWIN, HEAP_KEPT) as kept, tempfile.TemporaryDirectory() as folder:

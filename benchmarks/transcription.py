@@ -15,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from benchmarks import record
 from benchmarks.peers import ROOT
 from benchmarks.streaming import benchmark_config
-from conformer import runtime
+from conformer import record, runtime, system
 from conformer.config import Config
 from conformer.tokenizer import BLANK_SYMBOL, SPACE_SYMBOL, CharTokenizer
 from conformer.training.checkpoint import Checkpoints
@@ -87,7 +86,7 @@ def transcribe(workdir: pathlib.Path, path: pathlib.Path) -> Transcription:
         assert process.stdout is not None
         for _ in process.stdout:
             first_text = first_text or time.perf_counter() - start
-            memory = record.peak_memory_mib(process.pid) or memory  # nothing is left of a process that has ended
+            memory = system.peak_memory_mib(process.pid) or memory  # nothing is left of a process that has ended
     if process.returncode != 0 or first_text is None:
         raise TranscriptionError(f"transcribe.py ended with status {process.returncode}: its own message is above")
     return Transcription(first_text, time.perf_counter() - start, memory)

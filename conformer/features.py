@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from conformer.audio import INT16_SCALE
 from conformer.config import FeatureConfig
 from kernels.typing import Array, Float, Int, Key
 
 LOG_FLOOR = float(np.finfo(np.float32).eps)  # 1.1920929e-07, least energy of a filter before the logarithm
-INT16_SCALE = 32768.0  # Kaldi's samples are int16 values
 
 
 class FeatureError(ValueError):
@@ -60,7 +60,7 @@ def log_mel(
     frames, frame_lengths = num_frames(config, samples), num_frames(config, lengths)
     if frames == 0:
         return jnp.zeros((batch, 0, config.num_mel_bins), jnp.float32), frame_lengths
-    audio = audio.astype(jnp.float32) * INT16_SCALE
+    audio = audio.astype(jnp.float32) * INT16_SCALE  # Kaldi's samples are int16 values
     if key is not None and config.dither > 0:
         audio += config.dither * jax.random.normal(key, audio.shape)
 

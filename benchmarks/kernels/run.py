@@ -4,12 +4,11 @@ from typing import Any
 
 import jax
 
-from benchmarks import record
 from benchmarks.kernels import figures, step
 from benchmarks.kernels.cases import Case, SelectionError, select
 from benchmarks.kernels.contestants import OURS, Torch, functions, measure
 from benchmarks.kernels.timing import rates
-from conformer import runtime
+from conformer import record, runtime
 from kernels.chunked_attention.shapes import SHAPES as ATTENTION_SHAPES
 from kernels.device import current_device
 from kernels.implementation import NAMES, available

@@ -5,10 +5,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import record
 from benchmarks.kernels.cases import SHAPES, Case
 from benchmarks.kernels.contestants import OURS
 from benchmarks.kernels.timing import device_seconds
+from conformer import record
 from kernels import autotune
 from kernels.device import current_device
 from kernels.implementation import Unsupported, available

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from conformer.audio import INT16_SCALE
 from conformer.config import FeatureConfig
 from conformer.export.step import Geometry
-from conformer.features import INT16_SCALE, LOG_FLOOR, front_end_constants
+from conformer.features import LOG_FLOOR, front_end_constants
 
 
 class Tensor(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
+from conformer.audio import INT16_SCALE, float_to_pcm16
 from conformer.config import Config
 from conformer.export.card import Card
 from conformer.export.formats import ExportError
@@ -138,4 +139,4 @@ def compare(
 
 def _in_16_bits(samples: np.ndarray) -> np.ndarray:
     """As the client reads them from a file."""
-    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.float32) / 32768
+    return float_to_pcm16(samples).astype(np.float32) / INT16_SCALE
