@@ -12,12 +12,10 @@ on so many devices in place of all that: time, memory and the audio it asks for.
 figures and their sources; docs/execution.md says how far predictions are from measurements.
 """
 
-import dataclasses
 import sys
 from collections.abc import Iterator
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from conformer.config import Config, define_config_flag, load_config, parse_flags
 from conformer.cost import DEVICES, FORMATS, Workload
@@ -53,9 +51,7 @@ def run() -> None:
         print(training())
         return
     formats = FORMAT.value or OWN_FORMATS.get(DEVICE.value, "float16")
-    configs = {config_flags.get_config_filename(flags.FLAGS["config"]): CONFIG.value} | {
-        name: load_config(name) for name in COMPARE.value
-    }
+    configs = {CONFIG.name: CONFIG.value} | {name: load_config(name) for name in COMPARE.value}
     reports = [
         report(name, with_units(config), workload(config), device, FORMATS[formats]) for name, config in configs.items()
     ]
@@ -90,8 +86,7 @@ def workload(config: Config) -> Workload:
 
 def with_units(config: Config) -> Config:
     """The vocabulary that training would fill in."""
-    config.model.vocab_size = config.model.vocab_size or UNITS.value
-    return config
+    return config.replace({"model.vocab_size": config.model.vocab_size or UNITS.value})
 
 
 def waterfall(config: Config) -> Iterator[Report]:
@@ -115,7 +110,7 @@ def waterfall(config: Config) -> Iterator[Report]:
         ("chunks twice as large", {}, "float16_int8_weights", 2),
     ]
     for name, changes, formats, longer in steps:
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+        config = config.replace({f"model.{key}": value for key, value in changes.items()})
         # The left context keeps its length in frames.
         chunk = Workload.chunk(config, longer * CHUNK_SIZE.value, -(-NUM_LEFT_CHUNKS.value // longer), BATCH_SIZE.value)
         yield report(name, config, chunk, device, FORMATS[formats])

@@ -156,8 +156,7 @@ def test_one_transpose_in_each_attention_and_no_reshape(num_layers):
     counts = graph_copies(config)
     assert counts["transpose"][0] == num_layers + 2
     assert counts["reshape"][0] == counts["gather"][0] == counts["copy"][0] == 0
-    config.model.execution = "sequence"
-    sequence = graph_copies(config)
+    sequence = graph_copies(config.replace({"model.execution": "sequence"}))
     assert all(sequence[kind][1] > counts[kind][1] for kind in ("transpose", "reshape", "slice"))
 
 

@@ -35,10 +35,8 @@ every_config = pytest.mark.parametrize("name", CONFIGS)
 def make_config(name, execution="sequence", num_layers=2):
     """Two blocks say as much as 27, and trace sooner."""
     config = CONFIGS[name]()
-    config.model.num_layers = num_layers or config.model.num_layers
-    config.model.vocab_size = config.model.vocab_size or 100
-    config.model.execution = execution
-    return config
+    sizes = {"num_layers": num_layers or config.model.num_layers, "vocab_size": config.model.vocab_size or 100}
+    return config.replace({f"model.{key}": value for key, value in (sizes | {"execution": execution}).items()})
 
 
 @functools.cache
@@ -87,9 +85,8 @@ def test_operations_are_within_a_twentieth_of_what_xla_counts(name):
 
 def test_slices_of_a_feed_forward_keep_to_the_cache_and_read_weights_again():
     whole = make_config("librispeech:small")
-    sliced = make_config("librispeech:small")
     device = dataclasses.replace(DEVICES["watch"], cache_bytes=2**20)
-    sliced.model.cache_bytes = device.cache_bytes
+    sliced = whole.replace({"model.cache_bytes": device.cache_bytes})
     workload = Workload.utterance(whole, 30.0)
     first, second = (
         predict(config, workload, device, FORMATS["float32"])["feed-forward"] for config in (whole, sliced)
@@ -187,8 +184,7 @@ def test_front_ends_cost_the_shares_of_the_paper():
 @pytest.mark.parametrize("name, seconds", [("configs.words", 4.0), ("librispeech:small", 8.0)])
 def test_a_gradient_works_and_holds_what_xla_says(name, seconds):
     """Operations within a twentieth; what is kept for the backward pass within a half, since XLA fuses and reuses."""
-    config = make_config(name)
-    config.data.bucket_seconds, config.data.batch_seconds = (seconds,), 2 * seconds
+    config = make_config(name).replace({"data.bucket_seconds": (seconds,), "data.batch_seconds": 2 * seconds})
     workload = Workload.utterance(config, seconds, 2)
     graphdef, state = shapes(name, "sequence")
     params, statistics = nnx.split_state(state, nnx.Param, ...)

@@ -72,7 +72,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "config.py").write_text(CONFIG.format(manifest=str(folder / "manifest.jsonl")))
     config, model = make_config(causal_conv=True), folder / "model"
-    config.data.source = str(folder / "manifest.jsonl")
+    config = config.replace({"data.source": str(folder / "manifest.jsonl")})
     model.mkdir()
     (model / "config.json").write_text(config.to_json())
     TOKENIZER.save(model)

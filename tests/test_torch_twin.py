@@ -176,8 +176,7 @@ def test_streams_are_measured(twin, monkeypatch):
     contestants = {name: streaming.CONTESTANTS[name] for name in (streaming.REFERENCE, "PyTorch eager")}
     monkeypatch.setattr(streaming, "CONTESTANTS", contestants)
     monkeypatch.setattr(streaming, "ROUNDS", 2)
-    config = small_config()
-    config.train.chunk_sizes = (4,)
+    config = small_config().replace({"train.chunk_sizes": (4,)})
     result = streaming.measure(config, chunk_size=4, num_left_chunks=2, chunks=3)
     ours, theirs = result["rows"].values()
     assert len(ours["seconds"]) == len(theirs["seconds"]) == 6

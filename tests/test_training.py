@@ -243,9 +243,7 @@ def test_an_intermediate_loss_is_mixed_in():
     """The loss is linear in the weight, and its other end is the loss of the first of two blocks through the head."""
 
     def first_loss(weight, batch):
-        config = tiny(num_layers=2, dropout=0.0)
-        config.augment = AugmentConfig(num_freq_masks=0, num_time_masks=0)
-        config.train = dataclasses.replace(config.train, intermediate_weight=weight)
+        config = tiny(num_layers=2, dropout=0.0).replace({"train.intermediate_weight": weight})
         graphdef, state = start(config)
         model = nnx.merge(graphdef, jax.tree.map(jnp.copy, state.params), state.statistics)
         features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths)

@@ -21,8 +21,7 @@ def figures(trial: Trial, model: pathlib.Path, scores: dict) -> list[dict]:
         model: folder of the trained model.
         scores: what eval.py wrote.
     """
-    config = Config.from_json(model / "config.json")
-    config.model.execution = trial.execution
+    config = Config.from_json(model / "config.json").replace({"model.execution": trial.execution})
     rows = []
     for way in [scores, *scores.get("streaming", [])]:
         chunk_size = way["chunk_size"]
