@@ -12,6 +12,7 @@ on so many devices in place of all that: time, memory and the audio it asks for.
 figures and their sources; docs/execution.md says how far predictions are from measurements.
 """
 
+import pathlib
 import sys
 from collections.abc import Iterator
 
@@ -19,7 +20,7 @@ from absl import app, flags
 
 from conformer.config import Config, define_config_flag, load_config, parse_flags
 from conformer.cost import DEVICES, FORMATS, Workload
-from conformer.cost.report import Report, comparison_table, draw_shares, draw_waterfall, module_table, report
+from conformer.cost.report import Report, comparison_table, module_table, report, shares_chart, waterfall_chart
 from conformer.cost.training import INTERCONNECTS, training_step, training_table
 
 CONFIG = define_config_flag()
@@ -31,8 +32,8 @@ NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left con
 BATCH_SIZE = flags.DEFINE_integer("batch-size", 1, "Streams, or utterances, at once.", lower_bound=1)
 SECONDS = flags.DEFINE_float("seconds", None, "Cost of whole utterances this long, in place of a chunk.", lower_bound=1)
 UNITS = flags.DEFINE_integer("units", 256, "Output units of a config whose tokenizer is not trained.", lower_bound=2)
-PLOT = flags.DEFINE_string("plot", None, "Draw where compute, bytes, time and energy go (needs the extra 'plots').")
-WATERFALL = flags.DEFINE_string("waterfall", None, "Draw the savings one after the other (needs the extra 'plots').")
+PLOT = flags.DEFINE_string("plot", None, "Draw where compute, bytes, time and energy go (SVG).")
+WATERFALL = flags.DEFINE_string("waterfall", None, "Draw the savings one after the other (SVG).")
 TRAINING = flags.DEFINE_list("training", [], "Numbers of devices, comma separated, that share a training step.")
 
 OWN_FORMATS = {"ethos-u55": "all_int8", "x86": "float32", "h200": "bfloat16"}  # other devices: float16
@@ -60,11 +61,11 @@ def run() -> None:
     if len(reports) > 1:
         print(comparison_table(reports) + "\n")
     if PLOT.value:
-        draw_shares(reports, PLOT.value)
+        pathlib.Path(PLOT.value).write_text(shares_chart(reports))
     if WATERFALL.value:
         steps = list(waterfall(with_units(CONFIG.value)))
         print(comparison_table(steps))
-        draw_waterfall(steps, WATERFALL.value)
+        pathlib.Path(WATERFALL.value).write_text(waterfall_chart(steps))
 
 
 def training() -> str:

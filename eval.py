@@ -26,7 +26,7 @@ from conformer import runtime, system
 from conformer.config import EXECUTIONS, parse_flags
 from conformer.data import load_split
 from conformer.decode.search import Search, define_search_flags, make_decoder, read_lm
-from conformer.evaluation.latency import plot_latency
+from conformer.evaluation.latency import latency_plot
 from conformer.evaluation.offline import Transcripts, decode, make_forward, posteriors
 from conformer.evaluation.scorer import write_errors
 from conformer.evaluation.streaming import Timing, transcribe_streaming
@@ -51,7 +51,7 @@ TUNE = flags.DEFINE_multi_string(
     "tune", [], "Search with each of these and keep the best, as in --tune=lm-weight=0.3,0.5 --tune=word-bonus=0,2."
 )
 ERRORS = flags.DEFINE_string("errors", None, "File for the errors of each utterance; default: in the work directory.")
-PLOT = flags.DEFINE_string("plot", None, "Draw error rate against latency into this file (needs the extra 'plots').")
+PLOT = flags.DEFINE_string("plot", None, "Draw error rate against latency into this file (SVG).")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 
@@ -124,7 +124,8 @@ def evaluate(workdir: pathlib.Path) -> None:
     if len(rows) > 1 or chunk_sizes:
         print("\n" + table(rows + masked + streams))
     if PLOT.value:
-        plot_latency([r for r in rows + streams if ("search" in r) == bool(search.beam_size)], PLOT.value)
+        shown = [figures for figures in streams if ("search" in figures) == bool(search.beam_size)]
+        pathlib.Path(PLOT.value).write_text(latency_plot(shown, rows[-1]["wer"]))
 
     if JSON.value:
         record = {

@@ -171,9 +171,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     for message in loader.broken.values():
         print(f"skipped: {message}")
     minutes, end = (time.perf_counter() - began) / 60, int(trainer.state.step)
-    say(
-        f"trained from step {start} to {end} in {minutes:.1f} minutes; next: eval.py --workdir={workdir}"
-    )
+    say(f"trained from step {start} to {end} in {minutes:.1f} minutes; next: eval.py --workdir={workdir}")
 
 
 LOGGED = ("gradient_norm", "learning_rate", "skipped")

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from conformer import record
 from kernels.emulator import FLOAT16, FLOAT32, Arithmetic, Format
 from kernels.layer_norm import (
     GEOMETRIC,
@@ -111,8 +110,7 @@ def _rounded(x: np.floating) -> float:
 
 def run(rows: int = ROWS) -> dict:
     """Everything that `table` and the plots show."""
-    return record.describe_run() | {
-        "versions": record.versions("jax", "numpy"),
+    return {
         "eps": EPS,
         "rows": rows,
         "widths": [cell for width in WIDTHS for cell in _cells_of_width(width, rows)],
@@ -144,7 +142,7 @@ def _cells_of_width(width: int, rows: int) -> Iterator[dict]:
 def _amplitudes(rows: int, width: int = 512) -> Iterator[dict]:
     """Gaussian rows at fixed peaks."""
     shape = distributions(width, rows)["Gaussian"]
-    peaks = np.logspace(*np.log10(PEAKS), 18)
+    peaks = np.geomspace(*PEAKS, 18)
     for name, norm in PRE_NORMALISERS.items():
         for flush in (False, True):
             numerics = NormNumerics(Arithmetic(Format("float16", flush)), norm)

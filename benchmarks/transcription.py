@@ -10,14 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
 
+from benchmarks.chunk import benchmark_config
 from benchmarks.peers import ROOT
-from benchmarks.streaming import benchmark_config
-from conformer import record, runtime, system
+from conformer import system
 from conformer.config import Config
 from conformer.tokenizer import BLANK_SYMBOL, SPACE_SYMBOL, CharTokenizer
 from conformer.training.checkpoint import Checkpoints
@@ -43,8 +43,7 @@ def run(runs: int, minutes: int) -> dict:
     """`bench.py transcription`: starts the command `runs` times on 10 s of audio, once before that to compile, and
     compares its memory after one minute and after `minutes`.
     """
-    runtime.set_up()
-    result = {"benchmark": "transcription", **record.describe_run(), "minutes": minutes}
+    result: dict[str, Any] = {"minutes": minutes}
     config = benchmark_config()
     with tempfile.TemporaryDirectory() as name:
         workdir = pathlib.Path(name)
@@ -106,6 +105,4 @@ def table(result: dict) -> str:
             f"Most memory held: {memory[0]:.0f} MiB after 1 minute of audio, {memory[1]:.0f} MiB after {minutes} "
             f"({result['all_minutes']['total']:.0f} s of work)."
         )
-    if (load := result["load_average"]) > 0.5:
-        lines.append(f"The load average was {load:.1f} at the start: other work slows this. Measure again.")
     return "\n".join(lines)

@@ -286,7 +286,7 @@ def parse_flags(argv: list[str]) -> list[str]:
             return flags.FLAGS(argv)
         values = dict(map(_read_override, overrides))
         arguments = flags.FLAGS([argument for argument in argv if argument not in overrides])
-        _FLAG.name = flags.FLAGS["config"].value
+        _FLAG.name = flags.FLAGS.config
         if not pathlib.Path(_FLAG.name.partition(":")[0]).is_file():
             raise ConfigError(f"--config={_FLAG.name} does not exist: name a file such as configs/demo.py")
         _FLAG.value = load_config(_FLAG.name, values)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from benchmarks import cost as bench_cost
 from benchmarks import energy
+from benchmarks.chunk import CHUNK_SIZE, NUM_LEFT_CHUNKS
 from benchmarks.copies import graph_copies
-from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS
 from configs import demo, digits, libri_mini, librispeech, paper, so762, tiny, words
 from conformer.config import EXECUTIONS
 from conformer.cost import DEVICES, FORMATS, Workload, num_parameters, operations, predict, state_elements, total
@@ -227,7 +227,6 @@ def test_a_sum_crosses_the_link_of_a_node_and_the_network_with_an_eighth():
 
 
 def test_the_command_compares_and_draws(tmp_path):
-    pytest.importorskip("matplotlib")
     drawings = [tmp_path / "shares.svg", tmp_path / "waterfall.svg"]
     out = run_command(
         "--config=configs/paper.py:vanilla",

@@ -16,7 +16,7 @@ from kernels.lut_softmax import SoftmaxTables, softmax
 from kernels.lut_softmax.shapes import SHAPES as SOFTMAX_SHAPES
 
 SHAPES = {"layer_norm": NORM_SHAPES, "chunked_attention": ATTENTION_SHAPES, "lut_softmax": SOFTMAX_SHAPES}
-FORMATS = {
+DTYPES = {
     "layer_norm": ("bfloat16", "float16"),
     "chunked_attention": ("bfloat16",),
     "lut_softmax": ("bfloat16", "float16"),
@@ -131,7 +131,7 @@ def select(operation: str | None, shape: str | None, format: str | None) -> list
         for variant in VARIANTS[name]
         for shape_name in shapes
         if shape in (None, shape_name)
-        for format_name in ([format] if format else FORMATS[name])
+        for format_name in ([format] if format else DTYPES[name])
         for direction in DIRECTIONS
         if direction == "forward" or variant not in ("tables", "emulated")  # those are for inference alone
     ]

@@ -14,7 +14,7 @@ from kernels.device import current_device
 from kernels.implementation import Unsupported, available
 
 Timer = Callable[[Callable[..., Any], Callable[[int], tuple]], float]
-FORMATS = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class TuningError(ValueError):
@@ -31,7 +31,7 @@ def run(operation: str | None, timer: Timer = device_seconds) -> dict[str, Any]:
     for tuned in [operation] if operation else list(SHAPES):
         found[tuned] = circumstances | tune(tuned, name, timer)
         print(f"{autotune.keep(tuned, found[tuned])}: {found[tuned]['implementation']}", flush=True)
-    return {"benchmark": "autotune", **circumstances, "operations": found}
+    return {"operations": found}
 
 
 def tune(operation: str, implementation: str, timer: Timer) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def tune(operation: str, implementation: str, timer: Timer) -> dict[str, Any]:
     # Of each width and format: for each choice, logarithms of its times over those of "xla", summed over the shapes.
     sums: dict[tuple[int, str], dict[Any, float]] = {}
     for shape in SHAPES[operation]:
-        for format in FORMATS:
+        for format in DTYPES:
             case = Case(operation, "", shape, format, "both")
             try:
                 seconds = {

@@ -78,5 +78,5 @@ class Trainer:
 
     def transcribe(self, tokenizer: Tokenizer, utterances: Sequence[Utterance]) -> Transcripts:
         """Greedy transcripts with the averaged parameters, computed by this process alone."""
-        weights = on_this_process(self.mesh, (self.state.average, self.state.statistics))
-        return transcribe(self.config, self.forward, *weights, tokenizer, utterances)
+        params, statistics = on_this_process(self.mesh, (self.state.average, self.state.statistics))
+        return transcribe(self.config, self.forward, params, statistics, tokenizer, utterances)
