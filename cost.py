@@ -19,14 +19,14 @@ from collections.abc import Iterator
 from absl import app, flags
 
 from conformer.config import Config, define_config_flag, load_config, parse_flags
-from conformer.cost import DEVICES, FORMATS, Workload
+from conformer.cost import DEVICES, PRECISIONS, Workload
 from conformer.cost.report import Report, comparison_table, module_table, report, shares_chart, waterfall_chart
 from conformer.cost.training import INTERCONNECTS, training_step, training_table
 
 CONFIG = define_config_flag()
 COMPARE = flags.DEFINE_list("compare", [], "Further config files, comma separated, with their own names after a colon.")
 DEVICE = flags.DEFINE_enum("device", "watch", list(DEVICES), "Whose rates and energies (conformer/cost/devices.py).")
-FORMAT = flags.DEFINE_enum("formats", None, list(FORMATS), "Of weights and activations; default: the device's own.")
+FORMAT = flags.DEFINE_enum("formats", None, list(PRECISIONS), "Of weights and activations; default: the device's own.")
 CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames of a chunk.", lower_bound=1)
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
 BATCH_SIZE = flags.DEFINE_integer("batch-size", 1, "Streams, or utterances, at once.", lower_bound=1)
@@ -36,7 +36,7 @@ PLOT = flags.DEFINE_string("plot", None, "Draw where compute, bytes, time and en
 WATERFALL = flags.DEFINE_string("waterfall", None, "Draw the savings one after the other (SVG).")
 TRAINING = flags.DEFINE_list("training", [], "Numbers of devices, comma separated, that share a training step.")
 
-OWN_FORMATS = {"ethos-u55": "all_int8", "x86": "float32", "h200": "bfloat16"}  # other devices: float16
+OWN_PRECISIONS = {"ethos-u55": "all_int8", "x86": "float32", "h200": "bfloat16"}  # other devices: float16
 
 
 def main(_) -> None:
@@ -51,10 +51,10 @@ def run() -> None:
     if TRAINING.value:
         print(training())
         return
-    formats = FORMAT.value or OWN_FORMATS.get(DEVICE.value, "float16")
+    formats = FORMAT.value or OWN_PRECISIONS.get(DEVICE.value, "float16")
     configs = {CONFIG.name: CONFIG.value} | {name: load_config(name) for name in COMPARE.value}
     reports = [
-        report(name, with_units(config), workload(config), device, FORMATS[formats]) for name, config in configs.items()
+        report(name, with_units(config), workload(config), device, PRECISIONS[formats]) for name, config in configs.items()
     ]
     for found in reports:
         print(f"{found.name} on a {device.name}, {formats}\n{module_table(found)}\n")
@@ -114,7 +114,7 @@ def waterfall(config: Config) -> Iterator[Report]:
         config = config.replace({f"model.{key}": value for key, value in changes.items()})
         # The left context keeps its length in frames.
         chunk = Workload.chunk(config, longer * CHUNK_SIZE.value, -(-NUM_LEFT_CHUNKS.value // longer), BATCH_SIZE.value)
-        yield report(name, config, chunk, device, FORMATS[formats])
+        yield report(name, config, chunk, device, PRECISIONS[formats])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from benchmarks import harness
 from benchmarks.chunk import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, chunk_seconds
 from conformer import system
 from conformer.config import Config
-from conformer.cost import FORMATS, Workload, operations
+from conformer.cost import PRECISIONS, Workload, operations
 
 
 class Variant(NamedTuple):
@@ -43,7 +43,7 @@ def run(chunks: int, config: Config | None = None) -> dict:
         workload = Workload.chunk(config, variant.chunk_size, left, variant.batch_size)
         seconds, _ = chunk_seconds(config, workload, chunks, variant.numerics)
         found = operations(config, workload)
-        weights = sum(operation.parameters for operation in found) * FORMATS[variant.numerics].weights
+        weights = sum(operation.parameters for operation in found) * PRECISIONS[variant.numerics].weights
         rows[variant.name] = {
             **variant._asdict(),
             "ms_per_second_of_audio": 1e3 * seconds / workload.seconds,

@@ -17,7 +17,7 @@ from benchmarks.chunk import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, chun
 from configs import demo, libri_mini, librispeech, words
 from conformer import system
 from conformer.config import Config
-from conformer.cost import DEVICES, FORMATS, Device, Workload, predict, total
+from conformer.cost import DEVICES, PRECISIONS, Device, Workload, predict, total
 from kernels.depthwise_conv import depthwise_conv
 from kernels.layer_norm import layer_norm
 
@@ -58,7 +58,7 @@ def run(chunks: int, name: str = "x86") -> dict:
         workload = Workload.chunk(config, CHUNK_SIZE, NUM_LEFT_CHUNKS)
         width = config.model.encoder_dim
         devices[width] = device = devices.get(width) or (DEVICES[name] if on_gpu else measure_device(width))
-        costs = predict(config, workload, device, FORMATS[formats])
+        costs = predict(config, workload, device, PRECISIONS[formats])
         clock = time.perf_counter if on_gpu else time.process_time
         seconds, joules = chunk_seconds(config, workload, chunks, formats, clock, counter)
         predicted = total(costs.values())

@@ -20,7 +20,7 @@ from benchmarks.chunk import CHUNK_SIZE, NUM_LEFT_CHUNKS
 from benchmarks.copies import graph_copies
 from configs import demo, digits, libri_mini, librispeech, paper, so762, tiny, words
 from conformer.config import EXECUTIONS
-from conformer.cost import DEVICES, FORMATS, Workload, num_parameters, operations, predict, state_elements, total
+from conformer.cost import DEVICES, PRECISIONS, Workload, num_parameters, operations, predict, state_elements, total
 from conformer.cost.training import INTERCONNECTS, Interconnect, training_step, training_table
 from conformer.model import ConformerCTC
 
@@ -89,7 +89,7 @@ def test_slices_of_a_feed_forward_keep_to_the_cache_and_read_weights_again():
     sliced = whole.replace({"model.cache_bytes": device.cache_bytes})
     workload = Workload.utterance(whole, 30.0)
     first, second = (
-        predict(config, workload, device, FORMATS["float32"])["feed-forward"] for config in (whole, sliced)
+        predict(config, workload, device, PRECISIONS["float32"])["feed-forward"] for config in (whole, sliced)
     )
     assert (first.macs, first.flops, first.parameters) == (second.macs, second.flops, second.parameters)
     assert first.weight_bytes < second.weight_bytes and second.peak_bytes < first.peak_bytes
@@ -127,13 +127,13 @@ def test_batches_and_weights_cost_what_they_must(chunk_size, left, batch_size, d
     config = make_config("configs.words")
     one, many = (
         total(
-            predict(config, Workload.chunk(config, chunk_size, left, n), DEVICES[device], FORMATS["float16"]).values()
+            predict(config, Workload.chunk(config, chunk_size, left, n), DEVICES[device], PRECISIONS["float16"]).values()
         )
         for n in (1, batch_size)
     )
     assert many.macs == batch_size * one.macs and many.weight_bytes == one.weight_bytes
     assert one.seconds <= many.seconds
-    narrow = predict(config, Workload.chunk(config, chunk_size, left), DEVICES[device], FORMATS["float16_int8_weights"])
+    narrow = predict(config, Workload.chunk(config, chunk_size, left), DEVICES[device], PRECISIONS["float16_int8_weights"])
     narrow = total(narrow.values())
     assert narrow.seconds <= one.seconds and narrow.joules < one.joules
 
@@ -149,20 +149,20 @@ def test_transposes_are_those_of_the_graph(execution):
 def test_the_bound_is_named():
     config = make_config("configs.words")
     chunk, utterance = Workload.chunk(config, 4, 4), Workload.utterance(config, 20.0)
-    watch = predict(config, chunk, DEVICES["watch"], FORMATS["float16"])
+    watch = predict(config, chunk, DEVICES["watch"], PRECISIONS["float16"])
     assert watch["feed-forward"].bound == "bandwidth"  # weights are read for four frames
-    watch = predict(config, utterance, DEVICES["watch"], FORMATS["float16"])
+    watch = predict(config, utterance, DEVICES["watch"], PRECISIONS["float16"])
     assert watch["feed-forward"].bound == "compute"
-    h200 = predict(config, chunk, DEVICES["h200"], FORMATS["bfloat16"])
+    h200 = predict(config, chunk, DEVICES["h200"], PRECISIONS["bfloat16"])
     assert h200["feed-forward"].bound == "launch"
     free = dataclasses.replace(DEVICES["h200"], launch_seconds=0.0)
-    assert predict(config, chunk, free, FORMATS["bfloat16"])["feed-forward"].bound == "bandwidth"
+    assert predict(config, chunk, free, PRECISIONS["bfloat16"])["feed-forward"].bound == "bandwidth"
 
 
 def test_a_format_that_a_device_lacks_is_named():
     config = make_config("configs.words")
     with pytest.raises(ValueError, match="multiplies int8 and not float16"):
-        predict(config, Workload.chunk(config, 4, 4), DEVICES["ethos-u55"], FORMATS["float16"])
+        predict(config, Workload.chunk(config, 4, 4), DEVICES["ethos-u55"], PRECISIONS["float16"])
 
 
 def test_front_ends_cost_the_shares_of_the_paper():

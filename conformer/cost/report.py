@@ -7,7 +7,7 @@ from conformer.charts import bars, together
 from conformer.config import Config
 from conformer.cost.devices import Device
 from conformer.cost.operations import Workload, num_parameters, state_elements
-from conformer.cost.predict import Cost, Formats, predict, total
+from conformer.cost.predict import Cost, Precision, predict, total
 
 
 class Report(NamedTuple):
@@ -24,7 +24,7 @@ class Report(NamedTuple):
         return total(self.costs.values())
 
 
-def report(name: str, config: Config, workload: Workload, device: Device, formats: Formats) -> Report:
+def report(name: str, config: Config, workload: Workload, device: Device, formats: Precision) -> Report:
     """What `workload` costs."""
     state = state_elements(config, workload) * formats.activations if workload.streaming else 0
     return Report(name, predict(config, workload, device, formats), workload.seconds, num_parameters(config), state)
