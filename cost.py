@@ -54,7 +54,8 @@ def run() -> None:
     formats = FORMAT.value or OWN_PRECISIONS.get(DEVICE.value, "float16")
     configs = {CONFIG.name: CONFIG.value} | {name: load_config(name) for name in COMPARE.value}
     reports = [
-        report(name, with_units(config), workload(config), device, PRECISIONS[formats]) for name, config in configs.items()
+        report(name, with_units(config), workload(config), device, PRECISIONS[formats])
+        for name, config in configs.items()
     ]
     for found in reports:
         print(f"{found.name} on a {device.name}, {formats}\n{module_table(found)}\n")

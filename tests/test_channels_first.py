@@ -25,7 +25,7 @@ FEATURES = 12.0 + 4.0 * np.random.default_rng(0).standard_normal((2, 46, 24)).as
 def channels_first(model: ConformerCTC) -> ConformerCTC:
     """The same parameters, executed in the other layout."""
     model = nnx.clone(model)
-    model.encoder.config = type(model.encoder.config)(**vars(model.encoder.config) | {"execution": "channels_first"})
+    model.encoder.config = dataclasses.replace(model.encoder.config, execution="channels_first")
     return model
 
 

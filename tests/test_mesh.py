@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -113,7 +114,7 @@ def check_on_eight_devices(folder: pathlib.Path) -> None:
     checkpoints = Checkpoints(folder)
     checkpoints.save(STEPS, state)
     checkpoints.wait()
-    stored = arrays(state)
+    stored: dict[str, Any] = arrays(state)
     np.savez(folder / "stored.npz", **stored)
     for fsdp, devices in ((2, 2), (4, 8), (1, 1)):
         empty = on_mesh(config, fsdp, devices)[2]

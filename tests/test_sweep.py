@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 def start(folder: pathlib.Path, workdir: pathlib.Path) -> subprocess.Popen:
     command = [sys.executable, "sweep.py", f"--sweep={folder / 'six.py'}", f"--workdir={workdir}", "--jobs=2"]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes: dict[str, Any] = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
 
 

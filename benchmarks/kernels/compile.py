@@ -14,6 +14,8 @@ import pathlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
+from typing import Protocol
 
 SPILL = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 REGISTERS = re.compile(r"Used (\d+) registers")
@@ -51,7 +53,13 @@ def main() -> int:
     return report(child.stdout, child)
 
 
-def report(lines, child: subprocess.Popen) -> int:
+class Child(Protocol):
+    """A process that ends."""
+
+    def wait(self) -> int: ...
+
+
+def report(lines: Iterable[str], child: Child) -> int:
     """Prints a line a kernel; 1 where one spills, or where nothing was compiled."""
     case, spills, kernels, other = "", 0, 0, []
     stored = 0
