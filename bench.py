@@ -10,6 +10,7 @@
     python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
     python bench.py front_ends [--chunks=40] [--json=FILE]
     python bench.py bandwidth [--chunks=40] [--json=FILE]
+    python bench.py long_audio --workdir=runs/words [--json=FILE]
     python bench.py data --source=../shared/data/libri_mini [--json=FILE]
     python bench.py kernels [--op=NAME] [--shape=NAME] [--dtype=NAME] [--implementation=NAME] [--plots=FOLDER]
                             [--autotune] [--json=FILE]
@@ -36,6 +37,7 @@ front_ends  a training step and a second of a stream on one core, for each front
             (configs/front_ends.py; 5 minutes, most of them compilation)
 bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
             (3 minutes)
+long_audio  a trained encoder over minutes of audio in one piece, with dense attention and without: time and memory
 data        preparing a corpus and training-side reading: speed on the real speech of --source, memory on generated
             corpora of 10,000 and of 100,000 utterances (8 minutes)
 kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
@@ -47,6 +49,8 @@ What is missing, `streaming` does without, and says so. Leave the machine otherw
 """
 
 import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from absl import app, flags
 
@@ -57,17 +61,19 @@ from benchmarks import (
     data,
     decoding,
     front_ends,
+    harness,
+    long_audio,
     numerics,
-    numerics_plots,
+    plots,
     policies,
-    record,
     streaming,
     training,
     transcription,
 )
-from benchmarks.kernels import plots as kernels_plots
 from benchmarks.kernels import run as kernels
 from benchmarks.kernels import tuning
+from benchmarks.kernels.cases import SelectionError
+from conformer import record, runtime
 
 _JSON = flags.DEFINE_string("json", None, "File that the record is written to: every time, device, versions, command.")
 _STEPS = flags.DEFINE_integer("steps", 5, "training: steps in each block.", lower_bound=1)
@@ -75,81 +81,75 @@ _COMPUTE = flags.DEFINE_enum("compute", "float32", ["float32", "bfloat16"], "tra
 _CHUNKS = flags.DEFINE_integer("chunks", 40, "streaming: chunks in each block.", lower_bound=1)
 _RUNS = flags.DEFINE_integer("runs", 10, "transcription: starts of the command.", lower_bound=1)
 _MINUTES = flags.DEFINE_integer("minutes", 60, "transcription: length of the long recording.", lower_bound=2)
-_PLOTS = flags.DEFINE_string("plots", None, "numerics, kernels: folder that plots are written to (needs matplotlib).")
+_PLOTS = flags.DEFINE_string("plots", None, "numerics, kernels: folder that plots are written to (SVG).")
 _OP = flags.DEFINE_string("op", None, "kernels: one operation alone.")
 _SHAPE = flags.DEFINE_string("shape", None, "kernels: one named shape alone.")
 _DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16", "float16"], "kernels: one format alone.")
 _IMPLEMENTATION = flags.DEFINE_string("implementation", None, "kernels: one of ours alone.")
 _AUTOTUNE = flags.DEFINE_bool("autotune", False, "kernels: search block sizes and keep the fastest.")
 _DEVICE = flags.DEFINE_enum("device", "x86", ["x86", "h200"], "cost: whose profile is compared with this machine.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "policies, decoding: folder of a training run.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "policies, decoding, long_audio: folder of a training run.")
 _LM = flags.DEFINE_string("lm", None, "decoding: ARPA model of words.")
 _SOURCE = flags.DEFINE_string("source", None, "data: manifest, pack or LibriSpeech folder of real speech.")
 _POLICIES = flags.DEFINE_list("policies", [], "policies: these alone, comma separated; default: all, and ablations.")
 
 
+class Measurement(NamedTuple):
+    """One of the measurements."""
+
+    module: Any
+    run: Callable[[], dict]
+    needs: tuple[flags.FlagHolder, ...] = ()
+
+
+def measurements() -> dict[str, Measurement]:
+    """What can be measured: a module with `table`, the call of its `run`, the flags that it needs."""
+    chunks, workdir = _CHUNKS.value, _WORKDIR.value or ""
+    return {
+        "training": Measurement(training, lambda: training.run(_STEPS.value, _COMPUTE.value)),
+        "streaming": Measurement(streaming, lambda: streaming.run(chunks)),
+        "transcription": Measurement(transcription, lambda: transcription.run(_RUNS.value, _MINUTES.value)),
+        "numerics": Measurement(numerics, numerics.run),
+        "policies": Measurement(policies, lambda: policies.run(workdir, _POLICIES.value), (_WORKDIR,)),
+        "decoding": Measurement(decoding, lambda: decoding.run(workdir, _LM.value or ""), (_WORKDIR, _LM)),
+        "copies": Measurement(copies, copies.run),
+        "cost": Measurement(cost, lambda: cost.run(chunks, _DEVICE.value)),
+        "front_ends": Measurement(front_ends, lambda: front_ends.run(chunks)),
+        "bandwidth": Measurement(bandwidth, lambda: bandwidth.run(chunks)),
+        "long_audio": Measurement(long_audio, lambda: long_audio.run(workdir), (_WORKDIR,)),
+        "data": Measurement(data, lambda: data.run(_SOURCE.value or ""), (_SOURCE,)),
+        "kernels": Measurement(tuning, lambda: tuning.run(_OP.value))
+        if _AUTOTUNE.value
+        else Measurement(kernels, lambda: kernels.run(_OP.value, _SHAPE.value, _DTYPE.value, _IMPLEMENTATION.value)),
+    }
+
+
 def main(argv: list[str]) -> None:
+    known = measurements()
+    if len(argv) != 2 or argv[1] not in known:
+        raise app.UsageError(f"name what to measure: {', '.join(known)}")
+    name, (module, run, needs) = argv[1], known[argv[1]]
+    if missing := [f"--{flag.name}" for flag in needs if flag.value is None]:
+        raise app.UsageError(f"{name} needs {' and '.join(missing)}: --help says what they are")
+    if _PLOTS.value and name not in plots.PLOTS:
+        raise app.UsageError(f"--plots: {name} has none; {' and '.join(plots.PLOTS)} have")
+    circumstances: dict[str, Any] = record.describe_run() | {"benchmark": name}
+    runtime.set_up()
     try:
-        match argv[1:]:
-            case ["training"]:
-                result = training.run(_STEPS.value, _COMPUTE.value)
-                print(training.table(result))
-            case ["streaming"]:
-                result = streaming.run(_CHUNKS.value)
-                print(streaming.table(result))
-            case ["transcription"]:
-                result = transcription.run(_RUNS.value, _MINUTES.value)
-                print(transcription.table(result))
-            case ["numerics"]:
-                numerics_plots.check(_PLOTS.value)
-                result = numerics.run()
-                print(numerics.table(result))
-            case ["policies"]:
-                if _WORKDIR.value is None:
-                    raise app.UsageError("policies: name the folder of a training run with --workdir")
-                result = policies.run(_WORKDIR.value, _POLICIES.value)
-            case ["decoding"]:
-                if _WORKDIR.value is None or _LM.value is None:
-                    raise app.UsageError("decoding: name a training run with --workdir and a language model with --lm")
-                result = decoding.run(_WORKDIR.value, _LM.value)
-                print(decoding.table(result))
-            case ["copies"]:
-                result = copies.run()
-                print(copies.table(result))
-            case ["cost"]:
-                result = cost.run(_CHUNKS.value, _DEVICE.value)
-                print(cost.table(result))
-            case ["front_ends"]:
-                result = front_ends.run(_CHUNKS.value)
-                print(front_ends.table(result))
-            case ["bandwidth"]:
-                result = bandwidth.run(_CHUNKS.value)
-                print(bandwidth.table(result))
-            case ["data"]:
-                if _SOURCE.value is None:
-                    raise app.UsageError("data: name a manifest or folder of speech with --source")
-                result = data.run(_SOURCE.value)
-                print(data.table(result))
-            case ["kernels"] if _AUTOTUNE.value:
-                result = tuning.run(_OP.value)
-            case ["kernels"]:
-                numerics_plots.check(_PLOTS.value)
-                result = kernels.run(_OP.value, _SHAPE.value, _DTYPE.value, _IMPLEMENTATION.value)
-                print(kernels.summary(result))
-            case _:
-                names = (
-                    "training, streaming, transcription, numerics, policies, decoding, copies, cost, front_ends, "
-                    "bandwidth, data or kernels"
-                )
-                raise app.UsageError(f"name what to measure: {names}")
-    except kernels.SelectionError as error:
+        result = run()
+    except SelectionError as error:
         raise app.UsageError(str(error)) from None
     except ValueError as error:  # what every error of bad input is
         sys.exit(f"bench.py: {error}")
+    result = circumstances | {"versions": record.versions("jax", "jaxlib", "flax", "numpy")} | result
+    if hasattr(module, "table"):  # else its rows were printed one by one
+        print(f"{circumstances['device']['cpu']}\n{module.table(result)}")
+    if (load := circumstances["load_average"]) > harness.BUSY:
+        print(f"The load average was {load:.1f} at the start: other work slows rows unequally. Measure times again.")
     if _JSON.value:
         record.write(_JSON.value, result)
     if _PLOTS.value:
-        (kernels_plots if argv[1] == "kernels" else numerics_plots).draw(result, _PLOTS.value)
+        plots.draw(name, result, _PLOTS.value)
 
 
 if __name__ == "__main__":

@@ -12,32 +12,31 @@ on so many devices in place of all that: time, memory and the audio it asks for.
 figures and their sources; docs/execution.md says how far predictions are from measurements.
 """
 
-import dataclasses
+import pathlib
 import sys
 from collections.abc import Iterator
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from conformer.config import Config, define_config_flag, load_config, parse_flags
-from conformer.cost import DEVICES, FORMATS, Workload
-from conformer.cost.report import Report, comparison_table, draw_shares, draw_waterfall, module_table, report
+from conformer.cost import DEVICES, PRECISIONS, Workload
+from conformer.cost.report import Report, comparison_table, module_table, report, shares_chart, waterfall_chart
 from conformer.cost.training import INTERCONNECTS, training_step, training_table
 
 CONFIG = define_config_flag()
 COMPARE = flags.DEFINE_list("compare", [], "Further config files, comma separated, with their own names after a colon.")
 DEVICE = flags.DEFINE_enum("device", "watch", list(DEVICES), "Whose rates and energies (conformer/cost/devices.py).")
-FORMAT = flags.DEFINE_enum("formats", None, list(FORMATS), "Of weights and activations; default: the device's own.")
+FORMAT = flags.DEFINE_enum("formats", None, list(PRECISIONS), "Of weights and activations; default: the device's own.")
 CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames of a chunk.", lower_bound=1)
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
 BATCH_SIZE = flags.DEFINE_integer("batch-size", 1, "Streams, or utterances, at once.", lower_bound=1)
 SECONDS = flags.DEFINE_float("seconds", None, "Cost of whole utterances this long, in place of a chunk.", lower_bound=1)
 UNITS = flags.DEFINE_integer("units", 256, "Output units of a config whose tokenizer is not trained.", lower_bound=2)
-PLOT = flags.DEFINE_string("plot", None, "Draw where compute, bytes, time and energy go (needs the extra 'plots').")
-WATERFALL = flags.DEFINE_string("waterfall", None, "Draw the savings one after the other (needs the extra 'plots').")
+PLOT = flags.DEFINE_string("plot", None, "Draw where compute, bytes, time and energy go (SVG).")
+WATERFALL = flags.DEFINE_string("waterfall", None, "Draw the savings one after the other (SVG).")
 TRAINING = flags.DEFINE_list("training", [], "Numbers of devices, comma separated, that share a training step.")
 
-OWN_FORMATS = {"ethos-u55": "all_int8", "x86": "float32", "h200": "bfloat16"}  # other devices: float16
+OWN_PRECISIONS = {"ethos-u55": "all_int8", "x86": "float32", "h200": "bfloat16"}  # other devices: float16
 
 
 def main(_) -> None:
@@ -52,23 +51,22 @@ def run() -> None:
     if TRAINING.value:
         print(training())
         return
-    formats = FORMAT.value or OWN_FORMATS.get(DEVICE.value, "float16")
-    configs = {config_flags.get_config_filename(flags.FLAGS["config"]): CONFIG.value} | {
-        name: load_config(name) for name in COMPARE.value
-    }
+    formats = FORMAT.value or OWN_PRECISIONS.get(DEVICE.value, "float16")
+    configs = {CONFIG.name: CONFIG.value} | {name: load_config(name) for name in COMPARE.value}
     reports = [
-        report(name, with_units(config), workload(config), device, FORMATS[formats]) for name, config in configs.items()
+        report(name, with_units(config), workload(config), device, PRECISIONS[formats])
+        for name, config in configs.items()
     ]
     for found in reports:
         print(f"{found.name} on a {device.name}, {formats}\n{module_table(found)}\n")
     if len(reports) > 1:
         print(comparison_table(reports) + "\n")
     if PLOT.value:
-        draw_shares(reports, PLOT.value)
+        pathlib.Path(PLOT.value).write_text(shares_chart(reports))
     if WATERFALL.value:
         steps = list(waterfall(with_units(CONFIG.value)))
         print(comparison_table(steps))
-        draw_waterfall(steps, WATERFALL.value)
+        pathlib.Path(WATERFALL.value).write_text(waterfall_chart(steps))
 
 
 def training() -> str:
@@ -90,8 +88,7 @@ def workload(config: Config) -> Workload:
 
 def with_units(config: Config) -> Config:
     """The vocabulary that training would fill in."""
-    config.model.vocab_size = config.model.vocab_size or UNITS.value
-    return config
+    return config.replace({"model.vocab_size": config.model.vocab_size or UNITS.value})
 
 
 def waterfall(config: Config) -> Iterator[Report]:
@@ -115,10 +112,10 @@ def waterfall(config: Config) -> Iterator[Report]:
         ("chunks twice as large", {}, "float16_int8_weights", 2),
     ]
     for name, changes, formats, longer in steps:
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+        config = config.replace({f"model.{key}": value for key, value in changes.items()})
         # The left context keeps its length in frames.
         chunk = Workload.chunk(config, longer * CHUNK_SIZE.value, -(-NUM_LEFT_CHUNKS.value // longer), BATCH_SIZE.value)
-        yield report(name, config, chunk, device, FORMATS[formats])
+        yield report(name, config, chunk, device, PRECISIONS[formats])
 
 
 if __name__ == "__main__":

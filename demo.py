@@ -15,7 +15,7 @@ import time
 
 import jax
 
-from benchmarks import record
+from conformer import record
 from conformer.config import Config
 from conformer.training.state import count_parameters, make_model
 

@@ -22,11 +22,11 @@ import jax
 from absl import app, flags
 from flax import nnx
 
-from conformer import runtime
+from conformer import runtime, system
 from conformer.config import EXECUTIONS, parse_flags
 from conformer.data import load_split
 from conformer.decode.search import Search, define_search_flags, make_decoder, read_lm
-from conformer.evaluation.latency import plot_latency
+from conformer.evaluation.latency import latency_plot
 from conformer.evaluation.offline import Transcripts, decode, make_forward, posteriors
 from conformer.evaluation.scorer import write_errors
 from conformer.evaluation.streaming import Timing, transcribe_streaming
@@ -52,13 +52,13 @@ TUNE = flags.DEFINE_multi_string(
     "tune", [], "Search with each of these and keep the best, as in --tune=lm-weight=0.3,0.5 --tune=word-bonus=0,2."
 )
 ERRORS = flags.DEFINE_string("errors", None, "File for the errors of each utterance; default: in the work directory.")
-PLOT = flags.DEFINE_string("plot", None, "Draw error rate against latency into this file (needs the extra 'plots').")
+PLOT = flags.DEFINE_string("plot", None, "Draw error rate against latency into this file (SVG).")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 
 def main(_) -> None:
     if STREAMING.value:
-        runtime.use_one_core()
+        system.use_one_core()
     runtime.set_up()
     try:
         evaluate(pathlib.Path(WORKDIR.value))
@@ -126,7 +126,8 @@ def evaluate(workdir: pathlib.Path) -> None:
     if len(rows) > 1 or chunk_sizes:
         print("\n" + table(rows + masked + streams))
     if PLOT.value:
-        plot_latency([r for r in rows + streams if ("search" in r) == bool(search.beam_size)], PLOT.value)
+        shown = [figures for figures in streams if ("search" in figures) == bool(search.beam_size)]
+        pathlib.Path(PLOT.value).write_text(latency_plot(shown, rows[-1]["wer"]))
 
     if JSON.value:
         record = {

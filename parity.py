@@ -17,7 +17,7 @@ import sys
 import jax
 from absl import app, flags
 
-from conformer import runtime
+from conformer import runtime, system
 from conformer.artefacts.card import Card, load_cards
 from conformer.artefacts.formats import ExportError
 from conformer.artefacts.loading import load_runtimes
@@ -40,7 +40,7 @@ JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 
 def main(arguments: list[str]) -> None:
-    runtime.use_one_core()
+    system.use_one_core()
     runtime.set_up()
     if len(arguments) != 2:
         sys.exit("parity.py: name one folder that export.py wrote, or a card in it (see --help)")

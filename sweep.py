@@ -9,7 +9,6 @@ are tried again. The work directory gets a folder a trial, table.csv, table.md, 
 docs/sweeps.md says how to write a sweep, and how to run one on a cluster.
 """
 
-import json
 import pathlib
 import shlex
 import signal
@@ -17,11 +16,12 @@ import sys
 
 from absl import app, flags
 
-from benchmarks import record
+from conformer import record
 from conformer.config import parse_flags
 from conformer.sweep import Sweep, load_sweep, run_sweep
-from conformer.sweep.schedule import read_trial, write_text
+from conformer.sweep.schedule import read_trial
 from conformer.sweep.table import csv_table, markdown_table, page
+from conformer.system import write_text
 
 SWEEP = flags.DEFINE_string("sweep", None, "File that holds get_sweep() -> Sweep.", required=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep; created if it does not exist.", required=True)
@@ -83,9 +83,8 @@ def write_results(sweep: Sweep, workdir: pathlib.Path, failures: dict[str, str],
     write_text(workdir / "table.md", markdown_table(rows, failures))
     command = f"python {circumstances['command']}"
     write_text(workdir / "index.html", page(f"Sweep: {name}", sweep.description, rows, failures, command))
-    write_text(workdir / "sweep.json", json.dumps(result, indent=2) + "\n")
-    if JSON.value:
-        record.write(JSON.value, result)
+    for path in filter(None, (workdir / "sweep.json", JSON.value)):
+        record.write(path, result)
     print(f"\n{markdown_table(rows, failures)}\n{workdir / 'index.html'}")
 
 

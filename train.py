@@ -12,7 +12,6 @@ Several devices are used as they are found; several processes are started each w
   python train.py --config=... --workdir=... --coordinator=host:1234 --num-processes=2 --process-id=0
 """
 
-import dataclasses
 import pathlib
 import sys
 import time
@@ -26,18 +25,16 @@ from conformer.audio import AudioError
 from conformer.augment import AugmentError
 from conformer.config import Config, ConfigError, define_config_flag, parse_flags
 from conformer.data import Corpus, DataError, TrainLoader, in_splits, load_utterances, speak_runs, texts_of
-from conformer.evaluation.offline import make_forward, transcribe
 from conformer.evaluation.scorer import ScoreError
-from conformer.features import log_mel
-from conformer.filterbank import FeatureError, num_frames
-from conformer.model.subsampling import lengths_of
+from conformer.filterbank import FeatureError
 from conformer.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints
-from conformer.training.mesh import make_mesh, on_this_process, partitionable, place_batch, place_state, share_of
+from conformer.training.mesh import make_mesh, share_of
 from conformer.training.metrics import MetricsLog, Progress
 from conformer.training.processes import in_child, join, leaving_when_others_are_lost, wait_for_all
-from conformer.training.state import count_parameters, initial_state
-from conformer.training.step import draw_chunk, make_train_step
+from conformer.training.run import Trainer, feature_statistics, make_loader
+from conformer.training.state import count_parameters
+from conformer.training.step import draw_chunk
 
 CONFIG = define_config_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; created if it does not exist.", required=True)
@@ -81,7 +78,6 @@ EXPECTED = (
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
-    config.validate()
     mesh = make_mesh(config.train.fsdp)
     share = share_of(mesh, config.train.accumulate)
     first = share.index == 0  # the process that writes and speaks for all
@@ -101,15 +97,11 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             train_tokenizer(config.tokenizer, texts_of(training)).save(workdir)
     wait_for_all("tokenizer")
     tokenizer = load_tokenizer(workdir)
-    config.model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
+    config = config.replace({"model.vocab_size": tokenizer.vocab_size})
     if first:
         write_config(config, workdir / "config.json")
 
-    def output_frames(seconds: float) -> int:
-        frames = num_frames(config.features, int(seconds * config.features.sample_rate))
-        return lengths_of(config.model).output_lengths(frames)
-
-    loader = TrainLoader(config, training, tokenizer, output_frames)
+    loader = make_loader(config, training, tokenizer)
     say = print if first else lambda _: None
     say(
         f"{loader.num_utterances} utterances, {loader.seconds / 3600:.2f} h, {tokenizer.vocab_size} units, "
@@ -122,25 +114,22 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     start = checkpoints.latest_step()
     mean, std = feature_statistics(config, loader) if start is None else (np.zeros(config.features.num_mel_bins),) * 2
-    graphdef, state = initial_state(partitionable(config, mesh), mean, std)
-    state = place_state(mesh, state)
+    trainer = Trainer(config, mean, std, mesh)
     if start is not None:
-        state = checkpoints.restore(state)
-    start = int(state.step)
+        trainer.state = checkpoints.restore(trainer.state)
+    start = int(trainer.state.step)
     devices = f"{mesh.size} x {jax.devices()[0].device_kind}" if mesh.size > 1 else jax.devices()[0].device_kind
     devices += f" in {share.count} processes" if share.count > 1 else ""
-    say(f"{count_parameters(state.params):,} parameters on {devices}; starting at step {start}")
+    say(f"{count_parameters(trainer.state.params):,} parameters on {devices}; starting at step {start}")
 
     # ------------------------------------------------------------------ loop
-    step_fn = make_train_step(config, graphdef, mesh)
-    forward = make_forward(config, graphdef)
     log = MetricsLog(workdir, start, muted=not first)
     progress = Progress(start, config.train.num_steps, muted=not first)
     began = window_start = time.perf_counter()
     window_seconds, window_losses, pending = 0.0, [], None
     try:
         for step, batch in loader.batches(start, config.train.num_steps - start, share):
-            state, metrics = step_fn(state, place_batch(mesh, batch), *draw_chunk(config.train, config.seed, step))
+            metrics = trainer.update(batch, draw_chunk(config.train, config.seed, step))
             # The device works on this step while the one before it is looked at.
             if pending is not None:
                 window_losses.append(check(*pending, config, loader, progress))
@@ -161,8 +150,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
 
             if evaluation and (done % config.train.eval_every == 0 or done == config.train.num_steps):
                 pause = time.perf_counter()
-                weights = on_this_process(mesh, (state.average, state.statistics))
-                transcripts = transcribe(config, forward, *weights, tokenizer, evaluation)
+                transcripts = trainer.transcribe(tokenizer, evaluation)
                 score = transcripts.score()
                 log.write(done, eval_wer=score.wer, eval_cer=score.cer)
                 progress.say(f"step {done}: {score}")
@@ -173,7 +161,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
                 window_start += time.perf_counter() - pause
 
             if done % config.train.checkpoint_every == 0 or done == config.train.num_steps:
-                checkpoints.save(done, state)
+                checkpoints.save(done, trainer.state)
     finally:
         checkpoints.wait()  # whatever stops the run: one that is still being written would be lost
 
@@ -182,8 +170,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     progress.close()
     for message in loader.broken.values():
         print(f"skipped: {message}")
-    minutes = (time.perf_counter() - began) / 60
-    say(f"trained from step {start} to {int(state.step)} in {minutes:.1f} minutes; next: eval.py --workdir={workdir}")
+    minutes, end = (time.perf_counter() - began) / 60, int(trainer.state.step)
+    say(f"trained from step {start} to {end} in {minutes:.1f} minutes; next: eval.py --workdir={workdir}")
 
 
 LOGGED = ("gradient_norm", "learning_rate", "skipped")
@@ -201,21 +189,6 @@ def check(step: int, metrics: dict, config: Config, loader: TrainLoader, progres
             "train.compute=float32"
         )
     return float(metrics["loss"])
-
-
-def feature_statistics(config: Config, loader: TrainLoader, num_batches: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each mel bin, over batches of the fully grown curriculum."""
-    extract = jax.jit(lambda audio, lengths: log_mel(config.features, audio, lengths, jax.random.key(0)))
-    total = np.zeros((2, config.features.num_mel_bins))
-    frames = 0
-    for _, batch in loader.batches(config.data.curriculum_steps, num_batches):
-        features, lengths = jax.device_get(extract(batch.audio, batch.audio_lengths))
-        inside = (np.arange(features.shape[1]) < lengths[:, None]) & (batch.weights[:, None] > 0)
-        valid = features[inside].astype(np.float64)
-        total += valid.sum(0), np.square(valid).sum(0)
-        frames += len(valid)
-    mean, square = total / max(frames, 1)
-    return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
 
 def write_config(config: Config, path: pathlib.Path) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from absl import app, flags
 
-from conformer import runtime
+from conformer import runtime, system
 from conformer.audio import AudioError, read_audio
 from conformer.config import EXECUTIONS, Config, parse_flags
 from conformer.decode.search import define_search_flags, make_decoder, read_lm
@@ -58,7 +58,7 @@ UNFIT_FOR_ARTEFACT = {
 
 def main(arguments: list[str]) -> None:
     if ONE_CORE.value:
-        runtime.use_one_core()
+        system.use_one_core()
     if len(arguments) < 2 and not (EXAMPLE.value or MICROPHONE.value):
         sys.exit("transcribe.py: name audio files, - for standard input, --microphone or --example (see --help)")
     try:

@@ -5,12 +5,11 @@ Each row changes one thing about one float32 stream of chunks of 16 frames, the 
 
 from typing import NamedTuple
 
-from benchmarks import record
-from benchmarks.cost import measure_chunk, pin
-from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config
-from conformer import runtime
+from benchmarks import harness
+from benchmarks.chunk import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, chunk_seconds
+from conformer import system
 from conformer.config import Config
-from conformer.cost import FORMATS, Workload, operations
+from conformer.cost import PRECISIONS, Workload, operations
 
 
 class Variant(NamedTuple):
@@ -35,37 +34,36 @@ VARIANTS = (
 
 
 def run(chunks: int, config: Config | None = None) -> dict:
-    """`bench.py bandwidth`, on the last of this process's cores alone; of the 20 M parameter model unless told."""
-    result = record.describe_run() | {"benchmark": "bandwidth", "num_left_chunks": NUM_LEFT_CHUNKS, "rows": {}}
-    pin()
-    runtime.set_up()
-    config = config or benchmark_config()
-    config.train.chunk_sizes = tuple({variant.chunk_size for variant in VARIANTS})
+    """`bench.py bandwidth`, on one core; of the 20 M parameter model unless told."""
+    system.use_one_core()
+    config, rows = config or benchmark_config(), {}
     for variant in VARIANTS:
         # The left context keeps its length in frames.
         left = -(-NUM_LEFT_CHUNKS * CHUNK_SIZE // variant.chunk_size)
         workload = Workload.chunk(config, variant.chunk_size, left, variant.batch_size)
-        seconds, _ = measure_chunk(config, workload, chunks, variant.numerics)
+        seconds, _ = chunk_seconds(config, workload, chunks, variant.numerics)
         found = operations(config, workload)
-        weights = sum(operation.parameters for operation in found) * FORMATS[variant.numerics].weights
-        result["rows"][variant.name] = {
+        weights = sum(operation.parameters for operation in found) * PRECISIONS[variant.numerics].weights
+        rows[variant.name] = {
             **variant._asdict(),
             "ms_per_second_of_audio": 1e3 * seconds / workload.seconds,
             "weight_bytes_per_second_of_audio": weights / workload.seconds,
             "operations_per_second_of_audio": sum(operation.flops for operation in found) / workload.seconds,
         }
-    return result
+    return {"num_left_chunks": NUM_LEFT_CHUNKS, "rows": rows}
 
 
 def table(result: dict) -> str:
     """The record for a reader."""
-    rows = result["rows"]
-    first = rows[VARIANTS[0].name]
-    lines = [f"{'a second of audio on one core':30}{'ms':>8}{'speed':>8}{'weights read':>15}{'operations':>13}"]
-    for name, row in rows.items():
-        milliseconds, products = row["ms_per_second_of_audio"], row["operations_per_second_of_audio"]
-        lines.append(
-            f"{name:30}{milliseconds:8.2f}{first['ms_per_second_of_audio'] / milliseconds:8.2f}"
-            f"{row['weight_bytes_per_second_of_audio'] / 1e6:12.1f} MB{products / 1e9:11.2f} G"
+    first = result["rows"][VARIANTS[0].name]["ms_per_second_of_audio"]
+    rows = [
+        (
+            name,
+            f"{row['ms_per_second_of_audio']:.2f}",
+            f"{first / row['ms_per_second_of_audio']:.2f}",
+            f"{row['weight_bytes_per_second_of_audio'] / 1e6:.1f} MB",
+            f"{row['operations_per_second_of_audio'] / 1e9:.2f} G",
         )
-    return "\n".join(lines)
+        for name, row in result["rows"].items()
+    ]
+    return harness.table(("a second of audio on one core", "ms", "speed", "weights read", "operations"), rows)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from benchmarks.record import peak_memory_mib
+from conformer.system import peak_memory_mib
 
 SETTLE = 2  # chunks before a block's first that is timed: the previous contestant's weights fill the caches
 

@@ -1,25 +1,30 @@
-"""Operations that move data and compute nothing, counted in each layout: transposes, reshapes, copies, gathers.
+"""Operations that move data and compute nothing, counted: transposes, reshapes, copies, gathers.
 
-Three views of one chunk of a stream: the graph that is handed to a compiler, what XLA's CPU backend makes of it, and
-the exported ONNX graph. Operations on parameters alone do not count: a device does them once, when it loads the model.
+Of one chunk of a stream: the graph that is handed to a compiler and what XLA's CPU backend makes of it, in each layout,
+and the graph that is exported to ONNX. Operations on parameters alone do not count: a device does them once, when it
+loads the model.
 """
 
 import collections
-import dataclasses
+import contextlib
 import math
+import pathlib
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.extend.core import Jaxpr, Literal
+from jax.extend.core import Literal
 
-from benchmarks import record
-from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, missing_packages
-from conformer import runtime
+from benchmarks import harness
+from benchmarks.chunk import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, random_model
+from conformer.artefacts.formats import ExportError
+from conformer.artefacts.geometry import Geometry
 from conformer.config import EXECUTIONS, Config
+from conformer.export.formats import Task, backend
 from conformer.model import ConformerCTC
 
 KINDS = ("transpose", "reshape", "copy", "gather", "concatenate", "slice")
@@ -28,29 +33,26 @@ Counts = dict[str, tuple[int, int]]  # operations and bytes written, by kind
 
 def run(config: Config | None = None) -> dict:
     """`bench.py copies`: of the 20 M parameter model unless told."""
-    runtime.set_up()
-    config = config or benchmark_config()
-    result = record.describe_run() | {"benchmark": "copies", "num_layers": config.model.num_layers, "layouts": {}}
+    config, views = config or benchmark_config(), {}
     for execution in EXECUTIONS:
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, execution=execution))
-        views = {"graph": graph_copies(config), "compiled for the CPU": compiled_copies(config)}
-        if not missing_packages():
-            views["ONNX"] = onnx_copies(config)
-        result["layouts"][execution] = views
-    return result
+        laid_out = config.replace({"model.execution": execution})
+        views |= {
+            f"{execution}: graph": graph_copies(laid_out),
+            f"{execution}: compiled for the CPU": compiled_copies(laid_out),
+        }
+    with contextlib.suppress(ExportError):
+        views["exported to ONNX"] = onnx_copies(config)
+    return {"num_layers": config.model.num_layers, "views": views}
 
 
 def table(result: dict) -> str:
     """Operations and megabytes by kind."""
-    lines = [f"{'':37}" + "".join(f"{kind:>18}" for kind in KINDS)]
-    for execution, views in result["layouts"].items():
-        for view, counts in views.items():
-            cells = (f"{counts[kind][0]:7d} {counts[kind][1] / 1e6:7.3f} MB" for kind in KINDS)
-            lines.append(f"{execution:15} {view:21}" + "".join(cells))
-    lines.append(
-        f"A chunk of {CHUNK_SIZE} frames, {NUM_LEFT_CHUNKS} chunks of left context, {result['num_layers']} blocks."
-    )
-    return "\n".join(lines)
+    rows = [
+        (view, *(f"{counts[kind][0]}, {counts[kind][1] / 1e6:.2f} MB" for kind in KINDS))
+        for view, counts in result["views"].items()
+    ]
+    sizes = f"A chunk of {CHUNK_SIZE} frames, {NUM_LEFT_CHUNKS} chunks of left context, {result['num_layers']} blocks."
+    return f"{harness.table(('', *KINDS), rows)}\n{sizes}"
 
 
 # ------------------------------------------------------------------------- graph
@@ -77,7 +79,7 @@ _PRIMITIVES = {
 }
 
 
-def _moves(jaxpr: Jaxpr, constant: list[bool]) -> Iterator[tuple[str, int]]:
+def _moves(jaxpr: Any, constant: list[bool]) -> Iterator[tuple[str, int]]:
     """The kind and the bytes of each operation on what does not follow from parameters alone."""
     known = {variable for variable, is_constant in zip(jaxpr.invars, constant, strict=True) if is_constant}
     known |= set(jaxpr.constvars)
@@ -118,7 +120,7 @@ _INSTRUCTION = re.compile(r"= (\w+?)(\d+)\[([\d,]*)\]\S* (transpose|copy|reshape
 def compiled_copies(config: Config) -> Counts:
     """Of what XLA's CPU backend runs. It convolves channels last only, and transposes around each convolution."""
     step, state, inputs = _step(config)
-    text = jax.jit(step).lower(state, *inputs).compile().as_text()
+    text = jax.jit(step).lower(state, *inputs).compile().as_text() or ""
     return _count(
         (kind, int(bits) // 8 * math.prod(map(int, filter(None, shape.split(",")))))
         for _, bits, shape, kind in _INSTRUCTION.findall(text)
@@ -143,13 +145,24 @@ _OPERATORS = {
 
 
 def onnx_copies(config: Config) -> Counts:
-    """Of the exported step, after ONNX Runtime has folded what follows from constants."""
-    import onnx  # an optional extra
+    """Of the step that `conformer.export` writes, after ONNX Runtime has folded what follows from constants.
 
-    from benchmarks.onnx_export import folded_step
+    Raises ExportError where a package is missing.
+    """
+    exporter = backend("onnx")
+    import onnx  # optional extras, which are there now
+    import onnxruntime
 
-    model = ConformerCTC(config, rngs=nnx.Rngs(0))
-    graph = onnx.shape_inference.infer_shapes(folded_step(config, model, CHUNK_SIZE, NUM_LEFT_CHUNKS)).graph
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "step.onnx")
+        options.optimized_model_filepath = str(path.with_name("folded.onnx"))
+        model = random_model(config)
+        geometry = Geometry.of(config, model, CHUNK_SIZE, NUM_LEFT_CHUNKS)
+        exporter.export(Task(config, model, geometry, "float32", path, []))
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        graph = onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath)).graph
     values = [*graph.input, *graph.value_info, *graph.output]
     shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in values}
     moves = []

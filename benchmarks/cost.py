@@ -5,30 +5,23 @@ tests the model of cost and not a fit.
 """
 
 import dataclasses
-import math
-import os
 import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from benchmarks import energy, machine, record
-from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config
+from benchmarks import energy, harness, machine
+from benchmarks.chunk import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, chunk_seconds
 from configs import demo, libri_mini, librispeech, words
-from conformer import runtime
+from conformer import system
 from conformer.config import Config
-from conformer.cost import DEVICES, FORMATS, Device, Workload, predict, total
-from conformer.model import ConformerCTC
-from conformer.numerics import apply_policy
-from conformer.streaming.engine import Engine
+from conformer.cost import DEVICES, PRECISIONS, Device, Workload, predict, total
 from kernels.depthwise_conv import depthwise_conv
 from kernels.layer_norm import layer_norm
 
 UNITS = 128  # of models whose tokenizer is not trained
-ENERGY_SECONDS = 2.0  # for which a model runs while its energy is counted
 
 
 def configs() -> dict[str, Config]:
@@ -41,35 +34,33 @@ def configs() -> dict[str, Config]:
         "20 M": benchmark_config(),
         "librispeech:medium": librispeech.get_config("medium"),
     }
-    for config in named.values():
-        config.model.vocab_size = config.model.vocab_size or UNITS
-        config.train.chunk_sizes = (CHUNK_SIZE,)
-    return named
+    return {
+        name: config.replace({"model.vocab_size": config.model.vocab_size or UNITS}) for name, config in named.items()
+    }
 
 
 def run(chunks: int, name: str = "x86") -> dict:
-    """`bench.py cost`: "x86" on the last of this process's cores alone, "h200" on the GPU.
+    """`bench.py cost`: "x86" on one core, "h200" on the GPU.
 
     The rates of a core are measured, those of the GPU are its data sheet's. Energy stands beside the prediction where
     the machine counts it.
     """
     on_gpu = name != "x86"
     if not on_gpu:
-        pin()
+        system.use_one_core()
     elif jax.default_backend() != "gpu":
         raise ValueError(f"cost --device={name} measures on that GPU, and JAX finds none here: use --device=x86")
     counter, formats = (energy.gpu(), "bfloat16") if on_gpu else (energy.processor(), "float32")
-    result = record.describe_run() | {"benchmark": "cost", "chunk_size": CHUNK_SIZE, "num_left_chunks": NUM_LEFT_CHUNKS}
-    result |= {"accelerator": jax.devices()[0].device_kind, "formats": formats}
-    runtime.set_up()
+    result = {"chunk_size": CHUNK_SIZE, "num_left_chunks": NUM_LEFT_CHUNKS, "formats": formats}
+    result |= {"accelerator": jax.devices()[0].device_kind}
     devices, rows = {}, {}
     for model, config in configs().items():
         workload = Workload.chunk(config, CHUNK_SIZE, NUM_LEFT_CHUNKS)
         width = config.model.encoder_dim
         devices[width] = device = devices.get(width) or (DEVICES[name] if on_gpu else measure_device(width))
-        costs = predict(config, workload, device, FORMATS[formats])
+        costs = predict(config, workload, device, PRECISIONS[formats])
         clock = time.perf_counter if on_gpu else time.process_time
-        seconds, joules = measure_chunk(config, workload, chunks, formats, clock, counter)
+        seconds, joules = chunk_seconds(config, workload, chunks, formats, clock, counter)
         predicted = total(costs.values())
         rows[model] = {
             "measured_real_time_factor": seconds / workload.seconds,
@@ -86,15 +77,21 @@ def run(chunks: int, name: str = "x86") -> dict:
 def table(result: dict) -> str:
     """The record for a reader."""
     title = f"one chunk, {result['accelerator']}, {result['formats']}"
-    lines = [f"{title:40}{'measured RTF':>14}{'predicted':>11}{'error':>8}{'mJ a second':>13}{'predicted':>11}"]
+    headings = (title, "measured RTF", "predicted", "error", "mJ a second", "predicted")
+    rows = []
     for name, row in result["rows"].items():
-        measured, predicted = row["measured_real_time_factor"], row["predicted_real_time_factor"]
         joules = row["measured_joules_per_second_of_audio"]
-        counted = "not counted" if joules is None else f"{1e3 * joules:.1f}"
-        lines.append(
-            f"{name:40}{measured:14.5f}{predicted:11.5f}{row['error']:8.0%}{counted:>13}"
-            f"{1e3 * row['predicted_joules_per_second_of_audio']:11.1f}"
+        rows.append(
+            (
+                name,
+                f"{row['measured_real_time_factor']:.5f}",
+                f"{row['predicted_real_time_factor']:.5f}",
+                f"{row['error']:.0%}",
+                "not counted" if joules is None else f"{1e3 * joules:.1f}",
+                f"{1e3 * row['predicted_joules_per_second_of_audio']:.1f}",
+            )
         )
+    lines = [harness.table(headings, rows)]
     for width, profile in result["device_profiles"].items():
         giga = {name: profile[name] / 1e9 for name in profile if name.endswith(("r_rate", "l_rate", "bandwidth"))}
         lines.append(
@@ -105,38 +102,6 @@ def table(result: dict) -> str:
             f"operation, {1e6 * profile['call_seconds']:.0f} us a call"
         )
     return "\n".join(lines)
-
-
-def pin() -> None:
-    """Keeps this process on one core; to be called before JAX starts its threads."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-
-
-def measure_chunk(
-    config: Config,
-    workload: Workload,
-    chunks: int,
-    numerics: str = "float32",
-    clock: Callable[[], float] = time.process_time,
-    counter: energy.Counter | None = None,
-) -> tuple[float, float | None]:
-    """Seconds of a chunk of each stream through the engine, the lower quartile; its joules where they are counted."""
-    shapes = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
-    graphdef, state = nnx.split(shapes)
-    rng = np.random.default_rng(0)
-    values = jax.tree.map(lambda leaf: 0.05 * rng.standard_normal(leaf.shape, np.float32), state)
-    model = apply_policy(nnx.merge(graphdef, jax.device_put(values)), numerics)
-    batch_size, chunk_size = workload.batch_size, workload.frames
-    left = workload.past // chunk_size
-    engine = Engine(config, model, chunk_size=chunk_size, num_left_chunks=left, batch_size=batch_size)
-    engine.warm_up()
-    window = rng.standard_normal((batch_size, engine.framing.window, config.features.num_mel_bins), np.float32)
-    num_frames = np.full(batch_size, chunk_size, np.int32)
-    seconds = _quartile(lambda: engine(window, num_frames), chunks, clock)
-    repeats = max(chunks, math.ceil(ENERGY_SECONDS / seconds))
-    total_joules = energy.joules(lambda: [engine(window, num_frames) for _ in range(repeats)], counter)
-    return seconds, total_joules and total_joules / repeats
 
 
 # ------------------------------------------------------------------- the machine
@@ -186,7 +151,7 @@ def _weight_bandwidth(rate: float, launch: float, width: int, megabytes: int) ->
         return x
 
     x = jnp.ones((ROWS, width))
-    seconds = _quartile(lambda: run(x, weights).block_until_ready(), 20) / len(weights)
+    seconds = _quartile(lambda: run(x, weights), 20) / len(weights)
     arithmetic = 2 * ROWS * width**2 / rate + launch
     return 4 * width**2 / max(seconds - arithmetic, 0.02 * seconds)
 
@@ -226,8 +191,8 @@ def _chain(operation: Callable[[jax.Array], jax.Array], x: jax.Array, length: in
     def nothing(x):
         return x + 1.0
 
-    whole = _quartile(lambda: run(x).block_until_ready(), 20)
-    return (whole - _quartile(lambda: nothing(x).block_until_ready(), 20)) / length
+    whole = _quartile(lambda: run(x), 20)
+    return (whole - _quartile(lambda: nothing(x), 20)) / length
 
 
 def _call_seconds() -> float:
@@ -243,12 +208,6 @@ def _call_seconds() -> float:
     return _quartile(lambda: np.asarray(run(weights, state, window)[0]), 50)
 
 
-def _quartile(run: Callable[[], object], repeats: int, clock: Callable[[], float] = time.process_time) -> float:
-    """The lower quartile, by default of processor time: on one core the wall's, less what other processes took."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = clock()
-        run()
-        times.append(clock() - start)
-    return float(np.quantile(times, 0.25))
+def _quartile(run: Callable[[], object], repeats: int) -> float:
+    """The lower quartile of processor time."""
+    return float(np.quantile(harness.core_seconds(run, repeats), 0.25))

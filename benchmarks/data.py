@@ -13,22 +13,23 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import soundfile
 
-from benchmarks import record
+from benchmarks import harness
 from benchmarks.peers import ROOT
 from configs import libri_mini
+from conformer import record, system
 from conformer.audio import float_to_pcm16
-from conformer.config import AugmentConfig, Config, DataConfig
-from conformer.data import Corpus, DataError, TrainLoader, load_manifest, texts_of
+from conformer.config import AugmentConfig
+from conformer.data import Corpus, DataError, load_manifest, texts_of
 from conformer.data.prepare import fill, finish
 from conformer.data.records import FORMAT, SUMMARY
 from conformer.data.worklists import Settings, make_work_lists
-from conformer.filterbank import num_frames
-from conformer.model.subsampling import lengths_of
 from conformer.tokenizer import train_tokenizer
+from conformer.training.run import make_loader
 
 RATE = 16_000
 SIZES = (10_000, 100_000)  # utterances of the generated corpora
@@ -41,9 +42,9 @@ MANY_SHARDS = 10_000  # of 20 hours, each with 6,000 utterances
 
 def run(source: str) -> dict:
     """`bench.py data`: speed on the real speech of `source`, as it is and as FLAC; memory on generated corpora."""
-    packages = record.versions("numpy", "soundfile", "soxr", "array_record", "grain", "jax")
-    libsndfile = {"libsndfile": soundfile.__libsndfile_version__}
-    result = {"benchmark": "data", **record.describe_run(), "versions": packages | libsndfile, "source": source}
+    versions = record.versions("numpy", "soundfile", "soxr", "array_record", "grain", "jax")
+    versions |= {"libsndfile": soundfile.__libsndfile_version__}
+    result: dict[str, Any] = {"versions": versions, "source": source}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         result["payloads"] = payloads(source)
@@ -92,20 +93,19 @@ def prepare(source: str, folder: str) -> dict:
         "wall_seconds": wall,
         "times_real_time_per_core": seconds / cpu,
         "utterances_a_second_per_core": summary["utterances"] / cpu,
-        "peak_memory_mib": record.peak_memory_mib(),
+        "peak_memory_mib": system.peak_memory_mib(),
     }
 
 
 def read(folder: str, kind: str) -> dict:
     """Batches for training, as `train.py` gets them."""
-    config = libri_mini.get_config()
+    config = libri_mini.get_config().replace({"data.curriculum_steps": 0})
     if kind == "short":
-        config.data = DataConfig(bucket_seconds=(0.5, 1.0), batch_seconds=64.0)
-    config.data.curriculum_steps = 0
+        config = config.replace({"data.bucket_seconds": (0.5, 1.0), "data.batch_seconds": 64.0})
     if kind != "augmented":
-        config.augment = AugmentConfig()
-    wall = time.perf_counter()
-    loader = make_loader(config, Corpus(folder))
+        config = dataclasses.replace(config, augment=AugmentConfig())
+    wall, corpus = time.perf_counter(), Corpus(folder)
+    loader = make_loader(config, corpus, train_tokenizer(config.tokenizer, texts_of(corpus)))
     cpu, seconds, first = time.process_time(), 0.0, None
     for _, batch in loader.batches(0, BATCHES):
         first = first or time.perf_counter() - wall
@@ -117,7 +117,7 @@ def read(folder: str, kind: str) -> dict:
         "audio_seconds_a_second_per_core": seconds / cpu,
         "seconds_to_first_batch": first,
         "rows_left_empty": loader.left_empty.total(),
-        "peak_memory_mib": record.peak_memory_mib(),
+        "peak_memory_mib": system.peak_memory_mib(),
     }
 
 
@@ -143,16 +143,6 @@ def open_many_shards(folder: str) -> dict:
         "seconds_to_open": seconds,
         "peak_mib_of_opening": round(peak / 2**20, 1),
     }
-
-
-def make_loader(config: Config, corpus: Corpus) -> TrainLoader:
-    """The loader that `train.py` would make."""
-
-    def output_frames(seconds: float) -> int:
-        frames = num_frames(config.features, int(seconds * config.features.sample_rate))
-        return lengths_of(config.model).output_lengths(frames)
-
-    return TrainLoader(config, corpus, train_tokenizer(config.tokenizer, texts_of(corpus)), output_frames)
 
 
 # ---------------------------------------------------------------------- inputs
@@ -217,9 +207,11 @@ def generate(folder: pathlib.Path, size: int) -> None:
 
 def table(result: dict) -> str:
     """The record for a reader."""
-    lines = [f"{'payload':<12}{'encoded':>9}{'decoded':>9}  of PCM's size"]
-    for name, row in result["payloads"].items():
-        lines.append(f"{name:<12}{row['encoded']:8.0f}x{row['decoded']:8.0f}x{row['size']:10.0%}")
+    payloads = [
+        (name, f"{row['encoded']:.0f}x", f"{row['decoded']:.0f}x", f"{row['size']:.0%}")
+        for name, row in result["payloads"].items()
+    ]
+    lines = [harness.table(("payload", "encoded", "decoded", "of PCM's size"), payloads)]
     for name, row in result["prepare"].items():
         lines.append(
             f"prepared from {name}: {row['times_real_time_per_core']:.0f} times real time per core, "
@@ -228,13 +220,17 @@ def table(result: dict) -> str:
     for name, row in result["read"].items():
         rate = row["audio_seconds_a_second_per_core"]
         lines.append(f"read, {name}: {rate:.0f} audio seconds a second per core, {row['peak_memory_mib']:.0f} MiB")
-    lines.append(f"{'utterances':>10}  {'prepared, MiB':>13}{'a second':>10}{'read, MiB':>11}{'first batch':>13}")
-    for row in result["sizes"]:
-        made, got = row["prepare"], row["read"]
-        lines.append(
-            f"{row['utterances']:>10,}  {made['peak_memory_mib']:13.0f}{made['utterances_a_second_per_core']:10.0f}"
-            f"{got['peak_memory_mib']:11.0f}{got['seconds_to_first_batch']:11.2f} s"
+    sizes = [
+        (
+            f"{row['utterances']:,}",
+            f"{row['prepare']['peak_memory_mib']:.0f}",
+            f"{row['prepare']['utterances_a_second_per_core']:.0f}",
+            f"{row['read']['peak_memory_mib']:.0f}",
+            f"{row['read']['seconds_to_first_batch']:.2f} s",
         )
+        for row in result["sizes"]
+    ]
+    lines.append(harness.table(("utterances", "prepared, MiB", "a second", "read, MiB", "first batch"), sizes))
     many = result["many_shards"]
     lines.append(
         f"{many['utterances']:,} utterances in {many['shards']:,} shards are opened in {many['seconds_to_open']:.2f} s "

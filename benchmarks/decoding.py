@@ -7,8 +7,6 @@ from collections.abc import Iterable
 import numpy as np
 from flax import nnx
 
-from benchmarks import record
-from conformer import runtime
 from conformer.data import Utterance, load_split
 from conformer.decode.search import Search, make_decoder, read_lm
 from conformer.evaluation.offline import decode, make_forward, posteriors
@@ -24,8 +22,6 @@ OOV_RATES = ("oov-rate=0,0.005,0.01,0.02,0.05,0.1",)
 def run(workdir: str | pathlib.Path, arpa: str) -> dict:
     """Tunes a beam search with a language model of words on dev, then scores every step towards it on dev and test."""
     workdir = pathlib.Path(workdir)
-    circumstances = record.describe_run()
-    runtime.set_up()
     config, model, tokenizer, step = load_model(workdir)
     untuned = Search(beam_size=SMALL, lm=arpa)
     lm = read_lm(untuned, tokenizer)
@@ -51,8 +47,7 @@ def run(workdir: str | pathlib.Path, arpa: str) -> dict:
             for name, search in ways.items()
         ]
 
-    return circumstances | {
-        "versions": record.versions("jax", "flax"),
+    return {
         "step": step,
         "seed": config.seed,
         "curve": learning_curve(workdir),

@@ -1,12 +1,12 @@
-"""What the cores of this process can do: the rates that bound a chunk's time. Prints them as JSON."""
+"""What the cores of this process can do: the rates that bound a chunk's time."""
 
-import json
-import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from benchmarks import harness
 
 REPEATS = 9
 MATRIX = 1024  # rows and columns: the product runs from the caches
@@ -22,24 +22,14 @@ def rates() -> dict[str, float]:
     for name, result in {"float32": jnp.float32, "bfloat16": jnp.float32, "int8": jnp.int32}.items():
         a = jnp.ones((MATRIX, MATRIX), name)
         product = jax.jit(lambda a, result=result: jnp.matmul(a, a, preferred_element_type=result))
-        found[name] = 2 * MATRIX**3 / _seconds(lambda a=a, product=product: product(a).block_until_ready())
+        found[name] = 2 * MATRIX**3 / _fastest(lambda a=a, product=product: product(a))
     a = np.ones((MATRIX, MATRIX), np.float32)
-    found["float32"] = max(found["float32"], 2 * MATRIX**3 / _seconds(lambda: a @ a))
+    found["float32"] = max(found["float32"], 2 * MATRIX**3 / _fastest(lambda: a @ a))
     source = np.ones(COPY_BYTES, np.uint8)
     target = np.empty_like(source)
-    found["copy"] = 2 * COPY_BYTES / _seconds(lambda: np.copyto(target, source))
+    found["copy"] = 2 * COPY_BYTES / _fastest(lambda: np.copyto(target, source))
     return found
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    run()
-    times = []
-    for _ in range(REPEATS):
-        start = time.process_time()  # of all threads: on one core the wall's, less what others took meanwhile
-        run()
-        times.append(time.process_time() - start)
-    return min(times)
-
-
-if __name__ == "__main__":
-    print(json.dumps(rates()))
+def _fastest(run: Callable[[], object]) -> float:
+    return min(harness.core_seconds(run, REPEATS))

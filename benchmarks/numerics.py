@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import record
 from kernels.emulator import FLOAT16, FLOAT32, Arithmetic, Format
 from kernels.layer_norm import (
     GEOMETRIC,
@@ -77,7 +76,7 @@ def row_errors(x: np.ndarray, numerics: NormNumerics, eps: float = EPS) -> np.nd
     """Relative error of each row, infinite where the result is not finite. x is first rounded to the format."""
     format = numerics.arithmetic.format
     x = np.asarray(format.round(jnp.asarray(x, jnp.float32)))
-    result = np.asarray(_normalised(numerics, eps)(x), np.float64)
+    result = np.asarray(_compiled(numerics, eps)(x), np.float64)
     centred = x.astype(np.float64) - x.mean(-1, keepdims=True, dtype=np.float64)
     reference = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + eps)
     difference = result - reference
@@ -91,7 +90,7 @@ def row_errors(x: np.ndarray, numerics: NormNumerics, eps: float = EPS) -> np.nd
 
 
 @functools.cache
-def _normalised(numerics: NormNumerics, eps: float):
+def _compiled(numerics: NormNumerics, eps: float):
     return jax.jit(lambda x: layer_norm(x, jnp.ones(x.shape[-1]), jnp.zeros(x.shape[-1]), eps=eps, numerics=numerics))
 
 
@@ -111,8 +110,7 @@ def _rounded(x: np.floating) -> float:
 
 def run(rows: int = ROWS) -> dict:
     """Everything that `table` and the plots show."""
-    return record.describe_run() | {
-        "versions": record.versions("jax", "numpy"),
+    return {
         "eps": EPS,
         "rows": rows,
         "widths": [cell for width in WIDTHS for cell in _cells_of_width(width, rows)],
@@ -138,13 +136,13 @@ def _cells_of_width(width: int, rows: int) -> Iterator[dict]:
         for shape, shape_errors in zip(shapes, errors, strict=True):
             cell = {"pre_normaliser": name, "order": order, "flush_to_zero": flush, "width": width}
             yield cell | {"distribution": shape} | summary(shape_errors)
-    _normalised.cache_clear()
+    _compiled.cache_clear()
 
 
 def _amplitudes(rows: int, width: int = 512) -> Iterator[dict]:
     """Gaussian rows at fixed peaks."""
     shape = distributions(width, rows)["Gaussian"]
-    peaks = np.logspace(*np.log10(PEAKS), 18)
+    peaks = np.geomspace(*PEAKS, 18)
     for name, norm in PRE_NORMALISERS.items():
         for flush in (False, True):
             numerics = NormNumerics(Arithmetic(Format("float16", flush)), norm)

@@ -5,10 +5,9 @@ import itertools
 import pathlib
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 from flax import nnx
 
-from benchmarks import record
-from conformer import runtime
 from conformer.data import eval_batches, in_splits, load_utterances
 from conformer.evaluation.offline import make_forward, transcribe
 from conformer.features import log_mel
@@ -39,18 +38,15 @@ def run(workdir: str | pathlib.Path, names: Sequence[str] = (), split: str = "te
         names: policies to be scored, with the residual stream as it is; none = every case.
     """
     cases = [(get_policy(name), 1.0) for name in names] or CASES
-    circumstances = record.describe_run()
-    runtime.set_up()
     config, model, tokenizer, step = load_model(pathlib.Path(workdir))
     # One small shape for all utterances: an emulated program takes longer to compile than to run.
     longest = config.data.bucket_seconds[-1]
-    data = dataclasses.replace(config.data, bucket_seconds=(longest,), batch_seconds=2 * longest)
-    config = dataclasses.replace(config, data=data)
+    config = config.replace({"data.bucket_seconds": (longest,), "data.batch_seconds": 2 * longest})
     every = load_utterances(config)
     utterances = list(in_splits(every, (split,)))
     seen = list(itertools.islice(in_splits(every, config.data.train_splits), CALIBRATION_UTTERANCES))
     calibration = [
-        log_mel(config.features, batch.audio, batch.audio_lengths) for _, batch in eval_batches(config, seen, {})
+        log_mel(config.features, *map(jnp.asarray, batch[:2])) for _, batch in eval_batches(config, seen, {})
     ]
     rows = []
     for policy, factor in cases:
@@ -61,7 +57,7 @@ def run(workdir: str | pathlib.Path, names: Sequence[str] = (), split: str = "te
         score = transcribe(config, forward, params, statistics, tokenizer, utterances).score()
         rows.append({"policy": policy.name, "residual_scale": factor} | score.as_dict())
         print(line(rows[-1]), flush=True)
-    return circumstances | {"step": step, "split": split, "rows": rows}
+    return {"step": step, "split": split, "rows": rows}
 
 
 def line(row: dict) -> str:

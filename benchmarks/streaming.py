@@ -6,31 +6,28 @@ what the core's own rates allow. Each contestant is a process of its own on the 
 
 import contextlib
 import dataclasses
-import importlib.util
-import json
-import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
 
-from benchmarks import record
-from benchmarks.peers import ROOT, Peer, PeerError, flat_weights
+from benchmarks import harness, machine
+from benchmarks.chunk import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, random_model
+from benchmarks.own_peer import artefact_path
+from benchmarks.peers import Peer, PeerError, flat_weights
 from benchmarks.training import HEAP_KEPT
-from conformer import runtime
-from conformer.artefacts.formats import FORMATS
-from conformer.config import Config, ModelConfig, TrainConfig
+from conformer import system
+from conformer.artefacts.formats import ExportError
+from conformer.artefacts.geometry import Geometry
+from conformer.config import Config
 from conformer.cost import Operation, Workload, operations
-from conformer.model import ConformerCTC
+from conformer.export.formats import Task, backend
 
-CHUNK_SIZE, NUM_LEFT_CHUNKS = 16, 4
 ROUNDS = 5  # blocks of chunks of each contestant, in turn
 FOLLOWED = 5  # chunks in a row whose results are compared
 TOLERANCE = 1e-3  # largest difference of a float32 contestant's log-probabilities
@@ -42,25 +39,20 @@ class Contestant(NamedTuple):
 
     module: str
     arguments: dict[str, Any]
-    exact: bool  # computes in float32
-
-    @property
-    def is_peer(self) -> bool:
-        """It runs in the peers' environment rather than in this one."""
-        return self.module.startswith("benchmarks.torch_peer.")
+    exact: bool = False  # computes in float32
 
 
-JAX, TWIN, EXPORT = "benchmarks.jax_peer", "benchmarks.torch_peer.streaming", "benchmarks.export_peer"
+OWN, TWIN = "benchmarks.own_peer", "benchmarks.torch_peer.streaming"
 CONTESTANTS = {
-    REFERENCE: Contestant(JAX, {"numerics": "float32"}, exact=True),
-    "JAX bfloat16 weights": Contestant(JAX, {"numerics": "bfloat16"}, exact=False),
-    "JAX int8 weights": Contestant(JAX, {"numerics": "int8"}, exact=False),
+    REFERENCE: Contestant(OWN, {"format": None, "numerics": "float32"}, exact=True),
+    "JAX bfloat16 weights": Contestant(OWN, {"format": None, "numerics": "bfloat16"}),
+    "JAX int8 weights": Contestant(OWN, {"format": None, "numerics": "int8"}),
     "PyTorch eager": Contestant(TWIN, {"compiled": False}, exact=True),
     "PyTorch compiled": Contestant(TWIN, {"compiled": True}, exact=True),
-    "ONNX Runtime float32": Contestant(EXPORT, {"format": "onnx", "numerics": "float32"}, exact=True),
-    "ONNX Runtime int8": Contestant(EXPORT, {"format": "onnx", "numerics": "int8"}, exact=False),
-    "LiteRT float32": Contestant(EXPORT, {"format": "litert", "numerics": "float32"}, exact=True),
-    "LiteRT int8": Contestant(EXPORT, {"format": "litert", "numerics": "int8"}, exact=False),
+    "ONNX Runtime float32": Contestant(OWN, {"format": "onnx", "numerics": "float32"}, exact=True),
+    "ONNX Runtime int8": Contestant(OWN, {"format": "onnx", "numerics": "int8"}),
+    "LiteRT float32": Contestant(OWN, {"format": "litert", "numerics": "float32"}, exact=True),
+    "LiteRT int8": Contestant(OWN, {"format": "litert", "numerics": "int8"}),
 }
 
 
@@ -68,22 +60,10 @@ class DisagreementError(ValueError):
     """A float32 contestant computes something else than JAX: its time would mean nothing."""
 
 
-def benchmark_config() -> Config:
-    """About 20 M parameters."""
-    return Config(
-        model=ModelConfig(
-            subsampling="depthwise_separable",
-            subsampling_factor=4,
-            subsampling_channels=256,
-            encoder_dim=256,
-            num_layers=12,
-            num_heads=4,
-            feed_forward_dim=1024,
-            kernel_size=15,
-            vocab_size=500,
-        ),
-        train=TrainConfig(chunk_sizes=(CHUNK_SIZE,), num_left_chunks=(NUM_LEFT_CHUNKS,)),
-    )
+def run(chunks: int) -> dict:
+    """`bench.py streaming`, on one core: what a process starts inherits it."""
+    system.use_one_core()
+    return measure(benchmark_config(), CHUNK_SIZE, NUM_LEFT_CHUNKS, chunks)
 
 
 def save_inputs(
@@ -92,7 +72,7 @@ def save_inputs(
     """Writes what contestants load: config.json, weights.npz, windows.npy.
 
     Args:
-        weights: the model's arrays (`benchmarks.peers.flat_weights`).
+        weights: the model's arrays (`benchmarks.peers.flat_weights`), for those that cannot draw them themselves.
         windows: features of successive chunks, (chunks, 1, window, mel).
     """
     folder = pathlib.Path(folder)
@@ -114,45 +94,50 @@ def measure(config: Config, chunk_size: int, num_left_chunks: int, chunks: int) 
         DisagreementError: a float32 contestant differs by more than TOLERANCE.
         PeerError: a contestant's process failed.
     """
-    circumstances = record.describe_run()
-    core = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    model = ConformerCTC(config, rngs=nnx.Rngs(config.seed))
-    rng = np.random.default_rng(config.seed)
-    # What training begins with at zero or one must count too.
-    state = jax.tree.map(lambda a: a + 0.02 * rng.standard_normal(a.shape, np.float32), nnx.state(model))
+    model, rates = random_model(config), machine.rates()
     shape = (FOLLOWED, 1, model.encoder.subsampling.window(chunk_size), config.features.num_mel_bins)
+    windows = np.random.default_rng(config.seed).standard_normal(shape, np.float32)
     rows: dict[str, dict[str, Any]] = {}
+    processes: dict[str, Peer] = {}
     chunking = {"chunk_size": chunk_size, "num_left_chunks": num_left_chunks}
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        save_inputs(folder, config, flat_weights(state), rng.standard_normal(shape, np.float32))
-        with _pinned(core):  # what a process starts inherits its core
-            rates = json.loads(_run_module("benchmarks.machine"))
-            if any(contestant.module == EXPORT for contestant in CONTESTANTS.values()) and not missing_packages():
-                _run_module("benchmarks.exports", folder, str(chunk_size), str(num_left_chunks))
-            processes = {}
-            for name, contestant in CONTESTANTS.items():
-                rows[name], process = _load(contestant, folder, chunking, stack)
-                if process is not None:
-                    processes[name] = process
-        _compare(rows, processes, pathlib.Path(folder))
-        _run_rounds(rows, processes, chunks)
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder, geometry = pathlib.Path(name), Geometry.of(config, model, chunk_size, num_left_chunks)
+        save_inputs(folder, config, flat_weights(nnx.state(model)), windows)
+        for contestant, (module, arguments, _) in CONTESTANTS.items():
+            if format := arguments.get("format"):
+                path = artefact_path(folder, format, arguments["numerics"])
+                with contextlib.suppress(ExportError):  # the contestant says which package is missing
+                    backend(format).export(Task(config, model, geometry, arguments["numerics"], path, []))
+            try:
+                process = stack.enter_context(Peer(module, HEAP_KEPT, python=sys.executable if module == OWN else None))
+            except PeerError as error:
+                rows[contestant] = {"skipped": str(error)}
+                continue
+            rows[contestant] = process.ask("load", folder=name, **chunking, **arguments)
+            if "skipped" not in rows[contestant]:
+                processes[contestant] = process
+        _compare(rows, processes, folder)
+        asked = {
+            name: lambda process=process: process.ask("time", chunks=chunks) for name, process in processes.items()
+        }
+        blocks = harness.in_turn(asked, ROUNDS)
     counted = operations(config, Workload.chunk(config, chunk_size, num_left_chunks))
-    for name, row in rows.items():
-        if "skipped" not in row:
-            row["median_seconds"] = statistics.median(row["seconds"])
-            row["speed"] = rows[REFERENCE]["median_seconds"] / row["median_seconds"]
-            if CONTESTANTS[name].module == JAX:
-                row["bound"] = bound(counted, row["weight_bytes"], rates, CONTESTANTS[name].arguments["numerics"])
+    for contestant, replies in blocks.items():
+        row, (module, arguments, _) = rows[contestant], CONTESTANTS[contestant]
+        row["seconds"] = [seconds for reply in replies for seconds in reply["seconds"]]
+        row["peak_memory_mib"] = replies[-1]["peak_memory_mib"]
+        row["median_seconds"] = statistics.median(row["seconds"])
+        row["speed"] = rows[REFERENCE]["median_seconds"] / row["median_seconds"]
+        if module == OWN and arguments["format"] is None:
+            row["bound"] = bound(counted, row["weight_bytes"], rates, arguments["numerics"])
     cache = jax.eval_shape(lambda: model.encoder.initial_cache(1, chunk_size, num_left_chunks))
     frame_seconds = config.features.frame_shift_ms / 1000 * config.model.subsampling_factor
     return {
-        "benchmark": "streaming",
-        **circumstances,
         "config": dataclasses.asdict(config),
         "num_parameters": sum(a.size for a in jax.tree.leaves(nnx.state(model, nnx.Param))),
         **chunking,
         "chunk_seconds": chunk_size * frame_seconds,
-        "core": core,
+        "cores": system.cores(),
         "rounds": ROUNDS,
         "chunks": chunks,
         "operations": 2 * sum(operation.macs for operation in counted),
@@ -175,29 +160,6 @@ def bound(counted: list[Operation], weight_bytes: int, rates: dict[str, float], 
     }
 
 
-def missing_packages() -> list[str]:
-    """What exports need and is not installed here."""
-    needed = [name for f in ("onnx", "litert") for name in FORMATS[f].interpreters + FORMATS[f].converters]
-    return [name for name in needed if importlib.util.find_spec(name) is None]
-
-
-def _load(
-    contestant: Contestant, folder: str, chunking: dict[str, int], stack: contextlib.ExitStack
-) -> tuple[dict[str, Any], Peer | None]:
-    """The beginning of a row, and the process, or None where the row says why there is none."""
-    if contestant.module == EXPORT and (missing := missing_packages()):
-        return {
-            "skipped": f"no {', '.join(missing)}: install the extra, pip install -c requirements.lock -e '.[export]'"
-        }, None
-    try:
-        process = Peer(contestant.module, HEAP_KEPT, python=None if contestant.is_peer else sys.executable)
-    except PeerError as error:
-        return {"skipped": str(error)}, None
-    stack.enter_context(process)
-    row = process.ask("load", folder=folder, **chunking, **contestant.arguments)
-    return row, None if "skipped" in row else process
-
-
 def _compare(rows: dict[str, dict[str, Any]], processes: dict[str, Peer], folder: pathlib.Path) -> None:
     """Fills in "difference"."""
     outputs = {}
@@ -213,68 +175,39 @@ def _compare(rows: dict[str, dict[str, Any]], processes: dict[str, Peer], folder
             )
 
 
-def _run_rounds(rows: dict[str, dict[str, Any]], processes: dict[str, Peer], chunks: int) -> None:
-    """Fills in "seconds" and "peak_memory_mib"."""
-    for name in processes:
-        rows[name]["seconds"] = []
-    for turn in range(ROUNDS):
-        # Back and forth, so that a machine that slows down or speeds up favours nobody.
-        for name in list(processes)[:: 1 if turn % 2 == 0 else -1]:
-            result = processes[name].ask("time", chunks=chunks)
-            rows[name]["seconds"] += result["seconds"]
-            rows[name]["peak_memory_mib"] = result["peak_memory_mib"]
-
-
-@contextlib.contextmanager
-def _pinned(core: int | None) -> Iterator[None]:
-    """Restricts this thread, and the processes it starts, to one core; None = a system that cannot."""
-    if core is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def _run_module(module: str, *arguments: str) -> str:
-    """What the module prints. Raises PeerError when it fails."""
-    command = [sys.executable, "-m", module, *arguments]
-    try:
-        return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    except subprocess.CalledProcessError as error:
-        raise PeerError(f"{module} ended with status {error.returncode}: its own message is above") from None
-
-
 def table(result: dict) -> str:
     """The record for a reader."""
-    products, rates = result["operations"], result["rates"]
-    state, core = result["state_bytes"], result["core"]
-    lines = [
-        f"Chunk of a stream: {result['num_parameters'] / 1e6:.2f} M parameters, {result['chunk_size']} encoder frames "
-        f"({1000 * result['chunk_seconds']:.0f} ms), {result['num_left_chunks']} chunks of left context; "
-        f"{result['device']['cpu']}, {'not pinned to a core' if core is None else f'core {core} alone'}",
-        f"{'':22}{'median':>10}{'fastest':>10}{'real time':>11}{'speed':>7}{'difference':>12}{'weights':>10}"
-        f"{'memory':>10}",
-    ]
+    rates, state = result["rates"], result["state_bytes"]
     timed = {name: row for name, row in result["rows"].items() if "skipped" not in row}
-    for name, row in timed.items():
-        memory = row["peak_memory_mib"]
-        lines.append(
-            f"{name:22}{1000 * row['median_seconds']:7.2f} ms{1000 * min(row['seconds']):7.2f} ms"
-            f"{row['median_seconds'] / result['chunk_seconds']:11.4f}{row['speed']:7.2f}{row['difference']:12.1e}"
-            f"{row['weight_bytes'] / 1e6:7.1f} MB" + ("   unknown" if memory is None else f"{memory:6.0f} MiB")
+    headings = ("a chunk", "median", "fastest", "real time", "speed", "difference", "weights", "memory")
+    lines = [
+        harness.table(
+            headings,
+            [
+                (
+                    name,
+                    f"{1000 * row['median_seconds']:.2f} ms",
+                    f"{1000 * min(row['seconds']):.2f} ms",
+                    f"{row['median_seconds'] / result['chunk_seconds']:.4f}",
+                    f"{row['speed']:.2f}",
+                    f"{row['difference']:.1e}",
+                    f"{row['weight_bytes'] / 1e6:.1f} MB",
+                    harness.mebibytes(row["peak_memory_mib"]),
+                )
+                for name, row in timed.items()
+            ],
         )
-    lines += [f"{name}: skipped, {row['skipped']}" for name, row in result["rows"].items() if "skipped" in row]
-    lines += [
-        f"real time: median / length of the chunk; speed: times that of {REFERENCE}; difference: largest from its",
-        f"log-probabilities in {FOLLOWED} chunks in a row; memory: the most that the process has held.",
-        f"A chunk has {products / 1e9:.3f} G operations in products and convolutions. The core multiplies at",
-        f"{rates['float32'] / 1e9:.0f} G operations/s in float32, {rates['bfloat16'] / 1e9:.0f} in bfloat16, "
-        f"{rates['int8'] / 1e9:.0f} in int8, and copies {rates['copy'] / 1e9:.1f} GB/s (read and written). Hence:",
     ]
+    lines += [f"{name}: skipped, {row['skipped']}" for name, row in result["rows"].items() if "skipped" in row]
+    lines.append(
+        f"{result['num_parameters'] / 1e6:.2f} M parameters, {result['chunk_size']} encoder frames "
+        f"({1000 * result['chunk_seconds']:.0f} ms), {result['num_left_chunks']} chunks of left context. Real time: "
+        f"median / length of the chunk; speed: times that of {REFERENCE}; difference: largest from its "
+        f"log-probabilities in {FOLLOWED} chunks in a row; memory: the most that the process has held.\n"
+        f"A chunk has {result['operations'] / 1e9:.3f} G operations in products and convolutions. The core multiplies "
+        f"at {rates['float32'] / 1e9:.0f} G operations/s in float32, {rates['bfloat16'] / 1e9:.0f} in bfloat16, "
+        f"{rates['int8'] / 1e9:.0f} in int8, and copies {rates['copy'] / 1e9:.1f} GB/s (read and written). Hence:"
+    )
     for name, row in timed.items():
         if "bound" in row:
             compute, memory = row["bound"]["compute_seconds"], row["bound"]["memory_seconds"]
@@ -284,14 +217,4 @@ def table(result: dict) -> str:
                 f"median {row['median_seconds'] / limit:.2f} and fastest {min(row['seconds']) / limit:.2f} times that"
             )
     lines.append(f"A stream has {state / 1e6:.2f} MB of state, a thousand streams {state / 1e6:.2f} GB.")
-    if (load := result["load_average"]) > 0.5:
-        lines.append(
-            f"The load average was {load:.1f} at the start: other work slows the rows unequally. Measure again."
-        )
     return "\n".join(lines)
-
-
-def run(chunks: int) -> dict:
-    """`bench.py streaming`."""
-    runtime.set_up()
-    return measure(benchmark_config(), CHUNK_SIZE, NUM_LEFT_CHUNKS, chunks)

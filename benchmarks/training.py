@@ -1,11 +1,13 @@
-"""A full training step, log-mel features to updated parameters, in JAX and in the PyTorch twin.
+"""A full training step of the product, audio to updated parameters, beside one of the PyTorch twin.
 
-Both do the same work on the same batch from the same weights: forward with dropout, CTC loss, gradient, clipping,
-AdamW (`tests/test_torch_twin.py` shows that without dropout their losses stay equal from step to step). PyTorch is
-measured as it comes and with the allocator settings that `conformer/runtime.py` makes for JAX; the faster counts.
+Both work on the same batch from the same weights: forward with dropout, CTC loss, gradient, clipping, AdamW
+(`tests/test_torch_twin.py` shows that without dropout their losses stay equal from step to step). The twin is given
+log-mel features and keeps no averaged weights; the product's step computes both. PyTorch is measured as it comes and
+with the allocator settings that `conformer/runtime.py` makes for JAX; the faster counts.
 """
 
 import dataclasses
+import functools
 import pathlib
 import statistics
 import tempfile
@@ -15,19 +17,20 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
-from flax import nnx
 
-from benchmarks import record
+from benchmarks import harness
 from benchmarks.peers import Peer, flat_weights, peers_python
-from conformer import runtime
-from conformer.config import Config, ModelConfig, TrainConfig
-from conformer.ctc import ctc_loss
-from conformer.training.state import count_parameters, make_model, make_optimiser
+from conformer import record, system
+from conformer.config import AugmentConfig, Config, ModelConfig, TrainConfig
+from conformer.data import Batch
+from conformer.features import log_mel
+from conformer.training.run import Trainer
+from conformer.training.state import count_parameters
 
 TWIN = "benchmarks.torch_peer.training"
 ROUNDS = 3  # blocks of steps of each contestant, in turn
 WARM_UP = 2  # steps not counted, after compilation
+WHOLE = np.int32(0), np.int32(-1)  # chunk size, left context
 # The settings of `conformer.runtime.set_up`, by the names glibc reads when a process starts.
 HEAP_KEPT = {
     "MALLOC_MMAP_MAX_": "0",
@@ -40,6 +43,7 @@ HEAP_KEPT = {
 def benchmark_config(compute: str) -> Config:
     """About 10 M parameters."""
     return Config(
+        augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
         model=ModelConfig(
             subsampling="depthwise_separable",
             subsampling_factor=4,
@@ -56,125 +60,80 @@ def benchmark_config(compute: str) -> Config:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class FeatureBatch:
-    """Utterances of equal length, as random features and labels: a step takes the same time for any values."""
-
-    features: np.ndarray  # float32 [utterances, frames, mel]
-    lengths: np.ndarray  # int32 [utterances], feature frames
-    labels: np.ndarray  # int32 [utterances, labels]
-    label_lengths: np.ndarray  # int32 [utterances]
-
-    @classmethod
-    def random(cls, config: Config, utterances: int = 16, seconds: float = 8.0, label_rate: float = 8.0):
-        """`label_rate` labels a second, as spelled by about a hundred units."""
-        rng = np.random.default_rng(config.seed)
-        frames = round(seconds * 1000 / config.features.frame_shift_ms)
-        num_labels = round(seconds * label_rate)
-        return cls(
-            rng.standard_normal((utterances, frames, config.features.num_mel_bins), np.float32),
-            np.full(utterances, frames, np.int32),
-            rng.integers(1, config.model.vocab_size, (utterances, num_labels), np.int32),
-            np.full(utterances, num_labels, np.int32),
-        )
-
-    def arrays(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+def random_batch(config: Config, utterances: int = 16, seconds: float = 8.0, label_rate: float = 8.0) -> Batch:
+    """Noise of equal length with random labels, `label_rate` a second: a step takes the same time for any values."""
+    rng = np.random.default_rng(config.seed)
+    samples, labels = round(seconds * config.features.sample_rate), round(seconds * label_rate)
+    return Batch(
+        audio=(0.1 * rng.standard_normal((utterances, samples))).astype(np.float32),
+        audio_lengths=np.full(utterances, samples, np.int32),
+        labels=rng.integers(1, config.model.vocab_size, (utterances, labels), np.int32),
+        label_lengths=np.full(utterances, labels, np.int32),
+        weights=np.ones(utterances, np.float32),
+    )
 
 
-class JaxTrainer:
-    """The JAX model, its optimiser and one batch; the counterpart of the twin's `Trainer`."""
+class Steps:
+    """Training steps on one batch, as `train.py` makes them; the counterpart of the twin's `Trainer`."""
 
-    def __init__(self, config: Config, batch: FeatureBatch, chunk_size: int = 0, num_left_chunks: int = -1):
-        self._chunks = np.int32(chunk_size), np.int32(num_left_chunks)
-        graphdef, params, self._statistics = make_model(config, compute=config.train.compute)
-        self.weights = flat_weights(params, self._statistics)
-        self.num_parameters = count_parameters(params)
-        self._state = (params, make_optimiser(config.train).init(params))
-        self._batch = {name: jax.device_put(array) for name, array in batch.arrays().items()}
-        self._index = 0
+    def __init__(self, config: Config, batch: Batch, chunk: tuple[np.int32, np.int32] = WHOLE):
+        bins = config.features.num_mel_bins
+        self.trainer = Trainer(config, np.full(bins, 8.0), np.full(bins, 3.0))
+        self.weights = flat_weights(self.trainer.state.params, self.trainer.state.statistics)
+        self._batch, self._chunk = jax.device_put(batch), chunk
         start = time.perf_counter()
-        self._step = make_step(config, graphdef).lower(*self._arguments()).compile()
+        self.trainer.step = self.trainer.step.lower(self.trainer.state, self._batch, *chunk).compile()
         self.compile_seconds = time.perf_counter() - start
 
-    def train(self, steps: int) -> dict:
+    def train(self, steps: int) -> dict[str, Any]:
         """Updates the model `steps` times; seconds and loss of each step."""
         seconds, losses = [], []
         for _ in range(steps):
             start = time.perf_counter()
-            self._state, loss = self._step(*self._arguments())
-            jax.block_until_ready((self._state, loss))
+            metrics = jax.block_until_ready(self.trainer.update(self._batch, self._chunk))
+            jax.block_until_ready(self.trainer.state)
             seconds.append(time.perf_counter() - start)
-            losses.append(float(loss))
-            self._index += 1
-        return {"seconds": seconds, "losses": losses, "peak_memory_mib": record.peak_memory_mib()}
-
-    def _arguments(self):
-        # The chunk is an argument, as it is in training, where it changes from batch to batch.
-        return self._state, self._statistics, self._batch, np.int32(self._index), *self._chunks
+            losses.append(float(metrics["loss"]))
+        return {"seconds": seconds, "losses": losses, "peak_memory_mib": system.peak_memory_mib()}
 
 
-def make_step(config: Config, graphdef: nnx.GraphDef) -> Callable:
-    """The update of `conformer/training/step.py` from features on, without its augmentation and bookkeeping."""
-    optimiser = make_optimiser(config.train)
-
-    def loss_fn(params, statistics, batch, chunk_size, num_left_chunks, key):
-        model = nnx.merge(graphdef, params, statistics)
-        x, lengths = model.encoder(
-            model.normalise(batch["features"]),
-            batch["lengths"],
-            chunk_size=chunk_size,
-            num_left_chunks=num_left_chunks,
-            dropout_key=key,
-        )
-        loss = ctc_loss(model.head(x), lengths, batch["labels"], batch["label_lengths"])
-        return loss.sum() / batch["label_lengths"].sum()
-
-    @jax.jit(donate_argnums=0)
-    def step(state, statistics, batch, index, chunk_size, num_left_chunks):
-        params, optimiser_state = state
-        key = jax.random.fold_in(jax.random.key(config.seed, impl="rbg"), index)
-        loss, gradient = jax.value_and_grad(loss_fn)(params, statistics, batch, chunk_size, num_left_chunks, key)
-        updates, optimiser_state = optimiser.update(gradient, optimiser_state, params)
-        return (optax.apply_updates(params, updates), optimiser_state), loss
-
-    return step
-
-
-def measure(config: Config, batch: FeatureBatch, steps: int) -> dict:
+def measure(config: Config, batch: Batch, steps: int) -> dict:
     """Times JAX and both rows of PyTorch in alternating blocks of `steps` steps.
 
     Returns:
         the record: "rows", each with its median and all its times in seconds, and "ratio", the median of the faster
         PyTorch row over JAX's (above 1: JAX is faster). Raises PeerError without the peers' environment.
     """
-    circumstances = record.describe_run()
-    cores = record.num_cores()
     peers_python()  # fails here rather than after the compilation
-    jax_trainer = JaxTrainer(config, batch)
+    own, threads = Steps(config, batch), len(system.cores())
+    rows: dict[str, dict[str, Any]] = {"JAX": {"versions": record.versions("jax", "jaxlib", "flax", "optax", "numpy")}}
+    trainers: dict[str, Callable[[int], dict]] = {"JAX": own.train}
     with Peer(TWIN) as plain, Peer(TWIN, HEAP_KEPT) as kept, tempfile.TemporaryDirectory() as folder:
         arrays = pathlib.Path(folder) / "arrays.npz"
-        save_arrays(arrays, jax_trainer.weights, batch)
-        rows: dict[str, dict[str, Any]] = {
-            "JAX": {"versions": record.versions("jax", "jaxlib", "flax", "optax", "numpy")}
-        }
-        trainers: dict[str, Callable[[int], dict]] = {"JAX": jax_trainer.train}
+        batch_arrays = features_of(config, batch)
+        save_arrays(arrays, own.weights, batch_arrays)
         for name, peer in {"PyTorch eager": plain, "PyTorch eager, heap kept": kept}.items():
-            reply = peer.ask("load", config=dataclasses.asdict(config), arrays=str(arrays), num_threads=cores)
+            reply = peer.ask("load", config=dataclasses.asdict(config), arrays=str(arrays), num_threads=threads)
             rows[name] = {"versions": reply}
             trainers[name] = lambda n, peer=peer: peer.ask("train", steps=n)
-        _run_rounds(rows, trainers, steps)
-    for row in rows.values():
-        row["median_seconds"] = statistics.median(row["seconds"])
-    rows["JAX"]["compile_seconds"] = jax_trainer.compile_seconds
+        warm = {name: train(WARM_UP)["losses"] for name, train in trainers.items()}
+        turns = {name: functools.partial(train, steps) for name, train in trainers.items()}
+        blocks = harness.in_turn(turns, ROUNDS)
+    for name, replies in blocks.items():
+        seconds = [second for reply in replies for second in reply["seconds"]]
+        rows[name] |= {
+            "seconds": seconds,
+            "losses": warm[name] + [loss for reply in replies for loss in reply["losses"]],
+            "peak_memory_mib": replies[-1]["peak_memory_mib"],
+            "median_seconds": statistics.median(seconds),
+        }
+    rows["JAX"]["compile_seconds"] = own.compile_seconds
     median, *others = (row["median_seconds"] for row in rows.values())
     return {
-        "benchmark": "training",
-        **circumstances,
         "config": dataclasses.asdict(config),
-        "num_parameters": jax_trainer.num_parameters,
-        "batch": {name: list(array.shape) for name, array in batch.arrays().items()},
-        "threads": cores,
+        "num_parameters": count_parameters(own.trainer.state.params),
+        "batch": {name: list(array.shape) for name, array in batch_arrays.items()},
+        "threads": threads,
         "rounds": ROUNDS,
         "steps": steps,
         "rows": rows,
@@ -182,51 +141,41 @@ def measure(config: Config, batch: FeatureBatch, steps: int) -> dict:
     }
 
 
-def save_arrays(path: str | pathlib.Path, weights: dict[str, np.ndarray], batch: FeatureBatch) -> None:
+def features_of(config: Config, batch: Batch) -> dict[str, np.ndarray]:
+    """What the twin computes on: log-mel features, their lengths in frames, and the labels."""
+    features, lengths = jax.device_get(jax.jit(lambda *audio: log_mel(config.features, *audio))(*batch[:2]))
+    return {"features": features, "lengths": lengths, "labels": batch.labels, "label_lengths": batch.label_lengths}
+
+
+def save_arrays(path: pathlib.Path, weights: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> None:
     """Writes what the twin's "load" reads."""
-    arrays: dict[str, Any] = {f"weights/{name}": array for name, array in weights.items()}
-    np.savez(path, **arrays, **batch.arrays())
-
-
-def _run_rounds(rows: dict[str, dict[str, Any]], trainers: dict[str, Callable[[int], dict]], steps: int) -> None:
-    """Fills in "seconds", "losses" and "peak_memory_mib" of each row."""
-    for name, train in trainers.items():
-        rows[name].update(seconds=[], losses=train(WARM_UP)["losses"])
-    for turn in range(ROUNDS):
-        # Back and forth, so that a machine that slows down or speeds up favours nobody.
-        for name in list(trainers)[:: 1 if turn % 2 == 0 else -1]:
-            result = trainers[name](steps)
-            rows[name]["seconds"] += result["seconds"]
-            rows[name]["losses"] += result["losses"]
-            rows[name]["peak_memory_mib"] = result["peak_memory_mib"]
+    arrays: dict[str, Any] = {f"weights/{name}": array for name, array in weights.items()} | batch
+    np.savez(path, **arrays)
 
 
 def table(result: dict) -> str:
     """The record for a reader."""
     utterances, frames, bins = result["batch"]["features"]
-    compute = result["config"]["train"]["compute"]
-    lines = [
-        f"Training step: {result['num_parameters'] / 1e6:.2f} M parameters, {compute}, {utterances} utterances of "
-        f"{frames} x {bins} features; {result['device']['cpu']}, {result['threads']} threads",
-        f"{'':26}{'median':>9}{'fastest':>9}{'slowest':>9}{'peak memory':>13}",
-    ]
-    for name, row in result["rows"].items():
-        times = (row["median_seconds"], min(row["seconds"]), max(row["seconds"]))
-        memory = row["peak_memory_mib"]
-        memory = "unknown" if memory is None else f"{memory:.0f} MiB"
-        lines.append(f"{name:26}" + "".join(f"{seconds:7.3f} s" for seconds in times) + f"{memory:>13}")
-    lines.append(f"JAX compiles in {result['rows']['JAX']['compile_seconds']:.1f} s (not counted above).")
-    lines.append(f"Faster PyTorch row / JAX: {result['ratio']:.2f}")
-    if (load := result["load_average"]) > 0.5:
-        lines.append(
-            f"The load average was {load:.1f} at the start: other work slows the rows unequally. Measure again."
+    headings = ("training step", "median", "fastest", "slowest", "peak memory")
+    rows = [
+        (
+            name,
+            *(f"{seconds:.3f} s" for seconds in (row["median_seconds"], min(row["seconds"]), max(row["seconds"]))),
+            harness.mebibytes(row["peak_memory_mib"]),
         )
-    return "\n".join(lines)
+        for name, row in result["rows"].items()
+    ]
+    return (
+        f"{harness.table(headings, rows)}\n"
+        f"{result['num_parameters'] / 1e6:.2f} M parameters, {result['config']['train']['compute']}, {utterances} "
+        f"utterances of {frames} x {bins} features, {result['threads']} threads.\n"
+        f"JAX compiles in {result['rows']['JAX']['compile_seconds']:.1f} s (not counted above).\n"
+        f"Faster PyTorch row / JAX: {result['ratio']:.2f}"
+    )
 
 
 def run(steps: int, compute: str) -> dict:
     """`bench.py training`."""
-    runtime.set_up()
     jax.config.update("jax_enable_compilation_cache", False)  # a compile time from the cache would be none
     config = benchmark_config(compute)
-    return measure(config, FeatureBatch.random(config), steps)
+    return measure(config, random_batch(config), steps)

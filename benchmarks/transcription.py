@@ -4,21 +4,22 @@ The model has the size of `bench.py streaming` and random weights: it says somet
 case for everything that could be kept.
 """
 
+import contextlib
 import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
 
-from benchmarks import record
+from benchmarks.chunk import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config
 from benchmarks.peers import ROOT
-from benchmarks.streaming import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, missing_packages
-from conformer import runtime
+from conformer import system
+from conformer.artefacts.formats import ExportError
 from conformer.config import Config
 from conformer.export.pipeline import export
 from conformer.tokenizer import BLANK_SYMBOL, SPACE_SYMBOL, CharTokenizer
@@ -46,8 +47,7 @@ def run(runs: int, minutes: int) -> dict:
     compares its memory after one minute and after `minutes`. Then the same start with an export of the model, if the
     packages for it are there.
     """
-    runtime.set_up()
-    result = {"benchmark": "transcription", **record.describe_run(), "minutes": minutes}
+    result: dict[str, Any] = {"minutes": minutes}
     config = benchmark_config()
     with tempfile.TemporaryDirectory() as name:
         workdir = pathlib.Path(name)
@@ -60,7 +60,7 @@ def run(runs: int, minutes: int) -> dict:
         result["runs"] = [transcribe(model, short)._asdict() for _ in range(runs)]
         result["one_minute"] = transcribe(model, minute)._asdict()
         result["all_minutes"] = transcribe(model, long)._asdict()
-        if not missing_packages():
+        with contextlib.suppress(ExportError):  # a package is missing
             card = export(workdir, "onnx", "int8", CHUNK_SIZE, NUM_LEFT_CHUNKS, workdir)
             artefact = f"--artefact={workdir / card.file}"
             result["artefact"] = [transcribe(artefact, short)._asdict() for _ in range(runs)]
@@ -94,7 +94,7 @@ def transcribe(model: str, path: pathlib.Path) -> Transcription:
         assert process.stdout is not None
         for _ in process.stdout:
             first_text = first_text or time.perf_counter() - start
-            memory = record.peak_memory_mib(process.pid) or memory  # nothing is left of a process that has ended
+            memory = system.peak_memory_mib(process.pid) or memory  # nothing is left of a process that has ended
     if process.returncode != 0 or first_text is None:
         raise TranscriptionError(f"transcribe.py ended with status {process.returncode}: its own message is above")
     return Transcription(first_text, time.perf_counter() - start, memory)
@@ -114,8 +114,6 @@ def table(result: dict) -> str:
             f"Most memory held: {memory[0]:.0f} MiB after 1 minute of audio, {memory[1]:.0f} MiB after {minutes} "
             f"({result['all_minutes']['total']:.0f} s of work)."
         )
-    if (load := result["load_average"]) > 0.5:
-        lines.append(f"The load average was {load:.1f} at the start: other work slows this. Measure again.")
     return "\n".join(lines)
 
 

@@ -26,16 +26,31 @@ def get_config(name: str = "words,small") -> Config:
             f"configs/front_ends.py:{name}: choose words or libri_mini, a comma, and one of {', '.join(FRONT_ENDS)}"
         )
     if base == "words":
-        config = words.get_config()
-        config.model.encoder_dim, config.model.num_layers, config.model.feed_forward_dim = 96, 4, 384
-        config.augment.speed_factors = (0.88, 0.94, 1.0, 1.06, 1.12)
-        config.data.bucket_seconds, config.data.spoken_utterances = (0.8, 3.0, 4.5, 6.5), 0
-        config.train.num_steps = 1_500
+        config = words.get_config().replace(
+            {
+                "model.encoder_dim": 96,
+                "model.num_layers": 4,
+                "model.feed_forward_dim": 384,
+                "augment.speed_factors": (0.88, 0.94, 1.0, 1.06, 1.12),
+                "data.bucket_seconds": (0.8, 3.0, 4.5, 6.5),
+                "data.spoken_utterances": 0,
+                "train.num_steps": 1_500,
+            }
+        )
     else:
-        config = libri_mini.get_config()
-        config.data.curriculum_steps, config.augment.mask_ramp_steps = 600, 2_000
-        config.train.num_steps, config.train.eval_every = 2_000, 2_000
-    model = config.model
-    model.subsampling, channels, model.subsampling_frequency_stride = FRONT_ENDS[front_end]
-    model.subsampling_channels = channels or SMALL[base]
-    return config
+        config = libri_mini.get_config().replace(
+            {
+                "data.curriculum_steps": 600,
+                "augment.mask_ramp_steps": 2_000,
+                "train.num_steps": 2_000,
+                "train.eval_every": 2_000,
+            }
+        )
+    subsampling, channels, frequency_stride = FRONT_ENDS[front_end]
+    return config.replace(
+        {
+            "model.subsampling": subsampling,
+            "model.subsampling_channels": channels or SMALL[base],
+            "model.subsampling_frequency_stride": frequency_stride,
+        }
+    )

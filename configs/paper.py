@@ -31,9 +31,14 @@ SECONDS = 10.0  # of the utterance that shares are of
 def get_config(front_end: str = "depthwise_separable") -> Config:
     if front_end not in FRONT_ENDS:
         raise ConfigError(f"configs/paper.py:{front_end}: choose {', '.join(FRONT_ENDS)}")
-    config = librispeech.get_config("large")
-    model = config.model
-    model.subsampling, model.subsampling_channels, model.subsampling_frequency_stride = FRONT_ENDS[front_end]
-    model.subsampling_factor = 6
-    model.num_layers, model.kernel_size = 27, 31
-    return config
+    subsampling, channels, frequency_stride = FRONT_ENDS[front_end]
+    return librispeech.get_config("large").replace(
+        {
+            "model.subsampling": subsampling,
+            "model.subsampling_channels": channels,
+            "model.subsampling_frequency_stride": frequency_stride,
+            "model.subsampling_factor": 6,
+            "model.num_layers": 27,
+            "model.kernel_size": 31,
+        }
+    )

@@ -11,6 +11,7 @@ import soxr
 
 from kernels.typing import Float, Int
 
+INT16_SCALE = 32768.0  # the int16 value that stands for 1.0
 _BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 _MAX_PEAK = 4.0  # decoders overshoot full scale a little; samples far beyond it were written on another scale
 _RIFF_SLACK = 8  # bytes; some writers count the 8-byte header in the size that excludes it
@@ -86,18 +87,18 @@ def resample(
 
 
 def pcm16_to_float(data: bytes) -> Float[np.ndarray, " samples"]:
-    """Samples of little-endian signed 16-bit mono PCM, divided by 32768.
+    """Samples of little-endian signed 16-bit mono PCM, divided by `INT16_SCALE`.
 
     Raises AudioError for half a sample: a reader of a stream keeps an odd byte back for the next piece.
     """
     if len(data) % 2:
         raise AudioError(f"{len(data)} bytes of 16-bit PCM end inside a sample: pass an even number of bytes")
-    return np.frombuffer(data, "<i2").astype(np.float32) / 32768
+    return np.frombuffer(data, "<i2").astype(np.float32) / INT16_SCALE
 
 
 def float_to_pcm16(samples: Float[np.ndarray, " samples"]) -> Int[np.ndarray, " samples"]:
     """Samples in [-1, 1) as int16, rounded and clipped."""
-    return np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
+    return np.clip(np.round(samples * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
 
 
 def _check_samples(samples: Float[np.ndarray, " samples"], path: pathlib.Path) -> None:

@@ -5,20 +5,23 @@ A config file holds `get_config() -> Config`. Every field can be overridden on t
 from which `eval.py` and `transcribe.py` rebuild the same model.
 """
 
+import ast
 import dataclasses
 import difflib
 import functools
 import importlib
 import importlib.util
 import json
+import operator
 import pathlib
+import re
 import sys
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from conformer.policy import POLICIES
 
@@ -43,7 +46,7 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key and the remedy."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class FeatureConfig:
     """Kaldi-compatible log-mel filterbank (see `conformer/filterbank.py`)."""
 
@@ -57,7 +60,7 @@ class FeatureConfig:
     dither: float = 0.0  # standard deviation of added noise, in int16 units; 0 = off
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class AugmentConfig:
     """Training-time augmentation; everything off means clean training."""
 
@@ -73,7 +76,7 @@ class AugmentConfig:
     mask_ramp_steps: int = 0  # the widths grow to these values over this many steps
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
     """The embedded corpus, spoken in process by espeak-ng (see `conformer/data/synthetic.py`)."""
 
@@ -83,7 +86,7 @@ class SyntheticConfig:
     seed: int = 0  # same seed, same corpus
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where utterances come from and how they are grouped into batches."""
 
@@ -100,7 +103,7 @@ class DataConfig:
     num_workers: int = 0  # loader processes; 0 = a thread in this process
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
     """Text units."""
 
@@ -108,7 +111,7 @@ class TokenizerConfig:
     vocab_size: int = 128  # upper bound on units of "bpe", blank excluded
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The recogniser. Sizes follow the names of Gulati et al. (2020)."""
 
@@ -130,7 +133,7 @@ class ModelConfig:
     vocab_size: int = 0  # units including blank; filled in from the tokenizer
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Optimisation."""
 
@@ -155,7 +158,7 @@ class TrainConfig:
     max_skipped_steps: int = 50  # non-finite updates in a row that stop the run
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One experiment."""
 
@@ -237,6 +240,18 @@ class Config:
         if not model.causal_conv and model.kernel_size % 2 == 0:
             raise ConfigError(f"model.kernel_size={model.kernel_size} must be odd when model.causal_conv=False")
 
+    def replace(self, values: Mapping[str, Any], origin: str = "config") -> "Config":
+        """A copy with other values, by key, such as {"model.encoder_dim": 96}.
+
+        Raises ConfigError, which begins with `origin`, for a key or a value that cannot be used.
+        """
+        changed = dataclasses.asdict(self)
+        for key, value in values.items():
+            check_key(key)
+            *sections, field = key.split(".")
+            functools.reduce(operator.getitem, sections, changed)[field] = value
+        return _from_dict(type(self), changed, origin)
+
     def to_json(self) -> str:
         """The resolved configuration, as stored in a work directory."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -259,29 +274,53 @@ class Config:
         return _from_dict(cls, values, str(path))
 
 
-def define_config_flag() -> flags.FlagHolder:
-    """Defines `--config=FILE` with overrides `--config.a.b=value`."""
-    flag = config_flags.DEFINE_config_file("config", None, "Experiment, e.g. configs/demo.py.", lock_config=False)
-    flags.mark_flag_as_required(flag)
-    return flag
+class ConfigFlag:
+    """What `--config=FILE` names, with every `--config.KEY=VALUE`; filled in by `parse_flags`."""
+
+    name: str  # FILE
+    value: Config
+
+
+_FLAG = ConfigFlag()
+
+
+def define_config_flag() -> ConfigFlag:
+    """Defines `--config=FILE` with overrides `--config.KEY=VALUE`."""
+    flags.DEFINE_string(
+        "config", None, "Experiment, e.g. configs/demo.py; --config.KEY=VALUE overrides.", required=True
+    )
+    return _FLAG
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """A flags parser for `absl.app.run` that reports an error in one line, and the nearest to an unknown key."""
     try:
-        for argument in argv[1:]:
-            if argument.lstrip("-").startswith("config."):
-                check_key(argument.lstrip("-").split("=", 1)[0].removeprefix("config."))
-        arguments = flags.FLAGS(argv)
-        if "config" in flags.FLAGS:
-            path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
-            if not pathlib.Path(path).is_file():  # reported late, and at length, otherwise
-                raise ConfigError(f"--config={path} does not exist: name a file such as configs/demo.py")
+        overrides = [argument for argument in argv[1:] if re.match("--?config[.]", argument)]
+        if "config" not in flags.FLAGS:
+            return flags.FLAGS(argv)
+        values = dict(map(_read_override, overrides))
+        arguments = flags.FLAGS([argument for argument in argv if argument not in overrides])
+        _FLAG.name = flags.FLAGS.config
+        if not pathlib.Path(_FLAG.name.partition(":")[0]).is_file():
+            raise ConfigError(f"--config={_FLAG.name} does not exist: name a file such as configs/demo.py")
+        _FLAG.value = load_config(_FLAG.name, values)
         return arguments
     except (ConfigError, flags.Error) as error:
-        # ml_collections wraps an error of a config file in the text of its traceback, the message last.
-        message = str(error).strip().splitlines()[-1].removeprefix("conformer.config.ConfigError: ")
-        sys.exit(f"{pathlib.Path(argv[0]).name}: {message}")
+        sys.exit(f"{pathlib.Path(argv[0]).name}: {error}")
+
+
+def _read_override(argument: str) -> tuple[str, Any]:
+    """Key and value of `--config.KEY=VALUE`; the value as Python writes it, or as text."""
+    key, equals, text = argument.lstrip("-").removeprefix("config.").partition("=")
+    check_key(key)
+    if not equals:
+        raise ConfigError(f"{argument} has no value: write --config.{key}=VALUE")
+    if isinstance(known := dict(_values(Config()))[key], str):
+        return key, text
+    try:
+        return key, ast.literal_eval(text.capitalize() if isinstance(known, bool) else text)
+    except (SyntaxError, ValueError):
+        return key, tuple(filter(None, text.split(",")))  # a list of names
 
 
 def load_module(path: str | pathlib.Path) -> ModuleType:
@@ -303,18 +342,7 @@ def load_config(name: str, overrides: Mapping[str, Any] | None = None) -> Config
     path, _, argument = name.partition(":")
     module = load_module(path)
     config = module.get_config(argument) if argument else module.get_config()
-    for key, value in (overrides or {}).items():
-        check_key(key)
-        *sections, field = key.split(".")
-        section = functools.reduce(getattr, sections, config)
-        kind = type(getattr(section, field))
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise ConfigError(f"{name}: {key}={value!r} must be of type {kind.__name__}")
-        setattr(section, field, value)
-    config.validate()
-    return config
+    return config.replace(overrides or {}, name)
 
 
 def check_key(key: str) -> None:
@@ -332,7 +360,7 @@ def _values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + field.name, value
 
 
-def _from_dict(cls: Any, values: Any, origin: str):
+def _from_dict(cls: Any, values: Any, origin: str, section: str = ""):
     if not isinstance(values, dict):
         raise ConfigError(f"{origin}: {values!r} stands where {cls.__name__} needs an object of keys: restore the file")
     fields = {field.name: field for field in dataclasses.fields(cls)}
@@ -340,10 +368,25 @@ def _from_dict(cls: Any, values: Any, origin: str):
     for name, value in values.items():
         if name not in fields:
             raise ConfigError(f"{origin}: unknown config key {name!r}{_nearest(name, fields)}")
-        if dataclasses.is_dataclass(fields[name].type):
-            value = _from_dict(fields[name].type, value, origin)
-        arguments[name] = tuple(value) if isinstance(value, list) else value
+        kind = fields[name].type
+        arguments[name] = (
+            _from_dict(kind, value, origin, f"{section}{name}.")
+            if dataclasses.is_dataclass(kind)
+            else (_typed(value, kind, f"{origin}: {section}{name}={value!r}"))
+        )
     return cls(**arguments)
+
+
+def _typed(value: Any, kind: Any, what: str) -> Any:
+    """A value of a field's type: a whole number does for a float, one value for a tuple. Raises ConfigError."""
+    if typing.get_origin(kind) is tuple:
+        values = value if isinstance(value, tuple | list) else (value,)
+        return tuple(_typed(item, typing.get_args(kind)[0], what) for item in values)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{what} must be of type {kind.__name__}")
+    return value
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -5,8 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from conformer.audio import INT16_SCALE
 from conformer.config import FeatureConfig
-from conformer.filterbank import INT16_SCALE, LOG_FLOOR, Plan, num_frames, plan_of, reflect
+from conformer.filterbank import LOG_FLOOR, Plan, num_frames, plan_of, reflect
 from kernels.typing import Array, Float, Int, Key
 
 
@@ -31,7 +32,7 @@ def log_mel(
     frames, frame_lengths = num_frames(config, samples), num_frames(config, lengths)
     if frames == 0:
         return jnp.zeros((batch, 0, config.num_mel_bins), jnp.float32), frame_lengths
-    audio = audio.astype(jnp.float32) * INT16_SCALE
+    audio = audio.astype(jnp.float32) * INT16_SCALE  # Kaldi's samples are int16 values
     if key is not None and config.dither > 0:
         audio += config.dither * jax.random.normal(key, audio.shape)
 

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from conformer.audio import INT16_SCALE
 from conformer.config import FeatureConfig
 from kernels.typing import Float
 
 LOG_FLOOR = float(np.finfo(np.float32).eps)  # 1.1920929e-07, least energy of a filter before the logarithm
-INT16_SCALE = 32768.0  # Kaldi's samples are int16 values
 
 
 class FeatureError(ValueError):

@@ -32,12 +32,6 @@ def speak_plainly() -> None:
     warnings.showwarning = _print_warning
 
 
-def use_one_core() -> None:
-    """Keeps the process on one core, where the system can; to be called before JAX starts its threads."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-
-
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """A line like those of errors, without the place in the source."""
     print(f"{pathlib.Path(sys.argv[0]).name}: warning: {message}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """A model of a few thousand parameters and a sound for it: what the tests of the network and of streams share."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ TOKENIZER = CharTokenizer(["<blk>", "▁", *"abcdef"])
 
 
 def make_config(subsampling="depthwise_separable", factor=4, **model) -> Config:
-    sizes = dict(
+    sizes: dict[str, Any] = dict(
         subsampling=subsampling,
         subsampling_factor=factor,
         subsampling_channels=4,

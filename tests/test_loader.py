@@ -12,7 +12,7 @@ from absl import flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformer.config import AugmentConfig, Config, DataConfig
+from conformer.config import AugmentConfig, Config, DataConfig, FeatureConfig
 from conformer.ctc import min_frames
 from conformer.data import loader
 from conformer.data.buckets import Plan, Reason, Rules, make_buckets, select
@@ -40,13 +40,12 @@ def corpus(count=40):
 
 
 def config(seed=0, augment=None, **data):
-    result = Config(
+    return Config(
         seed=seed,
+        features=FeatureConfig(sample_rate=RATE),
         augment=augment or AugmentConfig(),
         data=DataConfig(**{"bucket_seconds": (1.0, 2.0, 3.0), "batch_seconds": 6.0} | data),
     )
-    result.features.sample_rate = RATE
-    return result
 
 
 def train_loader(utterances=None, **options):

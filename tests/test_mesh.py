@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -107,13 +108,13 @@ def check_on_eight_devices(folder: pathlib.Path) -> None:
             assert len(leaf.sharding.device_set) == 8
     assert share(alone) == 1
 
-    config.train.accumulate = 2
+    config = config.replace({"train.accumulate": 2})
     np.testing.assert_allclose(curve(config, 2, 4)[0], curve(config, 1, 1)[0], rtol=1e-4, err_msg="accumulated")
 
     checkpoints = Checkpoints(folder)
     checkpoints.save(STEPS, state)
     checkpoints.wait()
-    stored = arrays(state)
+    stored: dict[str, Any] = arrays(state)
     np.savez(folder / "stored.npz", **stored)
     for fsdp, devices in ((2, 2), (4, 8), (1, 1)):
         empty = on_mesh(config, fsdp, devices)[2]
@@ -142,11 +143,10 @@ def test_eight_devices_train_as_one_and_share_the_state(tmp_path):
 
 
 def test_an_accumulated_gradient_is_that_of_the_whole_batch():
-    config = small()
-    config.augment = AugmentConfig(num_freq_masks=0, num_time_masks=0)
-    config.features.dither, config.model.dropout = 0.0, 0.0
+    without = {"augment.num_freq_masks": 0, "augment.num_time_masks": 0, "features.dither": 0, "model.dropout": 0}
+    config = small().replace(without)
     whole = curve(config, 1, 1)[0]
-    config.train.accumulate = 2
+    config = config.replace({"train.accumulate": 2})
     np.testing.assert_allclose(curve(config, 1, 1)[0], whole, rtol=1e-5)
 
 

@@ -79,7 +79,7 @@ def added(scorers, labels):
     return total
 
 
-def word_fusion(texts, tokenizer=TOKENIZER, **weights):
+def word_fusion(texts, tokenizer: Tokenizer = TOKENIZER, **weights):
     return WordFusion(Lexicon(train_ngram(texts), tokenizer), tokenizer, **weights)
 
 

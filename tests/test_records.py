@@ -44,8 +44,9 @@ def write_manifest(folder: pathlib.Path, rows: list[dict]) -> pathlib.Path:
     with path.open("w") as file:
         for row in rows:
             if "audio" not in row:
-                row = row | {"audio": f"{row['id']}.wav"}
-                soundfile.write(folder / row["audio"], sound(row["id"], row["duration"]), RATE, subtype="PCM_16")
+                name = f"{row['id']}.wav"
+                soundfile.write(folder / name, sound(row["id"], row["duration"]), RATE, subtype="PCM_16")
+                row = row | {"audio": name}
             file.write(json.dumps({"text": "go on", "speaker": f"s{len(row['id'])}"} | row) + "\n")
     return path
 

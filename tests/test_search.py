@@ -1,6 +1,7 @@
 """From settings to decoders, and grids of settings."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,8 @@ def test_the_decoder_of_settings(arpa):
     assert text_of(Search(beam_size=4, hotwords=("ac",)), log_probs) == "ac ac"
     assert text_of(Search(beam_size=4, lm=arpa("ac ab")), log_probs) == "ac ab"
     assert text_of(Search(beam_size=4, lm=arpa("a c ▁ a b")), log_probs) == "ac ab"  # of units: it holds `▁`
-    for settings in ({"lm": "a.arpa"}, {"hotwords": ("ab",)}):
+    refused: tuple[dict[str, Any], ...] = ({"lm": "a.arpa"}, {"hotwords": ("ab",)})
+    for settings in refused:
         with pytest.raises(DecodeError, match="need a beam search"):
             Search(**settings)
 

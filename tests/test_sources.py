@@ -80,7 +80,7 @@ def test_the_microphone_gives_mono_blocks_and_is_closed_again(sounddevice):
     with pytest.warns(UserWarning, match="audio of the microphone was lost"):
         next(blocks)
     assert (sounddevice.opened["samplerate"], sounddevice.opened["channels"], sounddevice.closed) == (RATE, 1, False)
-    blocks.close()
+    blocks.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert sounddevice.closed
 
 

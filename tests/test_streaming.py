@@ -260,7 +260,7 @@ def test_the_state_has_the_size_that_the_configuration_says():
 
 def retained(stream: Recognizer) -> tuple[int, int]:
     """Bytes of all arrays, and the number of all other objects, that a stream holds on to."""
-    num_bytes, objects, waiting, seen = 0, 0, [stream.stream, stream._pool._stepper._cache], set()
+    num_bytes, objects, waiting, seen = 0, 0, [stream.stream, vars(stream._pool._stepper)["_cache"]], set()
     while waiting:
         item = waiting.pop()
         if id(item) in seen or isinstance(item, (type, type(recognizer), int, float, str)):

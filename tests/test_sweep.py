@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "config.py").write_text(CONFIG.format(manifest=str(folder / "manifest.jsonl")))
     config, model = make_config(causal_conv=True), folder / "model"
-    config.data.source = str(folder / "manifest.jsonl")
+    config = config.replace({"data.source": str(folder / "manifest.jsonl")})
     model.mkdir()
     (model / "config.json").write_text(config.to_json())
     TOKENIZER.save(model)
@@ -83,7 +84,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 def start(folder: pathlib.Path, workdir: pathlib.Path) -> subprocess.Popen:
     command = [sys.executable, "sweep.py", f"--sweep={folder / 'six.py'}", f"--workdir={workdir}", "--jobs=2"]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes: dict[str, Any] = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
 
 

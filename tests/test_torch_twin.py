@@ -14,8 +14,8 @@ import pytest
 from flax import nnx
 
 from benchmarks import peers, streaming
-from benchmarks.training import TWIN, FeatureBatch, measure, save_arrays, table
-from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
+from benchmarks.training import TWIN, measure, random_batch, save_arrays, table
+from conformer.config import AugmentConfig, Config, FeatureConfig, ModelConfig, TrainConfig
 from conformer.cost import Workload, operations
 from conformer.model import ConformerCTC
 
@@ -44,6 +44,7 @@ def small_config(**model) -> Config:
     )
     return Config(
         features=FeatureConfig(num_mel_bins=40),
+        augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
         model=ModelConfig(**{**sizes, **model}),
         train=TrainConfig(warmup_steps=2, num_steps=10, clip_norm=0.5),
     )
@@ -61,12 +62,18 @@ def random_model(config: Config) -> tuple[nnx.GraphDef, nnx.State]:
     return graphdef, jax.tree.map(draw, shapes)
 
 
-def random_batch(config: Config) -> FeatureBatch:
-    batch = FeatureBatch.random(config, utterances=4, seconds=1.3, label_rate=4.0)
-    return dataclasses.replace(batch, lengths=np.array([130, 101, 64, 3], np.int32))
+def random_features(config: Config) -> dict[str, np.ndarray]:
+    """What the twin computes on: four utterances, the last of no encoder frame."""
+    rng = np.random.default_rng(config.seed)
+    return {
+        "features": rng.standard_normal((4, 130, config.features.num_mel_bins), np.float32),
+        "lengths": np.array([130, 101, 64, 3], np.int32),
+        "labels": rng.integers(1, config.model.vocab_size, (4, 5), np.int32),
+        "label_lengths": np.full(4, 5, np.int32),
+    }
 
 
-def load(twin: peers.Peer, config: Config, weights, batch: FeatureBatch, folder) -> None:
+def load(twin: peers.Peer, config: Config, weights, batch: dict[str, np.ndarray], folder) -> None:
     save_arrays(folder / "arrays.npz", weights, batch)
     twin.ask("load", config=dataclasses.asdict(config), arrays=str(folder / "arrays.npz"), num_threads=1)
 
@@ -77,7 +84,7 @@ def load(twin: peers.Peer, config: Config, weights, batch: FeatureBatch, folder)
 )
 def test_logits_agree(twin, tmp_path, subsampling, subsampling_factor, causal_conv):
     config = small_config(subsampling=subsampling, subsampling_factor=subsampling_factor, causal_conv=causal_conv)
-    (graphdef, state), batch = random_model(config), random_batch(config)
+    (graphdef, state), batch = random_model(config), random_features(config)
     load(twin, config, peers.flat_weights(state), batch, tmp_path)
     # Traced chunks: one compilation for all masks.
     forward = jax.jit(
@@ -89,7 +96,7 @@ def test_logits_agree(twin, tmp_path, subsampling, subsampling_factor, causal_co
         output = tmp_path / "output.npz"
         twin.ask("forward", chunk_size=chunk_size, num_left_chunks=num_left_chunks, output=str(output))
         limits = np.int32(chunk_size), np.int32(num_left_chunks)
-        logits, lengths = forward(state, batch.features, batch.lengths, *limits)
+        logits, lengths = forward(state, batch["features"], batch["lengths"], *limits)
         with np.load(output) as stored:
             np.testing.assert_array_equal(stored["lengths"], lengths)
             valid = np.arange(logits.shape[1]) < np.asarray(lengths)[:, None]
@@ -101,7 +108,8 @@ def test_logits_agree(twin, tmp_path, subsampling, subsampling_factor, causal_co
 def test_training_agrees():
     """Loss, gradient, clipping, schedule and update: an error in any of them would part the losses."""
     config = small_config(num_layers=1)
-    batch = dataclasses.replace(random_batch(config), lengths=np.array([130, 101, 77, 60], np.int32))
+    batch = random_batch(config, utterances=4, seconds=1.3, label_rate=4.0)
+    batch = batch._replace(audio_lengths=160 * np.array([130, 101, 77, 60], np.int32))
     result = measure(config, batch, steps=2)
     expected, *others = (row["losses"] for row in result["rows"].values())
     assert expected[-1] < expected[0] - 0.05
@@ -119,7 +127,7 @@ def test_twin_drops_out_in_training(twin, tmp_path):
     """The first update's learning rate is zero: only dropout can change the loss."""
     config = small_config(dropout=0.2)
     _, state = random_model(config)
-    load(twin, config, peers.flat_weights(state), random_batch(config), tmp_path)
+    load(twin, config, peers.flat_weights(state), random_features(config), tmp_path)
     first, second = twin.ask("train", steps=2)["losses"]
     assert first != second
 
@@ -176,8 +184,7 @@ def test_streams_are_measured(twin, monkeypatch):
     contestants = {name: streaming.CONTESTANTS[name] for name in (streaming.REFERENCE, "PyTorch eager")}
     monkeypatch.setattr(streaming, "CONTESTANTS", contestants)
     monkeypatch.setattr(streaming, "ROUNDS", 2)
-    config = small_config()
-    config.train.chunk_sizes = (4,)
+    config = small_config().replace({"train.chunk_sizes": (4,)})
     result = streaming.measure(config, chunk_size=4, num_left_chunks=2, chunks=3)
     ours, theirs = result["rows"].values()
     assert len(ours["seconds"]) == len(theirs["seconds"]) == 6

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ FEATURES = FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0)
 
 
 def tiny(compute="float32", **model) -> Config:
-    sizes = dict(
+    sizes: dict[str, Any] = dict(
         subsampling_channels=4,
         encoder_dim=16,
         num_layers=1,
@@ -163,7 +164,8 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
         for process in processes:
             process.kill()
             process.wait()
-            process.stdout.close()
+            if process.stdout is not None:
+                process.stdout.close()
     assert [process.returncode for process in processes] == [0, -signal.SIGKILL, 0]
     assert "starting at step 0" in outputs[0]
     assert any(f"starting at step {step}" in outputs[1] for step in (4, 8, 12, 16))
@@ -231,7 +233,7 @@ def test_every_format_takes_finite_steps_and_bad_ones_are_skipped():
             assert not np.isfinite(metrics["loss"]) and int(state.step) == 12 + count
         assert_same(good, arrays(state._replace(step=None, skipped=None, skipped_in_a_row=None, loss_scale=None)))
         if compute == "float16":
-            assert float(state.loss_scale.scale) == scale / 4
+            assert state.loss_scale is not None and 4 * float(state.loss_scale.scale) == scale
         state, metrics = step(state, batch_of_noise(), *FULL)
         assert int(metrics["skipped_in_a_row"]) == 0 and np.isfinite(metrics["loss"])
     np.testing.assert_allclose(first_losses["bfloat16"], first_losses["float32"], rtol=2e-2)
@@ -243,9 +245,7 @@ def test_an_intermediate_loss_is_mixed_in():
     """The loss is linear in the weight, and its other end is the loss of the first of two blocks through the head."""
 
     def first_loss(weight, batch):
-        config = tiny(num_layers=2, dropout=0.0)
-        config.augment = AugmentConfig(num_freq_masks=0, num_time_masks=0)
-        config.train = dataclasses.replace(config.train, intermediate_weight=weight)
+        config = tiny(num_layers=2, dropout=0.0).replace({"train.intermediate_weight": weight})
         graphdef, state = start(config)
         model = nnx.merge(graphdef, jax.tree.map(jnp.copy, state.params), state.statistics)
         features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths)
@@ -266,15 +266,15 @@ class Loader:
 
 
 def test_a_skipped_step_is_named_and_too_many_stop_the_run(capsys):
-    config, progress = tiny(), Progress(0, 10)
+    config, progress, loader = tiny(), Progress(0, 10), cast(Any, Loader())
     skipped = {"loss": np.float32("nan"), "skipped_in_a_row": np.int32(1)}
-    assert np.isnan(train.check(7, skipped, config, Loader(), progress))
+    assert np.isnan(train.check(7, skipped, config, loader, progress))
     message = "step 7: loss or gradient is not finite, update skipped; utterances: utterance-7-a, utterance-7-b\n"
     assert capsys.readouterr().err == message
-    assert train.check(8, {"loss": np.float32(2), "skipped_in_a_row": np.int32(0)}, config, Loader(), progress) == 2.0
+    assert train.check(8, {"loss": np.float32(2), "skipped_in_a_row": np.int32(0)}, config, loader, progress) == 2.0
     assert capsys.readouterr().err == ""
     with pytest.raises(train.TrainingError, match=r"51 updates in a row were not finite: lower train\.learning_rate"):
-        train.check(60, skipped | {"skipped_in_a_row": np.int32(51)}, config, Loader(), progress)
+        train.check(60, skipped | {"skipped_in_a_row": np.int32(51)}, config, loader, progress)
     progress.close()
 
 
@@ -293,7 +293,8 @@ def test_muon_turns_linear_maps_by_equal_amounts_and_leaves_the_rest_to_adam():
     params, gradient = ({k: jnp.asarray(rng.standard_normal(s), jnp.float32) for k, s in shapes.items()} for _ in "ab")
     config = TrainConfig(optimiser="muon", weight_decay=0.0, warmup_steps=0, learning_rate=1.0, clip_norm=1e9)
     others = optax.nadam(1.0, b2=config.beta2)
-    found, expected = (o.update(gradient, o.init(params), params)[0] for o in (make_optimiser(config), others))
+    optimisers: tuple[Any, Any] = make_optimiser(config), others
+    found, expected = (o.update(gradient, o.init(params), params)[0] for o in optimisers)
     assert np.linalg.cond(gradient["map"]) > 5
     assert np.linalg.cond(found["map"]) < 2
     assert np.sqrt(np.mean(found["map"] ** 2)) == pytest.approx(0.2, rel=0.2)
@@ -306,7 +307,7 @@ def test_muon_orthogonalises_as_optax_does(precision, tolerance):
     rng = np.random.default_rng(1)
     shapes = [(32, 64), (64, 32), (48, 48), (64, 32)]
     gradient = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
-    optaxs = optax.contrib.muon(1.0, consistent_rms=UPDATE_RMS)
+    optaxs: Any = optax.contrib.muon(1.0, consistent_rms=UPDATE_RMS)
     expected = optaxs.update(gradient, optaxs.init(gradient), gradient)[0]
     for left, right in zip(orthogonalise_all(gradient, precision), expected, strict=True):
         assert jnp.linalg.norm(left + right) < tolerance * jnp.linalg.norm(right)
@@ -354,17 +355,19 @@ def workdir(tmp_path) -> pathlib.Path:
 
 def test_a_checkpoint_that_does_not_fit_is_named(workdir):
     config, model, tokenizer, step = load_model(workdir)
+    assert model.head.bias is not None
     assert step == 0 and tokenizer.vocab_size == config.model.vocab_size == model.head.bias.shape[0]
 
     block = r"average\.encoder\.blocks"
-    for sizes, difference in [
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"encoder_dim": 32}, block + r"\.0\..* is float32\[16\] there and float32\[32\] here"),
         ({"num_layers": 2}, block + r"\.1\..* is absent there and float32\[16\] here"),
         (
             {"max_relative_distance": 7},
             block + r".*relative_bias.* is float32\[2, 13\] there and float32\[2, 15\] here",
         ),
-    ]:
+    ]
+    for sizes, difference in refused:
         (workdir / "config.json").write_text(tiny(**sizes).to_json())
         pattern = r"checkpoints/5 is not a checkpoint of the model that config\.json describes \(" + difference
         with pytest.raises(CheckpointError, match=pattern):

@@ -4,12 +4,10 @@ from typing import Any
 
 import jax
 
-from benchmarks import record
 from benchmarks.kernels import figures, step
 from benchmarks.kernels.cases import Case, SelectionError, select
 from benchmarks.kernels.contestants import Torch, functions, kernel_here, measure
 from benchmarks.kernels.timing import rates
-from conformer import runtime
 from kernels.device import current_device
 from kernels.implementation import NAMES
 
@@ -18,8 +16,6 @@ SMALL = ("stream_words", "train_words")  # what a CPU measures unless told other
 
 def run(operation: str | None, shape: str | None, format: str | None, implementation: str | None) -> dict[str, Any]:
     """Measures the cases that the flags leave; with `implementation`, that one alone and no other library."""
-    circumstances = record.describe_run()
-    runtime.set_up()
     jax.config.update("jax_enable_compilation_cache", False)
     device = current_device()
     cases = [] if operation == "training_step" else select(operation, shape, format)
@@ -41,10 +37,7 @@ def run(operation: str | None, shape: str | None, format: str | None, implementa
             rows.append(_row(case) | vars(outcome))
             print(line(rows[-1], bounds), flush=True)
     result = {
-        "benchmark": "kernels",
-        **circumstances,
         "accelerator": {"kind": device.kind, "capability": device.capability},
-        "versions": record.versions("jax", "jaxlib"),
         "rates": bounds,
         "rows": rows,
         "figures": figures.compute(rows, bounds),
@@ -77,6 +70,6 @@ def line(row: dict[str, Any], bounds: dict[str, float]) -> str:
     return f"{start}{row['seconds'] * 1e6:10.1f}{copied:9.0%}" + (f"{multiplied:10.0%}" if multiplied else "")
 
 
-def summary(result: dict[str, Any]) -> str:
-    """The figures, for a reader."""
+def table(result: dict[str, Any]) -> str:
+    """The figures, for a reader; each line of the table was printed when it was measured."""
     return figures.text(result)

@@ -1,15 +1,17 @@
 """A training step of the medium LibriSpeech model, with our kernels and with XLA alone."""
 
-import dataclasses
 import statistics
 from typing import Any
 
+import numpy as np
+
+from benchmarks import harness
 from benchmarks.kernels.contestants import kernel_here
-from benchmarks.training import FeatureBatch, JaxTrainer
+from benchmarks.training import Steps, random_batch
 from configs.librispeech import get_config
 
 UTTERANCES, SECONDS = 58, 16.5  # the batch of one of its buckets
-CHUNK_SIZE, NUM_LEFT_CHUNKS = 16, 4
+CHUNK = np.int32(16), np.int32(4)  # and chunks of left context
 STEPS, ROUNDS = 10, 5
 
 
@@ -18,13 +20,12 @@ def compare() -> dict[str, Any]:
     name = kernel_here()
     if name is None:
         return {"text": "The training step with kernels: left open, for no kernel runs on this device."}
-    seconds: dict[str, list[float]] = {name: [], "xla": []}
-    trainers = {kernels: _trainer(kernels) for kernels in seconds}
-    for trainer in trainers.values():
-        trainer.train(3)
-    for turn in range(ROUNDS):
-        for kernels in list(trainers)[:: 1 if turn % 2 == 0 else -1]:
-            seconds[kernels] += trainers[kernels].train(STEPS)["seconds"]
+    steps = {kernels: _steps(kernels) for kernels in (name, "xla")}
+    for own in steps.values():
+        own.train(3)
+    turns = {kernels: lambda own=own: own.train(STEPS)["seconds"] for kernels, own in steps.items()}
+    blocks = harness.in_turn(turns, ROUNDS)
+    seconds = {kernels: [second for block in times for second in block] for kernels, times in blocks.items()}
     ours, xla = (statistics.median(times) for times in seconds.values())
     return {
         "seconds": seconds,
@@ -34,10 +35,7 @@ def compare() -> dict[str, Any]:
     }
 
 
-def _trainer(kernels: str) -> JaxTrainer:
-    config = get_config("medium")
-    config.model.vocab_size = 1025
-    config.model.kernels = kernels
-    config.train = dataclasses.replace(config.train, compute="bfloat16")
-    batch = FeatureBatch.random(config, UTTERANCES, SECONDS, label_rate=4.0)
-    return JaxTrainer(config, batch, CHUNK_SIZE, NUM_LEFT_CHUNKS)
+def _steps(kernels: str) -> Steps:
+    changes = {"model.vocab_size": 1025, "model.kernels": kernels, "train.compute": "bfloat16"}
+    config = get_config("medium").replace(changes)
+    return Steps(config, random_batch(config, UTTERANCES, SECONDS, label_rate=4.0), CHUNK)

@@ -5,10 +5,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import record
 from benchmarks.kernels.cases import SHAPES, Case
 from benchmarks.kernels.contestants import kernel_here
 from benchmarks.kernels.timing import device_seconds
+from conformer import record
 from kernels import autotune
 from kernels.device import current_device
 from kernels.formats import COMPUTED
@@ -31,7 +31,7 @@ def run(operation: str | None, timer: Timer = device_seconds) -> dict[str, Any]:
     for tuned in [operation] if operation else list(SHAPES):
         found[tuned] = circumstances | tune(tuned, name, timer)
         print(f"{autotune.keep(tuned, found[tuned])}: {found[tuned]['implementation']}", flush=True)
-    return {"benchmark": "autotune", **circumstances, "operations": found}
+    return {"operations": found}
 
 
 def tune(operation: str, implementation: str, timer: Timer) -> dict[str, Any]:

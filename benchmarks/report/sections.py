@@ -4,11 +4,12 @@ A section names the records, and the keys in them, that its numbers come from; w
 command that makes one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from benchmarks.kernels import run as kernels
 from benchmarks.report.page import Report, sweep, sweep_plot, sweep_table, way
 from conformer.charts import Point, intervals, lines
+from conformer.evaluation.latency import AXES, latency_plot
 
 
 def front_ends(report: Report) -> None:
@@ -32,7 +33,7 @@ def latency(report: Report) -> None:
             continue
         report.plot(
             f"latency_{name}",
-            lines({"streams": stream_points(record["streaming"])}, *AXES, {"whole utterances": 100 * record["wer"]}),
+            latency_plot(record["streaming"], record["wer"]),
             f"{label}: word error rate against latency, {record['utterances']} utterances",
             f"`results/{name}.json`, `streaming` (points) and `wer` (dashed)",
         )
@@ -56,17 +57,6 @@ def latency(report: Report) -> None:
     first = found["rows"][0]["trial"]  # whole utterances are the same in all
     rows = [row for row in found["rows"] if row["chunk_size"] or row["trial"] == first]
     sweep_table(report, found | {"rows": rows}, "chunk")
-
-
-AXES = "latency, measured: audio waited for + computation on one core (s)", "word error rate (%)"
-
-
-def stream_points(rows: Sequence[Mapping]) -> list[Point]:
-    """Of the rows of eval.py."""
-    return sorted(
-        Point(row["latency_seconds"], 100 * row["wer"], 100 * row["wer_low"], 100 * row["wer_high"], row["mode"])
-        for row in rows
-    )
 
 
 def numerics(report: Report) -> None:
@@ -184,7 +174,7 @@ def kernel_speeds(report: Report) -> None:
     for name in names:
         record = report.record(name)
         assert record is not None
-        report.say(f"```\n{kernels.summary(record)}\n```\n\nSource: `results/{name}.json`.")
+        report.say(f"```\n{kernels.table(record)}\n```\n\nSource: `results/{name}.json`.")
     if not names:
         report.say(
             "Open, for lack of hardware: no record. `python bench.py kernels --json=results/kernels.json` makes one on "

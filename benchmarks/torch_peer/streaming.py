@@ -14,8 +14,8 @@ import torch
 import torch._inductor.config
 
 from benchmarks.contestant import Unavailable, serve
-from benchmarks.record import versions
 from benchmarks.torch_peer.conformer import ConformerCTC, load_weights
+from conformer.record import versions
 
 COMPILE_LIMIT = 120  # seconds
 

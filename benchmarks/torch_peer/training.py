@@ -16,8 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.record import peak_memory_mib, versions
 from benchmarks.torch_peer.conformer import ConformerCTC, load_weights
+from conformer.record import versions
+from conformer.system import peak_memory_mib
 
 
 class Trainer:

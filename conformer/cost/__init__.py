@@ -8,8 +8,8 @@ from conformer.cost.operations import Workload as Workload
 from conformer.cost.operations import num_parameters as num_parameters
 from conformer.cost.operations import operations as operations
 from conformer.cost.operations import state_elements as state_elements
-from conformer.cost.predict import FORMATS as FORMATS
+from conformer.cost.predict import PRECISIONS as PRECISIONS
 from conformer.cost.predict import Cost as Cost
-from conformer.cost.predict import Formats as Formats
+from conformer.cost.predict import Precision as Precision
 from conformer.cost.predict import predict as predict
 from conformer.cost.predict import total as total

@@ -9,7 +9,7 @@ from conformer.cost.devices import Device
 from conformer.cost.operations import Operation, Workload, operations
 
 
-class Formats(NamedTuple):
+class Precision(NamedTuple):
     """Bytes of an element, and the format that is multiplied."""
 
     weights: int
@@ -17,13 +17,13 @@ class Formats(NamedTuple):
     compute: str
 
 
-FORMATS = {
-    "float32": Formats(4, 4, "float32"),
-    "bfloat16": Formats(2, 4, "bfloat16"),  # the numerics policies of these names keep activations in float32
-    "int8": Formats(1, 4, "int8"),
-    "float16": Formats(2, 2, "float16"),  # a device whose operations all end in it, as edge_fp16
-    "float16_int8_weights": Formats(1, 2, "float16"),
-    "all_int8": Formats(1, 1, "int8"),
+PRECISIONS = {
+    "float32": Precision(4, 4, "float32"),
+    "bfloat16": Precision(2, 4, "bfloat16"),  # the numerics policies of these names keep activations in float32
+    "int8": Precision(1, 4, "int8"),
+    "float16": Precision(2, 2, "float16"),  # a device whose operations all end in it, as edge_fp16
+    "float16_int8_weights": Precision(1, 2, "float16"),
+    "all_int8": Precision(1, 1, "int8"),
 }
 
 
@@ -65,7 +65,7 @@ class Cost:
         return dataclasses.replace(sums, peak_bytes=max(self.peak_bytes, other.peak_bytes))
 
 
-def predict(config: Config, workload: Workload, device: Device, formats: Formats) -> dict[str, Cost]:
+def predict(config: Config, workload: Workload, device: Device, formats: Precision) -> dict[str, Cost]:
     """Costs by module, and of the "call" itself. Raises ValueError for a format that the device does not multiply."""
     if formats.compute not in device.matrix_rate:
         known = ", ".join(device.matrix_rate)
@@ -81,7 +81,7 @@ def predict(config: Config, workload: Workload, device: Device, formats: Formats
     return costs
 
 
-def operation_cost(operation: Operation, device: Device, formats: Formats, fits: bool) -> Cost:
+def operation_cost(operation: Operation, device: Device, formats: Precision, fits: bool) -> Cost:
     """The larger of computing and moving, or their sum where a device does one after the other, and the launch.
 
     Weights and state come from memory unless they fit the cache (`fits`), activations unless they are larger than it.

@@ -1,13 +1,13 @@
 """Costs for a reader: a table of modules, configurations side by side, and drawings."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from conformer.config import Config, ConfigError
+from conformer.charts import bars, together
+from conformer.config import Config
 from conformer.cost.devices import Device
 from conformer.cost.operations import Workload, num_parameters, state_elements
-from conformer.cost.predict import Cost, Formats, predict, total
+from conformer.cost.predict import Cost, Precision, predict, total
 
 
 class Report(NamedTuple):
@@ -24,7 +24,7 @@ class Report(NamedTuple):
         return total(self.costs.values())
 
 
-def report(name: str, config: Config, workload: Workload, device: Device, formats: Formats) -> Report:
+def report(name: str, config: Config, workload: Workload, device: Device, formats: Precision) -> Report:
     """What `workload` costs."""
     state = state_elements(config, workload) * formats.activations if workload.streaming else 0
     return Report(name, predict(config, workload, device, formats), workload.seconds, num_parameters(config), state)
@@ -68,58 +68,33 @@ def comparison_table(reports: Sequence[Report]) -> str:
     return "\n".join(lines)
 
 
-def draw_shares(reports: Sequence[Report], path: str | pathlib.Path) -> None:
-    """Where compute, bytes, time and energy go: a bar a configuration, a colour a module."""
-    pyplot = _pyplot()
+def shares_chart(reports: Sequence[Report]) -> str:
+    """Where compute, bytes, time and energy of a second of audio go: a bar a configuration, a colour a module (SVG)."""
     measures = {
-        "multiply-accumulates": lambda cost: cost.macs / 1e6,
-        "bytes moved": lambda cost: cost.bytes_moved / 1e6,
-        "time": lambda cost: 1e3 * cost.seconds,
-        "energy": lambda cost: 1e3 * cost.joules,
+        "multiply-accumulates (M)": lambda cost: cost.macs / 1e6,
+        "bytes moved (MB)": lambda cost: cost.bytes_moved / 1e6,
+        "time (ms)": lambda cost: 1e3 * cost.seconds,
+        "energy (mJ)": lambda cost: 1e3 * cost.joules,
     }
-    units = ("M a second of audio", "MB a second of audio", "ms a second of audio", "mJ a second of audio")
-    figure, panels = pyplot.subplots(1, 4, figsize=(15, 1.5 + 0.6 * len(reports)), layout="constrained")
-    for panel, unit, (title, measure) in zip(panels, units, measures.items(), strict=True):
-        left = [0.0] * len(reports)
-        for module in reports[0].costs:
-            widths = [measure(found.costs[module]) / found.seconds for found in reports]
-            panel.barh([found.name for found in reports], widths, left=left, label=module)
-            left = [a + b for a, b in zip(left, widths, strict=True)]
-        panel.set(title=title, xlabel=unit)
-        panel.invert_yaxis()
-        panel.tick_params(labelleft=panel is panels[0])
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=7)
-    figure.savefig(path)
+    charts = []
+    for label, measure in measures.items():
+        rows = {
+            found.name: {module: measure(cost) / found.seconds for module, cost in found.costs.items()}
+            for found in reports
+        }
+        charts.append(bars(rows, f"{label} of a second of audio"))
+    return together(charts, "where compute, bytes, time and energy go")
 
 
-def draw_waterfall(reports: Sequence[Report], path: str | pathlib.Path) -> None:
-    """Real-time factor and energy after each step, and what the step took away."""
-    pyplot = _pyplot()
-    figure, panels = pyplot.subplots(1, 2, figsize=(11, 1.2 + 0.5 * len(reports)), layout="constrained", sharey=True)
-    names = [found.name for found in reports]
-    values = (
-        [found.all.seconds / found.seconds for found in reports],
-        [1e3 * found.all.joules / found.seconds for found in reports],
-    )
-    for panel, series, label in zip(panels, values, ("real-time factor", "mJ a second of audio"), strict=True):
-        before = [series[0], *series[:-1]]
-        saved = [max(old - new, 0.0) for old, new in zip(before, series, strict=True)]
-        panel.barh(names, series)
-        panel.barh(names, saved, left=series, color="lightgray")
-        panel.set_xlabel(label)
-    panels[0].invert_yaxis()
-    figure.savefig(path)
-
-
-def _pyplot():
-    try:
-        import matplotlib  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ConfigError(
-            "drawing needs matplotlib: pip install -c requirements.lock -e '.[plots]', or leave --plot and --waterfall"
-        ) from None
-    matplotlib.use("svg")
-    import matplotlib.pyplot as pyplot  # pyright: ignore[reportMissingImports]
-
-    pyplot.rcParams["svg.hashsalt"] = "cost"  # the same drawing, the same file
-    return pyplot
+def waterfall_chart(reports: Sequence[Report]) -> str:
+    """Real-time factor and energy after each step, and what the step took away (SVG)."""
+    measures = {
+        "real-time factor": [found.all.seconds / found.seconds for found in reports],
+        "mJ a second of audio": [1e3 * found.all.joules / found.seconds for found in reports],
+    }
+    charts = []
+    for label, values in measures.items():
+        steps = zip([values[0], *values], reports, values, strict=False)
+        rows = {found.name: {"left": new, "saved by this step": max(old - new, 0.0)} for old, found, new in steps}
+        charts.append(bars(rows, label))
+    return together(charts, "real-time factor and energy after each saving")

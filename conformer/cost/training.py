@@ -11,7 +11,7 @@ from typing import NamedTuple
 from conformer.config import Config
 from conformer.cost.devices import Device
 from conformer.cost.operations import Workload, num_parameters, operations
-from conformer.cost.predict import Formats, predict, total
+from conformer.cost.predict import Precision, predict, total
 from conformer.data.buckets import make_bucket
 
 BYTES = 4  # of a parameter, its average, its two moments under AdamW, a gradient, an activation: float32
@@ -79,7 +79,7 @@ def training_step(config: Config, device: Device, interconnect: Interconnect, de
     workload = Workload.utterance(config, bucket.seconds, rows)
     parameters = BYTES * num_parameters(config)
     found = operations(config, workload)
-    costs = predict(config, workload, device, Formats(BYTES, BYTES, config.train.compute))
+    costs = predict(config, workload, device, Precision(BYTES, BYTES, config.train.compute))
     call = costs.pop("call").seconds
     update = UPDATE_PASSES * parameters / device.memory_bandwidth
     return Step(

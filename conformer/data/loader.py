@@ -9,7 +9,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from conformer.audio import AudioError, float_to_pcm16
+from conformer.audio import INT16_SCALE, AudioError, float_to_pcm16
 from conformer.augment import augment_audio
 from conformer.config import Config
 from conformer.data.buckets import (
@@ -265,7 +265,7 @@ class _Reader:
             if self._cached + pcm.nbytes <= self._cache_bytes:
                 self._cache[member] = pcm
                 self._cached += pcm.nbytes
-        return pcm.astype(np.float32) / 32768
+        return pcm.astype(np.float32) / INT16_SCALE
 
 
 def eval_batches(

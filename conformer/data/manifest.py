@@ -16,14 +16,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import soundfile
 
-from conformer.audio import AudioError, load_audio, resample
+from conformer.audio import INT16_SCALE, AudioError, load_audio, resample
 from kernels.typing import Float, Int
 
 MANIFEST = "manifest.jsonl"
 RECIPE = "recipe_train.jsonl"
 TRANSCRIPTS = ".trans.txt"  # how the name of a chapter's transcripts ends
 _FADE_SECONDS = 0.005  # linear fade of each clip of a recipe, in and out
-_FULL_SCALE = 32768  # int16 value that stands for 1.0
 
 
 class DataError(ValueError):
@@ -57,7 +56,7 @@ class Pcm:
     sample_rate: int
 
     def samples(self, sample_rate: int) -> Float[np.ndarray, "samples"]:
-        return resample(self.data.astype(np.float32) / _FULL_SCALE, self.sample_rate, sample_rate)
+        return resample(self.data.astype(np.float32) / INT16_SCALE, self.sample_rate, sample_rate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +96,11 @@ class Recipe:
             position += len(clip)
         # The legacy generator: the recipes were made with it, and its stream never changes.
         noise = np.random.RandomState(self.noise_seed).standard_normal(self.num_samples)
-        out += noise * _FULL_SCALE * 10 ** (self.noise_dbfs / 20)
-        return np.clip(np.round(out), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+        out += noise * INT16_SCALE * 10 ** (self.noise_dbfs / 20)
+        return np.clip(np.round(out), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
 
     def samples(self, sample_rate: int) -> Float[np.ndarray, "samples"]:
-        return resample(self.render().astype(np.float32) / _FULL_SCALE, self.sample_rate, sample_rate)
+        return resample(self.render().astype(np.float32) / INT16_SCALE, self.sample_rate, sample_rate)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -21,6 +21,7 @@ from typing import Any
 
 import soundfile
 
+from conformer import system
 from conformer.audio import AudioError, float_to_pcm16
 from conformer.data.buckets import check_length
 from conformer.data.manifest import DataError, Utterance, read_utterances
@@ -159,18 +160,15 @@ def fill_shard(lists: WorkLists, name: str) -> tuple[Shard, bool]:
         shard = Shard.from_json(made["shard"])
         if made["work"] == digest and _has_size(path, shard.bytes):
             return shard, False
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     content = _Content(lists.settings.sample_rate)
     try:
-        write_records(partial, content.records(rows))
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        size, sha256 = partial.stat().st_size, _sha256(partial)
-        partial.replace(path)
+        with system.replacing(path) as partial:
+            write_records(partial, content.records(rows))
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            size, sha256 = partial.stat().st_size, _sha256(partial)
     except RuntimeError as error:  # ArrayRecord's
         raise DataError(f"{path} cannot be written ({error}): free some space and run the command again") from None
-    finally:
-        partial.unlink(missing_ok=True)
     steps = tuple((step, count, round(seconds, 3)) for step, (count, seconds) in sorted(content.steps.items()))
     utterances, seconds = (sum(column) for column in zip(*content.steps.values(), strict=True)) if steps else (0, 0.0)
     shard = Shard(name, name.rpartition("-")[0], utterances, round(seconds, 3), size, sha256, steps)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from conformer.audio import float_to_pcm16, resample
+from conformer.audio import INT16_SCALE, float_to_pcm16, resample
 from conformer.config import SyntheticConfig
 from conformer.data.manifest import DataError, Pcm, Utterance
 
@@ -198,4 +198,4 @@ class _Espeak:
         status = library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, _CHARACTERS, 0, _UTF8, None, None)
         if status or not self._pieces:
             raise DataError(f"espeak-ng cannot speak {text!r} as {voice.name}: reinstall espeakng-loader")
-        return np.frombuffer(b"".join(self._pieces), np.int16).astype(np.float32) / 32768
+        return np.frombuffer(b"".join(self._pieces), np.int16).astype(np.float32) / INT16_SCALE

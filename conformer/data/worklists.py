@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from conformer import system
 from conformer.data.buckets import Reason
 from conformer.data.manifest import DataError, Utterance, read_utterances, to_row
 from conformer.data.records import SUMMARY, UNFINISHED, length_step
@@ -101,7 +102,6 @@ def check_settings(stored: Settings, settings: Settings, folder: pathlib.Path) -
 
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
     """Writes a file that is there as a whole or not at all; a line a key, and a line an object of a list."""
-    partial = path.with_name(f"{path.name}.partial")
     lines = []
     for key, value in values.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
@@ -109,8 +109,7 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
         else:
             text = json.dumps(value, ensure_ascii=False)
         lines.append(f" {json.dumps(key)}: {text}")
-    partial.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    partial.replace(path)
+    system.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def json_line(values: dict[str, Any]) -> bytes:

@@ -61,7 +61,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
         raise ScoreError(f"none of the {len(words)} references holds a word: check the transcripts")
     errors = np.array([sum(_counts(alignment).values()) for alignment in output.alignments])
     low, high = _interval(errors, words)
-    characters = jiwer.process_characters(_normalised(references), _normalised(hypotheses))
+    characters = jiwer.process_characters(_collapsed(references), _collapsed(hypotheses))
     return Score(
         words=int(words.sum()),
         errors=int(errors.sum()),
@@ -104,10 +104,10 @@ def _align(references: Sequence[str], hypotheses: Sequence[str]) -> jiwer.WordOu
         raise ScoreError(f"{len(references)} references, but {len(hypotheses)} hypotheses: give one for each")
     if not references:
         raise ScoreError("there are no utterances to score: check the split")
-    return jiwer.process_words(_normalised(references), _normalised(hypotheses))
+    return jiwer.process_words(_collapsed(references), _collapsed(hypotheses))
 
 
-def _normalised(texts: Sequence[str]) -> list[str]:
+def _collapsed(texts: Sequence[str]) -> list[str]:
     return [" ".join(text.lower().split()) for text in texts]
 
 

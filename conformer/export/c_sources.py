@@ -6,8 +6,9 @@ import numpy as np
 
 from conformer.artefacts.geometry import Geometry
 from conformer.artefacts.micro import Tensor
+from conformer.audio import INT16_SCALE
 from conformer.config import FeatureConfig
-from conformer.filterbank import INT16_SCALE, LOG_FLOOR, plan_of
+from conformer.filterbank import LOG_FLOOR, plan_of
 
 
 def write(

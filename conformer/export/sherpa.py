@@ -13,6 +13,7 @@ import soundfile
 
 from conformer.artefacts.card import Card
 from conformer.artefacts.formats import ExportError
+from conformer.audio import INT16_SCALE, float_to_pcm16
 from conformer.filterbank import StreamingLogMel
 from conformer.streaming import Recognizer, Stepper
 from conformer.tokenizer import SPACE_SYMBOL, Tokenizer
@@ -131,4 +132,4 @@ def compare(
 
 def _in_16_bits(samples: np.ndarray) -> np.ndarray:
     """As the client reads them from a file."""
-    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.float32) / 32768
+    return float_to_pcm16(samples).astype(np.float32) / INT16_SCALE

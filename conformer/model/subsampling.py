@@ -9,7 +9,7 @@ from flax import nnx
 
 from conformer.config import FRONT_ENDS, ConfigError, ModelConfig, load_kind
 from conformer.model.layouts.layout import Frames, Image, Layout
-from conformer.model.linear import linear
+from conformer.model.linear import Linear, linear
 from kernels.typing import Array
 
 
@@ -43,7 +43,7 @@ class Lengths:
 class Subsampling(nnx.Module, Lengths):
     """A front end: `projection`, its last layer, maps to the encoder's width."""
 
-    projection: nnx.Module
+    projection: Linear
 
     def __init__(self, config: ModelConfig):
         Lengths.__init__(self, config.subsampling_factor, self.right_context_of(config.subsampling_factor))

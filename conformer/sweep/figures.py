@@ -4,7 +4,7 @@ import pathlib
 import statistics
 
 from conformer.config import Config
-from conformer.cost import DEVICES, Formats, Workload, num_parameters, predict, total
+from conformer.cost import DEVICES, Precision, Workload, num_parameters, predict, total
 from conformer.policy import Policy, get_policy
 from conformer.sweep.trials import Trial
 from conformer.training.metrics import read_metrics
@@ -21,8 +21,7 @@ def figures(trial: Trial, model: pathlib.Path, scores: dict) -> list[dict]:
         model: folder of the trained model.
         scores: what eval.py wrote.
     """
-    config = Config.from_json(model / "config.json")
-    config.model.execution = trial.execution
+    config = Config.from_json(model / "config.json").replace({"model.execution": trial.execution})
     rows = []
     for way in [scores, *scores.get("streaming", [])]:
         chunk_size = way["chunk_size"]
@@ -49,7 +48,7 @@ def costs(config: Config, workload: Workload, policy: Policy) -> dict[str, float
     known = policy.compute in DEVICE.matrix_rate  # float8 is not
     activations = 2 if policy.emulated else 4
     weights = {"float32": 4, "bfloat16": 2, "float16": 2}.get(policy.parameters, 1)
-    found = predict(config, workload, DEVICE, Formats(weights, activations, policy.compute if known else "float16"))
+    found = predict(config, workload, DEVICE, Precision(weights, activations, policy.compute if known else "float16"))
     whole = total(found.values())
     return {
         "front_end_share": found["front end"].macs / whole.macs,

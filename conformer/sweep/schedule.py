@@ -4,7 +4,6 @@ The folder of a trial holds `trial.json` once it is finished, `scores.json` (eva
 `train.log` and `eval.log`; a trial that is trained has its run there too, as train.py leaves it.
 """
 
-import contextlib
 import dataclasses
 import fcntl
 import json
@@ -13,9 +12,10 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TextIO
 
+from conformer import record, system
 from conformer.config import Config
 from conformer.sweep.figures import figures
 from conformer.sweep.trials import Sweep, SweepError, Trial
@@ -76,10 +76,10 @@ def run_sweep(
                 running.remove(entry)
                 running += _start(entry.rest, entry.process.returncode, entry.slot, jobs, say)
             if done:
-                records = [record for trial in trials if (record := read_trial(workdir, trial))]
+                records = [found for trial in trials if (found := read_trial(workdir, trial))]
                 if len(records) + len(failures) > ended:
                     ended = len(records) + len(failures)
-                    say(_progress(ended, len(trials), failures, [record["seconds"] for record in records], jobs))
+                    say(_progress(ended, len(trials), failures, [found["seconds"] for found in records], jobs))
             if time.monotonic() - reported > REPORT_SECONDS:
                 reported = time.monotonic()
                 for entry in running:
@@ -94,16 +94,16 @@ def read_trial(workdir: pathlib.Path, trial: Trial) -> dict | None:
     path = workdir / trial.name / "trial.json"
     if not path.exists():
         return None
-    record = json.loads(path.read_text())
+    found = json.loads(path.read_text())
     defaults = _flat({"config": dataclasses.asdict(Config())})  # of keys that came after the record
-    stored, now = defaults | _flat(record["definition"]), _flat(trial.definition())
+    stored, now = defaults | _flat(found["definition"]), _flat(trial.definition())
     if changed := [key for key in sorted(stored | now) if stored.get(key) != now.get(key)]:
         stale = path.parent if any(key.startswith("config.") for key in changed) else path  # a training is kept
         raise SweepError(
             f"trial {trial.name} was finished with other values of {', '.join(changed)}: give the new one another "
             f"name, choose another --workdir, or remove {stale} to run it again"
         )
-    return record
+    return found
 
 
 def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _work(
             scores = json.loads((folder / "scores.json").read_text())
             circumstances = {"seconds": time.monotonic() - began, "load_average": os.getloadavg()[0]}
             found = {"rows": figures(trial, model, scores), "scores": scores} | circumstances
-            write_text(folder / "trial.json", json.dumps({"definition": trial.definition()} | found, indent=2) + "\n")
+            record.write(folder / "trial.json", {"definition": trial.definition()} | found)
         began = time.monotonic()
 
 
@@ -168,7 +168,8 @@ def _start(
             continue
         say(f"{job.trial.name}: {job.command[0]}, log in {job.log}")
         command, environment = [sys.executable, *job.command], os.environ | {"PYTHONUNBUFFERED": "1"}
-        with lock, job.log.open("a") as log, _cores(slot, jobs):
+        cores = system.cores()  # its share of them: times of one core are then its own
+        with lock, job.log.open("a") as log, system.on_cores(cores[slot % len(cores) :: jobs]):
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock.fileno()]
             )
@@ -188,20 +189,6 @@ def _lock(folder: pathlib.Path) -> TextIO | None:
                 file.close()
                 return None
             time.sleep(POLL_SECONDS)
-
-
-@contextlib.contextmanager
-def _cores(slot: int, jobs: int) -> Iterator[None]:
-    """Gives what starts inside its share of the cores, where the system can: times of one core are then its own."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    every = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(every)[slot % len(every) :: jobs])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, every)
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
@@ -233,10 +220,3 @@ def _reason(status: _Status, log: pathlib.Path) -> str:
 def _last_line(log: pathlib.Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else "no output"
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)

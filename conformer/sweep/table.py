@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from conformer.charts import Point, intervals, lines
+from conformer.evaluation.latency import AXES
 from conformer.sweep.figures import UTTERANCE_SECONDS
 
 COLUMNS = (
@@ -105,9 +106,7 @@ def plots(rows: Sequence[Mapping]) -> dict[str, str]:
     }
     streams = _series(rows, "measured_latency_seconds", 1.0)
     if any(len(points) > 1 for points in streams.values()):
-        drawn["Errors against latency"] = lines(
-            streams, "latency, measured: audio waited for + computation on one core (s)", "word error rate (%)"
-        )
+        drawn["Errors against latency"] = lines(streams, *AXES)
     whole = _series([row for row in rows if row["mode"] == "offline"], "macs_per_second", 1e-6)
     if len({points[0].x for points in whole.values()}) > 1:
         drawn["Errors against arithmetic"] = lines(

@@ -5,7 +5,6 @@ comes first. So each process is the child of a small one, which needs no JAX and
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
+from conformer import system
 from conformer.config import ConfigError
 
 AUTO = "auto"
@@ -23,7 +23,6 @@ HEARTBEAT_SECONDS = 20  # one that is silent for so long is lost
 JOIN_SECONDS = 300  # for all to have started
 
 _CHILD = "EDGE_CONFORMER_CHILD"  # environment variable of the process that computes
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
 # What the messages of failed collectives, barriers and connections between processes have in common.
 _SYMPTOMS = (
     "Gloo",
@@ -81,7 +80,8 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
             f"--coordinator={coordinator} needs --num-processes and --process-id, from 0 to one less; or "
             "--coordinator=auto, where a cluster's scheduler says so"
         )
-    _die_with_parent()
+    if _CHILD in os.environ and not system.die_with(int(os.environ[_CHILD])):
+        os._exit(LOST)
     address = None if coordinator == AUTO else coordinator
     try:
         jax.distributed.initialize(
@@ -111,12 +111,3 @@ def leaving_when_others_are_lost() -> Iterator[None]:
             raise
         print(" ".join(str(error).split())[:300], file=sys.stderr, flush=True)
         os._exit(LOST)  # at a regular exit JAX would wait for the others
-
-
-def _die_with_parent() -> None:
-    """Where Linux offers it: a parent that is killed takes this process with it."""
-    if sys.platform == "linux" and _CHILD in os.environ:
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(os.environ[_CHILD]):  # it was killed before that took effect
-            os._exit(LOST)

@@ -46,7 +46,7 @@ class Layout(abc.ABC):
         for _, module in nnx.iter_modules(model):
             if (table := getattr(module, "relative_bias", None)) is not None:
                 laid_out = self.position_bias(table[...], chunk_size, chunk_size * (num_left_chunks + 1))
-                module.relative_bias = nnx.Param(laid_out)  # noqa: B010: the type checker knows no such one
+                module.relative_bias = nnx.Param(laid_out)  # pyright: ignore[reportAttributeAccessIssue]
         return model
 
     def position_bias(

@@ -1,0 +1,82 @@
+"""What the operating system is asked for: cores, memory, an end with the parent, files that are whole.
+
+Standard library only: the peers' processes import it too.
+"""
+
+import contextlib
+import ctypes
+import os
+import pathlib
+import re
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+def cores() -> list[int]:
+    """The cores that this process may use, ascending."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def use_one_core() -> None:
+    """Keeps the process, and those it starts, on one core where the system can; before JAX starts its threads."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores()[:1])
+
+
+@contextlib.contextmanager
+def on_cores(some: Sequence[int]) -> Iterator[None]:
+    """Keeps what is started inside on these cores, where the system can."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, some)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def peak_memory_mib(process: int | str = "self") -> float | None:
+    """The most memory that a process has held, in MiB; None where the kernel does not say.
+
+    Not from getrusage: there, a child starts at its parent's peak.
+    """
+    try:
+        status = pathlib.Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return None
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return round(int(match[1]) / 1024, 1) if match else None
+
+
+def die_with(parent: int) -> bool:
+    """Where Linux offers it: `parent` (a process id) takes this process with it when it is killed.
+
+    False where it is gone already.
+    """
+    if sys.platform != "linux":
+        return True
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent  # else it was killed before that took effect
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A path to write to, which takes the place of `path` at the end: that one is there whole or as it was."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
