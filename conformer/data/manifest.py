@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import soundfile
 
-from conformer.audio import INT16_SCALE, AudioError, load_audio, resample
+from conformer.audio import INT16_SCALE, AudioError, audio_seconds, load_audio, resample
 from kernels.typing import Float, Int
 
 MANIFEST = "manifest.jsonl"
@@ -106,8 +106,9 @@ class Recipe:
 @functools.lru_cache(maxsize=4096)
 def _clip(path: pathlib.Path, sample_rate: int) -> np.ndarray:
     try:
+        audio_seconds(path)  # which raises for one that is cut
         clip, rate = soundfile.read(path, dtype="int16")
-    except (OSError, soundfile.SoundFileError) as error:
+    except (OSError, soundfile.SoundFileError, AudioError) as error:
         raise AudioError(
             f"{path} cannot be read ({error}): restore the clip, or remove the recipes that use it"
         ) from None
