@@ -25,11 +25,11 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer(abc.ABC):
-    """Maps text to ids and back. `symbols[id]` is the symbol of an id."""
+    """Maps text to ids and back. `symbols[id]` is the symbol of an id; `alphabet` holds the characters of texts."""
 
     def __init__(self, symbols: Sequence[str]):
         self.symbols = list(symbols)
-        self._alphabet = {" " if symbol == SPACE_SYMBOL else symbol for symbol in symbols if len(symbol) == 1}
+        self.alphabet = {" " if symbol == SPACE_SYMBOL else symbol for symbol in symbols if len(symbol) == 1}
 
     @property
     def vocab_size(self) -> int:
@@ -40,10 +40,10 @@ class Tokenizer(abc.ABC):
         """The ids of a text, none of them BLANK. Raises TokenizerError for a character that training did not see."""
         text = _collapse(text)
         for character in text:
-            if character not in self._alphabet:
+            if character not in self.alphabet:
                 raise TokenizerError(
                     f"character {character!r} (U+{ord(character):04X}) of {text!r} is not among the "
-                    f"{len(self._alphabet)} characters of the training texts: "
+                    f"{len(self.alphabet)} characters of the training texts: "
                     "change the text, or train a tokenizer on texts that have it"
                 )
         return self._encode(text)

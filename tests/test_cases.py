@@ -1,9 +1,14 @@
 """The small inputs of shared/cases, each with its right answer, at the readers of files."""
 
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from conformer.audio import AudioError, as_samples, load_audio, read_stream
+from conformer.data.manifest import DataError, load_manifest
 
 RATE = 16_000
 SAMPLES = 61_233  # of the four words that most of the audio files say
@@ -40,3 +45,38 @@ def test_half_a_file_is_called_truncated(cases, name):
 def test_int16_is_the_same_speech(cases):
     samples = load_audio(cases / "clip_ends_with_speech" / "words-test-0008.wav", RATE)
     np.testing.assert_array_equal(as_samples((samples * 32_768).astype(np.int16)), samples)
+
+
+# ------------------------------------------------------------------------ text
+
+
+@pytest.mark.parametrize("name", ["trans_bom", "trans_line_separators"])
+def test_two_utterances_with_audio(cases, name):
+    utterances = load_manifest(cases / name / "LS")
+    assert [utterance.id for utterance in utterances] == ["19-198-0000", "19-198-0001"]
+    assert [utterance.text for utterance in utterances] in (["go left", "up"], ["go left", "up down"])
+    assert [len(utterance.samples(RATE)) for utterance in utterances] == [RATE, RATE]
+    assert [utterance.duration for utterance in utterances] == [1.0, 1.0]
+
+
+def test_a_latin1_file_is_named(cases):
+    with pytest.raises(DataError, match=r"19-198\.trans\.txt:1: byte 16 is not UTF-8"):
+        load_manifest(cases / "trans_latin1" / "LS")
+
+
+def test_language_models_do_not_depend_on_case_or_on_a_byte_order_mark(cases, tmp_path):
+    """Equal models give equal error rates."""
+    root = pathlib.Path(__file__).parents[1]
+    folder = cases / "lm_text_case"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "lm.py", f"--manifest={folder / 'one.jsonl'}", f"--text={folder / name}.txt", out],
+            cwd=root,
+            stdout=subprocess.DEVNULL,
+        )
+        for name in ("lower", "UPPER", "bom")
+        for out in [f"--out={tmp_path / name}.arpa"]
+    ]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    lower, upper, bom = ((tmp_path / f"{name}.arpa").read_bytes() for name in ("lower", "UPPER", "bom"))
+    assert lower == upper == bom and b"retain" in lower

@@ -195,10 +195,13 @@ def test_eval_searches_with_a_model_that_lm_trained_and_keeps_the_best_of_a_grid
     status, out, err = run("lm.py", f"--manifest={manifest}", "--order=2", f"--out={lm}")
     assert (status, err) == (0, [])
     assert "of 1 texts" in out and "dev: perplexity" in out and "33.3% of 3 words unknown" in out
-    (further := tmp_path / "further.txt").write_text("abcdef\nbad cafe\na bad fad\n")
+    (further := tmp_path / "further.txt").write_text("abcdef\nBad cafe\r\na bad fad\nface 7\n")
     units = (f"--manifest={manifest}", f"--text={further}", f"--workdir={workdir}", f"--out={tmp_path / 'units.arpa'}")
     status, out, err = run("lm.py", *units)
-    assert status == 0 and err == ["lm.py: warning: 1 texts of dev are among those to learn from"]
+    assert status == 0 and err == [
+        "lm.py: warning: 1 texts of dev are among those to learn from",
+        "lm.py: warning: 1 of 5 texts of train are left out: they hold characters that the tokenizer has not: '7' once",
+    ]
     assert "of 4 texts" in out and "0.0% of 9 words unknown" in out and "▁" in (tmp_path / "units.arpa").read_text()
 
     folder = tmp_path / "model"

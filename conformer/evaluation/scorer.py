@@ -1,7 +1,7 @@
 """Word and character error rates over a corpus, with a confidence interval; jiwer aligns the words.
 
-WER = (substitutions + deletions + insertions) / words of the references, summed over the corpus. Both sides are
-lower-cased and their white space is collapsed. The interval is a bootstrap over utterances (Bisani and Ney, 2004,
+WER = (substitutions + deletions + insertions) / words of the references, summed over the corpus. Both sides
+are spelled as `conformer.text.normalise` does. The interval is a bootstrap over utterances (Bisani and Ney, 2004,
 "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP).
 """
 
@@ -13,6 +13,8 @@ from typing import Any
 
 import jiwer
 import numpy as np
+
+from conformer.text import normalise
 
 BOOTSTRAP_RESAMPLES = 1_000
 BOOTSTRAP_SEED = 0
@@ -108,7 +110,7 @@ def _align(references: Sequence[str], hypotheses: Sequence[str]) -> jiwer.WordOu
 
 
 def _normalised(texts: Sequence[str]) -> list[str]:
-    return [" ".join(text.lower().split()) for text in texts]
+    return [normalise(text) for text in texts]
 
 
 def _counts(alignment: list[jiwer.AlignmentChunk]) -> dict[str, int]:
