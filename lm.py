@@ -17,6 +17,7 @@ from absl import app, flags
 from conformer.config import parse_flags
 from conformer.data.manifest import load_manifest
 from conformer.decode.language_model import LanguageModelError, measure, train_ngram
+from conformer.system import check_writable
 from conformer.text import listed, normalise, read_lines, strangers
 from conformer.tokenizer import Tokenizer, load_tokenizer
 
@@ -37,6 +38,7 @@ def main(_) -> None:
 
 
 def train() -> None:
+    check_writable(OUT.value)
     by_split = collections.defaultdict(list)
     for utterance in load_manifest(MANIFEST.value):
         by_split[utterance.split].append(utterance.text)

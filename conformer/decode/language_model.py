@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from conformer import system
 from conformer.text import read_lines
 
 SENTENCE_START, SENTENCE_END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -106,7 +107,7 @@ class NgramModel:
         lines = ["\\data\\", *(f"ngram {n}={len(by_order[n])}" for n in range(1, self.order + 1))]
         for n in range(1, self.order + 1):
             lines += ["", f"\\{n}-grams:", *by_order[n]]
-        pathlib.Path(path).write_text("\n".join([*lines, "", "\\end\\", ""]), encoding="utf-8")
+        system.write_text(pathlib.Path(path), "\n".join([*lines, "", "\\end\\", ""]))
 
     @classmethod
     def from_arpa(cls, path: str | pathlib.Path) -> "NgramModel":

@@ -14,6 +14,7 @@ from typing import Any
 import jiwer
 import numpy as np
 
+from conformer import system
 from conformer.text import normalise
 
 BOOTSTRAP_RESAMPLES = 1_000
@@ -98,7 +99,7 @@ def write_errors(
         rows.append({"id": id, "wer": wer, "errors": errors, **counts, **texts})
     rows.sort(key=lambda row: -row["errors"])
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    pathlib.Path(path).write_text("".join(lines), encoding="utf-8")
+    system.write_text(pathlib.Path(path), "".join(lines))
 
 
 def _align(references: Sequence[str], hypotheses: Sequence[str]) -> jiwer.WordOutput:
