@@ -1,51 +1,36 @@
 """Audio in: files, pipes, arrays and PCM bytes become float32 mono samples in [-1, 1) at one rate."""
 
 import contextlib
-import io
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 
-from conformer.containers import (
-    COPIED_BYTES,
-    HEAD_BYTES,
-    ContainerError,
-    TruncatedError,
-    assemble,
-    examine,
-    is_container,
-    more_head,
+from conformer.containers import COPIED_BYTES, HEAD_BYTES, ContainerError, is_container, more_head
+from conformer.containers.chunks import is_wave, read_header
+from conformer.containers.decode import (
+    SAMPLE_BYTES,
+    decode_file,
+    decode_stream,
+    layout_of,
+    sound_files,
+    temporary_file,
 )
-from conformer.containers.chunks import STRAY_BYTES, audio_bytes, check_next, is_wave, read_header
+from conformer.containers.stream import Ahead, Stream
 from kernels.typing import Float, Int
 
 INT16_SCALE = 32768.0  # the int16 value that stands for 1.0
 _BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 _MAX_PEAK = 4.0  # decoders overshoot full scale a little; samples far beyond it were written on another scale
 _MAX_CHANNELS = 8
-_RATES = (100, 1_000_000)  # Hz, that a header may give
-# Those whose end is checked; what else libsndfile reads is cut without a word.
-_FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "CAF", "AU", "NIST", "FLAC", "OGG", "MP3")
-_SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
 
 
 class AudioError(ValueError):
     """Audio that cannot be used; the message names the file and the remedy."""
-
-
-@runtime_checkable
-class Stream(Protocol):
-    """Bytes that come one after the other."""
-
-    def read(self, count: int, /) -> bytes:
-        """The next `count` bytes; fewer at the end alone."""
-        ...
 
 
 def load_audio(path: str | os.PathLike, sample_rate: int) -> Float[np.ndarray, " samples"]:
@@ -88,10 +73,10 @@ def read_stream(
             raise AudioError(f"{name}: cannot be decoded: it begins like no audio file that is read; convert it to WAV")
         if is_wave(head):
             head = read_header(Ahead(head, file))
-            layout = _layout(head)
-            if layout.subtype in _SAMPLE_BYTES:
+            layout = layout_of(head)
+            if layout.subtype in SAMPLE_BYTES:
                 return (yield from _read_samples(file, head, layout, name, sample_rate, block_seconds))
-        with _temporary() as copy:
+        with temporary_file() as copy:
             stream = Ahead(head, file)
             while data := stream.read(COPIED_BYTES):
                 copy.write(data)
@@ -104,18 +89,7 @@ def audio_seconds(path: str | os.PathLike) -> float:
         if not _is_regular(file):
             raise AudioError(f"{_name(path)}: is a pipe, whose length cannot be told: name a file")
         with _reporting(_name(path)):
-            return sum(part.frames / part.samplerate for part in _sound_files(file))
-
-
-class Ahead:
-    """A stream of which some bytes have been read already."""
-
-    def __init__(self, head: bytes, file: Stream):
-        self._head, self._file = head, file
-
-    def read(self, count: int) -> bytes:
-        data, self._head = self._head[:count], self._head[count:]
-        return data + self._file.read(count - len(data)) if len(data) < count else data
+            return sum(part.frames / part.samplerate for part in sound_files(file))
 
 
 def as_samples(samples: Any) -> Float[np.ndarray, " samples"]:
@@ -206,11 +180,6 @@ def _open(path: str | os.PathLike) -> Iterator[BinaryIO]:
         yield file
 
 
-def _temporary() -> BinaryIO:
-    """A file for libsndfile to read: nothing that Python holds back comes between them."""
-    return cast(BinaryIO, tempfile.TemporaryFile(buffering=0))
-
-
 def _is_regular(file: BinaryIO) -> bool:
     return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
 
@@ -232,68 +201,18 @@ def _reporting(name: str) -> Iterator[None]:
         raise AudioError(f"{name}: cannot be read ({reason}): check the disk or the connection, try again") from None
 
 
-class _Forward(soundfile.SoundFile):
-    """A file read from start to end. The library would seek after every block, where MP3 then loses its state."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _sound_files(file: BinaryIO) -> Iterator[soundfile.SoundFile]:
-    """The file open for decoding, or those that stand in its place."""
-    size = os.fstat(file.fileno()).st_size
-    for parts in examine(file, size) or [None]:
-        with contextlib.ExitStack() as stack:
-            if parts is None:
-                part = file
-            else:
-                part = stack.enter_context(_temporary())
-                assemble(file, parts, part)
-            os.lseek(part.fileno(), 0, os.SEEK_SET)
-            sound = stack.enter_context(_Forward(part.fileno(), closefd=False))
-            _check_format(sound)
-            yield sound
-
-
 def _read_file(
     file: BinaryIO, name: str, sample_rate: int, block_seconds: float
 ) -> Iterator[Float[np.ndarray, " samples"]]:
     """The samples of a file that can be read anywhere."""
     given = 0
     with _reporting(name):
-        for sound in _sound_files(file):
-            for samples in _deliver(_decode(sound, block_seconds), sound.samplerate, sample_rate, name):
+        for sound in sound_files(file):
+            for samples in _deliver(decode_file(sound, block_seconds), sound.samplerate, sample_rate, name):
                 given += len(samples)
                 yield samples
     if not given:
         raise AudioError(f"{name}: holds no samples (empty, or cut in its first block): remove it or fetch it again")
-
-
-def _decode(sound: soundfile.SoundFile, block_seconds: float) -> Iterator[Float[np.ndarray, "frames channels"]]:
-    size, read = max(1, int(block_seconds * sound.samplerate)), 0
-    # One more than promised would be read, but no room is made for seconds that are not there.
-    while len(block := sound.read(min(size, sound.frames - read + 1), dtype="float32", always_2d=True)):
-        read += len(block)
-        yield block
-    if read < sound.frames:
-        raise TruncatedError
-
-
-def _check_format(sound: soundfile.SoundFile) -> None:
-    if sound.format not in _FORMATS:
-        raise ContainerError(f"is {sound.format_info}, whose end cannot be told: convert it to FLAC")
-    if not _RATES[0] <= sound.samplerate <= _RATES[1]:
-        raise ContainerError(f"its header gives {sound.samplerate} Hz, which is no rate of speech: write it again")
-
-
-def _layout(head: bytes) -> soundfile.SoundFile:
-    """What the header of a WAV stream says of its samples."""
-    with _temporary() as copy:
-        copy.write(head[:-4] + bytes(4))  # the size of the audio, of which there is none
-        os.lseek(copy.fileno(), 0, os.SEEK_SET)
-        with soundfile.SoundFile(copy.fileno(), closefd=False) as sound:
-            _check_format(sound)
-            return sound
 
 
 def _read_samples(
@@ -301,30 +220,11 @@ def _read_samples(
 ) -> Iterator[Float[np.ndarray, " samples"]]:
     """The samples that follow the header of a WAV stream, as they come."""
     given = 0
-    for samples in _deliver(_decode_samples(file, head, layout, block_seconds), layout.samplerate, sample_rate, name):
+    for samples in _deliver(decode_stream(file, head, layout, block_seconds), layout.samplerate, sample_rate, name):
         given += len(samples)
         yield samples
     if not given:
         raise AudioError(f"{name}: holds no samples: it ended behind its header")
-
-
-def _decode_samples(
-    file: Stream, head: bytes, layout: soundfile.SoundFile, block_seconds: float
-) -> Iterator[Float[np.ndarray, "frames channels"]]:
-    frame = _SAMPLE_BYTES[layout.subtype] * layout.channels
-    left, size = audio_bytes(head), frame * max(1, int(block_seconds * layout.samplerate))
-    raw = dict(samplerate=layout.samplerate, channels=layout.channels, subtype=layout.subtype, format="RAW")
-    endian = "BIG" if head[:4] == b"RIFX" else "LITTLE"
-    while data := file.read(size if left is None else min(size, left)):
-        if left is not None:
-            left -= len(data)
-        whole = io.BytesIO(data[: len(data) // frame * frame])
-        if whole.getbuffer().nbytes:
-            yield soundfile.read(whole, dtype="float32", always_2d=True, endian=endian, **raw)[0]
-    if left:
-        raise TruncatedError
-    if left == 0:
-        check_next(head, file.read(STRAY_BYTES))
 
 
 def _deliver(
@@ -334,7 +234,7 @@ def _deliver(
     resampler = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1)
     for channels in blocks:
         _check_samples(channels, name)
-        samples = channels.mean(axis=1)
+        samples = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
         if resampler is not None:
             samples = resampler.resample_chunk(samples)
         if samples.size:

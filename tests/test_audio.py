@@ -139,7 +139,7 @@ def test_a_disk_that_fails_is_one_error(tmp_path, monkeypatch):
         raise OSError(5, "Input/output error")
 
     soundfile.write(tmp_path / "a.wav", tone(440), RATE)
-    monkeypatch.setattr("conformer.audio.examine", fail)
+    monkeypatch.setattr("conformer.containers.decode.examine", fail)
     with pytest.raises(AudioError, match=r"a\.wav: cannot be read \(Input/output error\)"):
         load_audio(tmp_path / "a.wav", RATE)
 

@@ -2,9 +2,10 @@
 
 import re
 import struct
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from conformer.containers.errors import ContainerError, Part, StrayError, TruncatedError
+from conformer.containers.stream import Stream
 
 _OPEN_32 = 0x7FFF_0000  # a writer to a pipe cannot know the size and stores something above this
 _OPEN_64 = 1 << 62
@@ -98,7 +99,7 @@ def examine(file: BinaryIO, size: int) -> list[list[Part]]:
     return []
 
 
-def read_header(file: Any) -> bytes:
+def read_header(file: Stream) -> bytes:
     """Reads a WAV stream up to its first sample, and returns what comes before. Raises TruncatedError without one."""
     head = file.read(12)
     header = _LAYOUTS[head[:4]].header

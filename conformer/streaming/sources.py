@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from conformer.audio import Ahead, AudioError, Stream, pcm16_to_float, read_stream
+from conformer.audio import AudioError, pcm16_to_float, read_stream
 from conformer.containers import HEAD_BYTES, is_container, more_head
+from conformer.containers.stream import Ahead, Stream
 from kernels.typing import Float
 
 BLOCK_SECONDS = 0.1  # of audio handed over at a time
