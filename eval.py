@@ -62,11 +62,15 @@ def main(_) -> None:
     runtime.set_up()
     try:
         evaluate(pathlib.Path(WORKDIR.value))
-    except ValueError as error:  # what every error of bad input is
+    except (ValueError, OSError) as error:  # ValueError: what every error of bad input is; OSError: a full disk, say
         sys.exit(f"eval.py: {error}")
 
 
 def evaluate(workdir: pathlib.Path) -> None:
+    for output in (JSON.value, PLOT.value, ERRORS.value):
+        system.check_writable(output)
+    if PLOT.value and not STREAMING.value:
+        raise ValueError("--plot shows streams: add --streaming, and several sizes to --chunk-size")
     chunk_sizes = read_chunk_sizes() if STREAMING.value or MASKED.value else []
     search = SEARCH()
     grid = read_grid(TUNE.value, search) if TUNE.value else []
@@ -75,6 +79,8 @@ def evaluate(workdir: pathlib.Path) -> None:
             "--tune chooses the settings of a beam search, by another split than test: add --split=dev --beam-size=8"
         )
     config, model, tokenizer, step = load_model(workdir, EXECUTION.value)
+    errors = pathlib.Path(ERRORS.value or workdir / f"errors-{SPLIT.value}.jsonl")
+    system.check_writable(errors)
     lm = read_lm(search, tokenizer)
     for candidate in (search, *grid):
         make_decoder(candidate, tokenizer, lm)()  # one that cannot be is known before anything is recognised
@@ -100,7 +106,6 @@ def evaluate(workdir: pathlib.Path) -> None:
         transcripts = decode(heard, broken, tokenizer, make_decoder(search, tokenizer, lm))
         rows.append(row("offline", transcripts, search))
         print(f"{SPLIT.value}, {search}: {transcripts.score()}")
-    errors = pathlib.Path(ERRORS.value or workdir / f"errors-{SPLIT.value}.jsonl")
     read = transcripts.utterances
     write_errors(errors, [u.id for u in read], [u.text for u in read], transcripts.texts)
     for message in broken.values():
@@ -148,7 +153,7 @@ def evaluate(workdir: pathlib.Path) -> None:
             "tried": [dataclasses.asdict(t) | s.as_dict() for t, s in trials],
         }
         record |= rows[0] | {name: values for name, values in lists.items() if values}
-        pathlib.Path(JSON.value).write_text(json.dumps(record, indent=2) + "\n")
+        system.write_text(pathlib.Path(JSON.value), json.dumps(record, indent=2) + "\n")
 
 
 def read_chunk_sizes() -> list[int]:

@@ -16,6 +16,7 @@ from conformer import runtime
 from conformer.artefacts.formats import FORMATS
 from conformer.config import parse_flags
 from conformer.export.pipeline import export, release
+from conformer.system import check_folder
 
 NUMERICS = sorted({numerics for format in FORMATS.values() for numerics in format.numerics})
 
@@ -32,6 +33,7 @@ def main(_) -> None:
     runtime.set_up()
     out = pathlib.Path(OUT.value)
     try:
+        check_folder(out)
         card = export(
             pathlib.Path(WORKDIR.value), FORMAT.value, NUMERICS_FLAG.value, CHUNK_SIZE.value, NUM_LEFT_CHUNKS.value, out
         )

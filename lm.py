@@ -16,7 +16,9 @@ from absl import app, flags
 
 from conformer.config import parse_flags
 from conformer.data.manifest import load_manifest
-from conformer.decode.language_model import measure, train_ngram
+from conformer.decode.language_model import LanguageModelError, measure, train_ngram
+from conformer.system import check_writable
+from conformer.text import listed, normalise, read_lines, strangers
 from conformer.tokenizer import Tokenizer, load_tokenizer
 
 MANIFEST = flags.DEFINE_string("manifest", None, "JSONL manifest, pack or LibriSpeech folder.", required=True)
@@ -36,6 +38,7 @@ def main(_) -> None:
 
 
 def train() -> None:
+    check_writable(OUT.value)
     by_split = collections.defaultdict(list)
     for utterance in load_manifest(MANIFEST.value):
         by_split[utterance.split].append(utterance.text)
@@ -43,13 +46,13 @@ def train() -> None:
         raise ValueError(f"no utterance in split {SPLIT.value!r}: --split may be {', '.join(sorted(by_split))}")
     texts, dev = by_split[SPLIT.value], by_split[DEV_SPLIT.value]
     if TEXT.value:
-        texts += pathlib.Path(TEXT.value).read_text(encoding="utf-8").splitlines()
+        texts += [normalise(line) for _, line in read_lines(pathlib.Path(TEXT.value), LanguageModelError)]
     for split, held_out in by_split.items():
         if split != SPLIT.value and (seen := set(texts) & set(held_out)):
             print(f"lm.py: warning: {len(seen)} texts of {split} are among those to learn from", file=sys.stderr)
     if WORKDIR.value:
         tokenizer = load_tokenizer(WORKDIR.value)
-        texts, dev = ([spelled(tokenizer, text) for text in split] for split in (texts, dev))
+        texts, dev = spelled(tokenizer, texts, SPLIT.value), spelled(tokenizer, dev, DEV_SPLIT.value)
     model = train_ngram(texts, ORDER.value)
     model.write_arpa(OUT.value)
     print(f"{OUT.value}: order {ORDER.value}, {len(model.words)} words or units, of {len(texts)} texts")
@@ -57,9 +60,16 @@ def train() -> None:
         print(f"{DEV_SPLIT.value}: {measure(model, dev)}")
 
 
-def spelled(tokenizer: Tokenizer, text: str) -> str:
-    """A text as words that are units."""
-    return " ".join(tokenizer.symbols[id] for id in tokenizer.encode(text))
+def spelled(tokenizer: Tokenizer, texts: list[str], split: str) -> list[str]:
+    """Texts as words that are units; those that cannot be are left out, which is said."""
+    usable = [text for text in texts if tokenizer.alphabet.issuperset(text)]
+    if len(usable) < len(texts):
+        print(
+            f"lm.py: warning: {len(texts) - len(usable)} of {len(texts)} texts of {split} are left out: they hold "
+            f"characters that the tokenizer has not: {listed(strangers(texts, tokenizer.alphabet))}",
+            file=sys.stderr,
+        )
+    return [" ".join(tokenizer.symbols[id] for id in tokenizer.encode(text)) for text in usable]
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 2:
         sys.exit("parity.py: name one folder that export.py wrote, or a card in it (see --help)")
     try:
+        system.check_writable(JSON.value)
         path = pathlib.Path(arguments[1])
         cards = load_cards(path)
         folder = path if path.is_dir() else path.parent
@@ -126,7 +127,7 @@ def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> N
             "rows": rows,
             "sherpa": clients,
         }
-        pathlib.Path(JSON.value).write_text(json.dumps(record, indent=2) + "\n")
+        system.write_text(pathlib.Path(JSON.value), json.dumps(record, indent=2) + "\n")
 
 
 def compare_clients(engine: Engine, tokenizer, cards: list[Card], folder: pathlib.Path, utterances) -> list[dict]:

@@ -22,6 +22,7 @@ from conformer.data.manifest import DataError
 from conformer.data.prepare import fill, finish, is_finished, verify
 from conformer.data.records import read_summary
 from conformer.data.worklists import DROPPED, Settings, make_work_lists
+from conformer.system import OutputError, check_folder
 
 SAMPLE_RATE = flags.DEFINE_integer("sample-rate", 16_000, "Hz; audio at other rates is resampled.", lower_bound=1)
 SHARD_HOURS = flags.DEFINE_float("shard-hours", 4.0, "Hours of audio in a shard, about.", lower_bound=1e-6)
@@ -35,11 +36,12 @@ def main(arguments: list[str]) -> None:
             case True, [folder]:
                 check(pathlib.Path(folder))
             case False, [source, folder]:
+                check_folder(folder)
                 settings = Settings(source, SAMPLE_RATE.value, SHARD_HOURS.value)
                 prepare(settings, pathlib.Path(folder), NUM_WORKERS.value)
             case _:
                 sys.exit("prepare.py: name a source and a folder to prepare it into, or --verify and a prepared folder")
-    except DataError as error:
+    except (DataError, OutputError) as error:
         sys.exit(f"prepare.py: {error}")
     except KeyboardInterrupt:
         sys.exit("prepare.py: interrupted; the same command goes on after the last finished shard")

@@ -263,13 +263,15 @@ class Config:
 
     @classmethod
     def from_json(cls, path: str | pathlib.Path) -> "Config":
-        """Reads what `to_json` wrote. Raises ConfigError for a missing file or a key that does not exist."""
+        """Reads what `to_json` wrote. Raises ConfigError for a file that cannot be used, or a key."""
         path = pathlib.Path(path)
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise ConfigError(f"{path} does not exist: is {path.parent} the --workdir of a training run?") from None
-        except json.JSONDecodeError as error:
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read ({error.strerror}): correct its permissions") from None
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is not valid JSON ({error}): restore it or train again") from None
         return _from_dict(cls, values, str(path))
 

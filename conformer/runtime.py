@@ -10,15 +10,14 @@ from typing import Any
 
 from absl import logging
 
-CACHE = pathlib.Path.home() / ".cache" / "edge-conformer"
-
 
 def set_up() -> None:
     """For JAX: keeps compiled functions on disk between runs, freed memory in the process, and warnings short."""
     import jax  # here: an artefact runs without it
 
     speak_plainly()
-    jax.config.update("jax_compilation_cache_dir", str(CACHE / "xla"))
+    if (cache := cache_folder()) is not None:
+        jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     sys.unraisablehook = _report_unless_orphaned
     _spare_threads()
@@ -30,6 +29,16 @@ def speak_plainly() -> None:
     """Keeps warnings short, and libraries silent."""
     logging.set_verbosity(logging.FATAL)  # libraries log through absl, tracebacks included, what they raise as well
     warnings.showwarning = _print_warning
+
+
+def cache_folder() -> pathlib.Path | None:
+    """The folder of what is kept between runs; None where the user has no home, or may not write to it."""
+    try:
+        folder = pathlib.Path.home() / ".cache" / "edge-conformer"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: the user is not known to the system
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:

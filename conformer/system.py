@@ -65,9 +65,45 @@ def die_with(parent: int) -> bool:
     return os.getppid() == parent  # else it was killed before that took effect
 
 
+class OutputError(ValueError):
+    """A file or folder that could not be written; the message names it and the remedy."""
+
+
+def check_writable(path: str | pathlib.Path | None) -> None:
+    """Raises OutputError unless a file can be written to `path`; None needs no check. To be called before the work."""
+    if path is None:
+        return
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: name a file in it")
+    device = path.exists() and not path.is_file()
+    if not device and not path.parent.is_dir():
+        state = "is no folder" if path.parent.exists() else "does not exist"
+        raise OutputError(f"{path} cannot be written, {path.parent} {state}: make that folder, or name another")
+    if not os.access(path if device else path.parent, os.W_OK):
+        raise OutputError(f"{path} cannot be written, {path.parent} may not be changed: name a folder of yours")
+
+
+def check_folder(path: str | pathlib.Path) -> None:
+    """Raises OutputError unless `path` is a folder that files can be written to, or can become one."""
+    path = pathlib.Path(path)
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise OutputError(f"{path} cannot be a folder, {there} is a file: name another")
+    if not os.access(there, os.W_OK):
+        raise OutputError(f"{path} cannot be written, {there} may not be changed: name a folder of yours")
+
+
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A path to write to, which takes the place of `path` at the end: that one is there whole or as it was."""
+    """A path to write to, which takes the place of `path` at the end: that one is there whole or as it was.
+
+    A link stays a link. A device or a pipe is written to itself.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        yield path
+        return
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         yield partial

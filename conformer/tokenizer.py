@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import sentencepiece
 
+from conformer import system
 from conformer.config import TokenizerConfig
 
 BLANK = 0
@@ -25,11 +26,11 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer(abc.ABC):
-    """Maps text to ids and back. `symbols[id]` is the symbol of an id."""
+    """Maps text to ids and back. `symbols[id]` is the symbol of an id; `alphabet` holds the characters of texts."""
 
     def __init__(self, symbols: Sequence[str]):
         self.symbols = list(symbols)
-        self._alphabet = {" " if symbol == SPACE_SYMBOL else symbol for symbol in symbols if len(symbol) == 1}
+        self.alphabet = {" " if symbol == SPACE_SYMBOL else symbol for symbol in symbols if len(symbol) == 1}
 
     @property
     def vocab_size(self) -> int:
@@ -40,10 +41,10 @@ class Tokenizer(abc.ABC):
         """The ids of a text, none of them BLANK. Raises TokenizerError for a character that training did not see."""
         text = _collapse(text)
         for character in text:
-            if character not in self._alphabet:
+            if character not in self.alphabet:
                 raise TokenizerError(
                     f"character {character!r} (U+{ord(character):04X}) of {text!r} is not among the "
-                    f"{len(self._alphabet)} characters of the training texts: "
+                    f"{len(self.alphabet)} characters of the training texts: "
                     "change the text, or train a tokenizer on texts that have it"
                 )
         return self._encode(text)
@@ -68,7 +69,7 @@ class Tokenizer(abc.ABC):
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         lines = (f"{symbol} {id}\n" for id, symbol in enumerate(self.symbols))
-        (directory / TOKENS_FILE).write_text("".join(lines), encoding="utf-8")
+        system.write_text(directory / TOKENS_FILE, "".join(lines))
 
     @abc.abstractmethod
     def _encode(self, text: str) -> list[int]:
@@ -108,7 +109,8 @@ class BpeTokenizer(Tokenizer):
 
     def save(self, directory: str | pathlib.Path) -> None:
         super().save(directory)
-        (pathlib.Path(directory) / BPE_FILE).write_bytes(self._processor.serialized_model_proto())
+        with system.replacing(pathlib.Path(directory) / BPE_FILE) as partial:
+            partial.write_bytes(self._processor.serialized_model_proto())
 
 
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
@@ -167,7 +169,7 @@ def load_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
         return CharTokenizer(symbols)
     try:
         tokenizer = BpeTokenizer(path.read_bytes())
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # ValueError: a unit that is not UTF-8
         raise TokenizerError(
             f"{path} is not a readable sentencepiece model ({error}): restore it or train again"
         ) from None

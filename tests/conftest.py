@@ -18,3 +18,12 @@ def speech_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"real speech is not at {folder}: set SPEECH_DATA to the folder that holds the packs")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cases() -> pathlib.Path:
+    """The folder of small inputs with known answers, shared/cases beside the checkout."""
+    folder = pathlib.Path(__file__).parents[2] / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"the small inputs with known answers are not at {folder}")
+    return folder

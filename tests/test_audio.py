@@ -1,5 +1,6 @@
 """conformer/audio.py: what files and bytes turn into, and what is said about those that cannot be used."""
 
+import os
 import pathlib
 import struct
 
@@ -9,7 +10,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformer.audio import AudioError, load_audio, pcm16_to_float, resample
+from conformer.audio import AudioError, as_samples, load_audio, pcm16_to_float, read_audio, resample
 
 RATE = 16_000
 
@@ -109,6 +110,54 @@ def test_what_is_not_audio_is_refused(tmp_path):
         assert str(pathlib.Path(tmp_path / name)) in str(error.value)
 
 
+def test_a_path_that_cannot_be_opened_is_named_in_one_error(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", tone(440), RATE)
+    for path in (tmp_path / "a.wav" / "b.wav", tmp_path / ("x" * 300), "a\0b.wav"):
+        with pytest.raises(AudioError, match="cannot be opened"):
+            load_audio(path, RATE)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(AudioError, match=r"a\.wav: cannot be opened \(Permission denied\)"):
+        load_audio(tmp_path / "a.wav", RATE)
+
+
+def test_a_name_that_is_not_utf8_is_no_obstacle(tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.wav"
+    soundfile.write(tmp_path / "a.wav", tone(440), RATE)
+    os.rename(tmp_path / "a.wav", path)
+    assert load_audio(os.fsdecode(path), RATE).shape == (RATE,)
+    with pytest.raises(AudioError, match=r"caf\\xe8\.wav: no such audio file") as error:
+        load_audio(os.fsdecode(path.replace(b"\xe9", b"\xe8")), RATE)
+    str(error.value).encode()
+
+
+def test_a_disk_that_fails_is_one_error(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    soundfile.write(tmp_path / "a.wav", tone(440), RATE)
+    monkeypatch.setattr("conformer.containers.decode.examine", fail)
+    with pytest.raises(AudioError, match=r"a\.wav: cannot be read \(Input/output error\)"):
+        load_audio(tmp_path / "a.wav", RATE)
+
+
+def test_other_formats_whose_end_cannot_be_told_are_refused(tmp_path):
+    soundfile.write(tmp_path / "a.voc", tone(440), RATE)
+    with pytest.raises(AudioError, match=r"VOC .*whose end cannot be told: convert it to FLAC"):
+        load_audio(tmp_path / "a.voc", RATE)
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.ogg", "a.flac", "a.wav"])
+def test_the_size_of_blocks_changes_no_sample(tmp_path, name):
+    soundfile.write(tmp_path / name, np.random.default_rng(0).normal(0, 0.1, 3 * RATE), RATE)
+    for rate in (RATE, 8_000):
+        blocks = np.concatenate(list(read_audio(tmp_path / name, rate, 0.1)))
+        np.testing.assert_allclose(blocks, load_audio(tmp_path / name, rate), atol=1e-6)
+
+
 def test_paths_may_be_strings(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(440), RATE)
     assert load_audio(str(tmp_path / "a.wav"), RATE).shape == (RATE,)
@@ -153,3 +202,66 @@ def test_reads_real_speech(speech_data, pack):
         info = soundfile.info(path)
         assert abs(len(samples) - info.frames * RATE / info.samplerate) <= 1
         assert 1e-3 < np.abs(samples).max() < 1
+
+
+# ----------------------------------------------------------------------- arrays
+
+SAMPLES = tone(440, 8_000, 0.1)
+PCM = np.round(SAMPLES * 32_768).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        PCM,
+        PCM.astype(">i2"),
+        PCM.astype(np.int32) << 16,
+        PCM / 32_768,
+        list(PCM / 32_768),
+        PCM[:, None] / np.float32(32_768),
+        PCM[None],
+        np.stack([PCM, PCM], 1),
+        np.stack([PCM, PCM, PCM], 0) / 32_768,
+    ],
+)
+def test_arrays_whose_meaning_is_clear_are_the_same_samples(samples):
+    taken = as_samples(samples)
+    assert taken.dtype == np.float32
+    np.testing.assert_allclose(taken, PCM / np.float32(32_768), atol=1e-7)
+
+
+def test_channels_of_an_array_are_averaged():
+    np.testing.assert_allclose(as_samples(np.stack([SAMPLES, -SAMPLES], 1)), np.zeros(800), atol=1e-7)
+    np.testing.assert_allclose(as_samples(np.stack([PCM, PCM // 2])), PCM * 0.75 / 32_768, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 1), (1, 0), (0, 2), (2, 0)])
+def test_no_samples_are_no_samples(shape):
+    assert as_samples(np.zeros(shape, np.float32)).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        (np.float32(0.5), "shape"),
+        (np.zeros((1, 1, 800)), "shape"),
+        (np.zeros((2, 2)), "not clear which axis"),
+        (np.zeros((4, 8)), "not clear which axis"),
+        (np.zeros((800, 800)), "not clear which axis"),
+        (PCM.astype(np.int64), "int64"),
+        ([0, 1000, -1000], "int64"),
+        (PCM.astype(np.uint16), "uint16"),
+        (PCM.view(np.uint8), "uint8"),
+        (PCM.astype(np.complex64), "complex64"),
+        (PCM > 0, "bool"),
+        (PCM.tobytes(), "shape"),
+        ("left.wav", "shape"),
+        (None, "shape"),
+        ([[0.1, 0.2], [0.3]], "cannot be made an array"),
+        (PCM.astype(np.float32), "full scale is 1"),
+        (np.array([0.1, np.nan]), "NaN"),
+    ],
+)
+def test_arrays_whose_meaning_is_not_clear_are_refused(samples, words):
+    with pytest.raises(AudioError, match=words):
+        as_samples(samples)

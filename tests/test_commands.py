@@ -155,6 +155,32 @@ def test_eval_scores_what_can_be_read_and_names_the_rest(workdir, audio, tmp_pat
     assert error["id"] == "mono" and error["ref"] == "a bad cab"
 
 
+def test_eval_names_audio_files_that_are_all_missing(workdir, audio, tmp_path):
+    manifest = tmp_path / "manifest.jsonl"
+    rows = [{"id": id, "audio": f"{id}.wav", "duration": 1.0, "text": "a", "split": "test"} for id in "abcde"]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, _, err = run("eval.py", f"--workdir={workdir}", f"--manifest={manifest}", f"--errors={tmp_path / 'errors'}")
+    assert status == 1 and len(err) == 1
+    assert err[0].startswith("eval.py: none of the 5 utterances can be read, as in a: ")
+    assert f"{tmp_path / 'a.wav'}: no such audio file" in err[0] and not (tmp_path / "errors").exists()
+
+
+def test_outputs_are_checked_before_the_work(workdir, tmp_path):
+    """No model or corpus is there: whoever looked for it first would say so."""
+    (tmp_path / "file").touch()
+    none, model, speech = tmp_path / "none" / "x", f"--workdir={tmp_path / 'model'}", tmp_path / "speech"
+    expected = {
+        ("eval.py", model, f"--json={none}"): f"{none} cannot be written, {none.parent} does not exist",
+        ("eval.py", model, f"--plot={tmp_path / 'x.svg'}"): "--plot shows streams: add --streaming",
+        ("lm.py", f"--manifest={speech}", f"--out={none}"): f"{none} cannot be written",
+        ("export.py", model, "--format=onnx", f"--out={tmp_path / 'file' / 'x'}"): "file is a file: name another",
+        ("prepare.py", speech, tmp_path / "file"): "file is a file: name another",
+    }
+    for command, process in [(command, start(*command)) for command in expected]:
+        status, _, err = outcome(process)
+        assert status == 1 and len(err) == 1 and expected[command] in err[0], err
+
+
 def test_eval_names_chunk_sizes_that_it_cannot_use_and_warns_of_those_not_trained_for(workdir, audio, tmp_path):
     status, _, err = run("eval.py", f"--workdir={workdir}", "--streaming", "--chunk-size=8,a")
     assert status == 1 and err == ["eval.py: --chunk-size=8,a must hold whole numbers of at least 1, as in 8,16,32"]
@@ -196,10 +222,13 @@ def test_eval_searches_with_a_model_that_lm_trained_and_keeps_the_best_of_a_grid
     status, out, err = run("lm.py", f"--manifest={manifest}", "--order=2", f"--out={lm}")
     assert (status, err) == (0, [])
     assert "of 1 texts" in out and "dev: perplexity" in out and "33.3% of 3 words unknown" in out
-    (further := tmp_path / "further.txt").write_text("abcdef\nbad cafe\na bad fad\n")
+    (further := tmp_path / "further.txt").write_text("abcdef\nBad cafe\r\na bad fad\nface 7\n")
     units = (f"--manifest={manifest}", f"--text={further}", f"--workdir={workdir}", f"--out={tmp_path / 'units.arpa'}")
     status, out, err = run("lm.py", *units)
-    assert status == 0 and err == ["lm.py: warning: 1 texts of dev are among those to learn from"]
+    assert status == 0 and err == [
+        "lm.py: warning: 1 texts of dev are among those to learn from",
+        "lm.py: warning: 1 of 5 texts of train are left out: they hold characters that the tokenizer has not: '7' once",
+    ]
     assert "of 4 texts" in out and "0.0% of 9 words unknown" in out and "▁" in (tmp_path / "units.arpa").read_text()
 
     folder = tmp_path / "model"

@@ -85,6 +85,7 @@ def test_a_stored_file_that_is_not_a_config_is_named(tmp_path):
     with pytest.raises(ConfigError, match=f"{re.escape(str(path))} does not exist: is .* the --workdir"):
         Config.from_json(path)
     for text, message in [
+        ("[" * 100_000, "is not valid JSON"),
         ('{"seed": 1', "is not valid JSON"),
         ("[1]", r"\[1\] stands where Config needs"),
         ('{"model": 3}', "3 stands where ModelConfig needs"),

@@ -73,10 +73,11 @@ def test_a_model_that_is_not_interpolated_has_sums_all_the_same():
 
 
 def test_words_that_cannot_be_spelled_are_left_out():
-    lexicon = Lexicon(train_ngram(["ab a", "éa a"]), CharTokenizer(["<blk>", "▁", "a", "b"]))
+    with pytest.warns(UserWarning, match=r"1 of 3 words .* left out: .* tokenizer has not: 'é' \(U\+00E9\) once"):
+        lexicon = Lexicon(train_ngram(["ab a", "éa a"]), CharTokenizer(["<blk>", "▁", "a", "b"]))
     assert set(lexicon.root.children) == {"a"}
-    with pytest.raises(LanguageModelError, match="letter case"):
-        Lexicon(train_ngram(["AB A"]), LETTERS)
+    with pytest.raises(LanguageModelError, match="can spell no word"):
+        Lexicon(train_ngram(["éß é"]), LETTERS)
 
 
 # --------------------------------------------------------------------------------------------------------- by words
@@ -154,3 +155,13 @@ def test_tokens_are_scored_at_once():
     assert sum(steps) + end == pytest.approx(0.5 * model.sentence(spelled["turn right"]) + 10 * 0.1)
     with pytest.raises(LanguageModelError, match="'ab' of the language model is not a unit"):
         TokenFusion(train_ngram(["ab a"]), LETTERS)
+
+
+def test_words_of_a_model_are_spelled_as_transcripts_are():
+    tokenizer = CharTokenizer(["<blk>", "▁", "'", "a", "b"])
+    lower, upper = (Lexicon(train_ngram([text]), tokenizer) for text in ("ab a'b ab", "AB A\u2019B AB"))
+    assert lower.model.words == upper.model.words == {"ab", "a'b"}
+    context = lower.model.score(lower.model.start, "ab")[1]
+    assert lower.prob(context, lower.root.children["a"]) == upper.prob(context, upper.root.children["a"])
+    with pytest.raises(LanguageModelError, match=r"'(ab|AB)' and '(ab|AB)', to a recogniser both 'ab'"):
+        Lexicon(train_ngram(["ab AB"]), tokenizer)

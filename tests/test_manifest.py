@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from conformer.audio import AudioError
-from conformer.data.manifest import AudioFile, DataError, Pcm, Recipe, Utterance, load_manifest, normalise_text
+from conformer.data.manifest import AudioFile, DataError, Pcm, Recipe, Utterance, load_manifest
 
 ROW = {"audio": "a.wav", "duration": 1.5, "text": "go"}
 
@@ -49,6 +49,11 @@ def test_fields_are_read(tmp_path):
         ({"audio": "b.wav", "text": 7, "duration": 1}, "'text' is 7, not a string"),
         ({"audio": "b.wav", "text": "go", "duration": 1, "offset": 2.5}, "'offset'"),
         ({"id": "r", "text": "go", "duration": 1, "segments": [["a.wav"]]}, "'segments'"),
+        ({"audio": "b.wav", "text": "go", "duration": 10**400}, "not a number"),
+        ({"audio": "b.wav", "text": "a\ud800", "duration": 1}, "holds half a character"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"audio": "b.wav", "text": "go", "duration": ' + "1" * 5_000 + "}", "not valid JSON"),
+        ('{"audio": "b.wav", "duration": 1, "text":\r"go"}', "a carriage return is no end of a line"),
     ],
 )
 def test_broken_line_is_named(tmp_path, line, complaint):
@@ -69,7 +74,7 @@ def test_what_cannot_be_a_corpus(tmp_path):
         load_manifest(write_manifest(tmp_path, ROW, ROW))
     binary = tmp_path / "speech.wav"
     soundfile.write(binary, np.full(800, 0.7), 8000)
-    with pytest.raises(DataError, match=r"speech\.wav:1: not valid JSON"):
+    with pytest.raises(DataError, match=r"speech\.wav:1: byte \d+ is not UTF-8"):
         load_manifest(binary)
 
 
@@ -88,16 +93,43 @@ def test_librispeech_folder(tmp_path):
             second.samples(16000)
 
 
+def test_how_lines_end_and_files_begin(tmp_path):
+    rows = [ROW | {"text": "go\u2028left\x0bnow"}, ROW | {"id": "b", "text": "caf\u00e9"}]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path = tmp_path / "manifest.jsonl"
+    for data in ("\ufeff" + "\n".join(lines), "\r\n".join([*lines, ""]), "\n\n".join([*lines, "", ""])):
+        path.write_bytes(data.encode())
+        assert [(u.id, u.text) for u in load_manifest(path)] == [("a", "go left now"), ("b", "caf\u00e9")]
+    for encoding, name in (("latin1", "LATIN1"), ("utf-16", "UTF-16")):
+        path.write_bytes("\n".join(reversed(lines)).replace("\u2028", " ").encode(encoding))
+        with pytest.raises(DataError, match=rf"manifest\.jsonl:1: byte \d+ is not UTF-8: .* iconv -f {name}"):
+            load_manifest(path)
+
+
+def test_what_the_system_refuses_to_read_is_named(tmp_path, monkeypatch):
+    path = write_manifest(tmp_path, ROW)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("conformer.data.manifest.read_lines", refuse)
+    with pytest.raises(DataError, match=r"manifest\.jsonl cannot be read \(Permission denied\)"):
+        load_manifest(path)
+
+
+def test_a_clip_that_is_cut_is_not_rendered(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(1000), 8000)
+    (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:1000])
+    with pytest.raises(AudioError, match=r"a\.wav cannot be read .*truncated"):
+        recipe(tmp_path, [("a.wav", 0)]).render()
+
+
 def test_pcm_is_scaled_and_resampled():
     data = (8000 * np.sin(np.arange(8000) / 5)).astype(np.int16)
     utterance = Utterance("a", "", "", "train", 1.0, Pcm(data, 8000))
     assert np.array_equal(utterance.samples(8000), data.astype(np.float32) / 32768)
     assert utterance.samples(8000).dtype == np.float32
     assert len(utterance.samples(16000)) == 16000
-
-
-def test_text_is_normalised():
-    assert normalise_text("  It's\nA  TEST ") == "it's a test"
 
 
 def recipe(folder, segments, num_samples=4000):

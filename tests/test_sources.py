@@ -1,13 +1,16 @@
 """Live audio: what pipes and microphones hand over, and what is said where they cannot."""
 
+import io
+import struct
 import sys
 import time
 import types
 
 import numpy as np
 import pytest
+import soundfile
 
-from conformer.audio import AudioError
+from conformer.audio import AudioError, load_audio
 from conformer.streaming.sources import BLOCK_SECONDS, pace, read_pcm, record_microphone
 
 RATE = 8_000
@@ -34,6 +37,34 @@ def test_a_pipe_that_stops_inside_a_sample_loses_that_byte_alone(tmp_path, sampl
     with pytest.warns(UserWarning, match="ends inside a sample: its last byte is dropped"):
         blocks = read(tmp_path, values.tobytes() + b"\1")
     np.testing.assert_array_equal(np.concatenate(blocks) * 32_768, values)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.aiff", "a.au", "a.caf", "a.w64", "a.rf64"])
+def test_a_file_of_any_kind_and_rate_is_recognised(tmp_path, name):
+    samples = np.random.default_rng(0).normal(0, 0.1, (48_000, 2))
+    soundfile.write(tmp_path / name, samples, 48_000)
+    heard = np.concatenate(read(tmp_path, (tmp_path / name).read_bytes()))
+    np.testing.assert_allclose(heard, load_audio(tmp_path / name, RATE), atol=1e-6)
+
+
+def test_what_cannot_be_decoded_is_no_pcm_either(tmp_path):
+    for head in (b"\x1aE\xdf\xa3", b"\0\0\0\x20ftypM4A ", b"ID3\4\0\0\0\0\0\0"):
+        with pytest.raises(AudioError, match="standard input: cannot be decoded"):
+            read(tmp_path, head + bytes(5_000))
+
+
+def test_pcm_that_begins_like_a_frame_of_mp3_stays_pcm(tmp_path):
+    data = struct.pack("<4h", -1025, -28_784, 5, 7) * 2_000
+    assert sum(map(len, read(tmp_path, data))) == 8_000
+
+
+def test_a_pipe_that_is_cut_gives_what_came_and_says_so(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
+    blocks = read_pcm(io.BytesIO((tmp_path / "a.wav").read_bytes()[:8_044]), RATE)
+    heard = [next(blocks) for _ in range(5)]
+    with pytest.raises(AudioError, match="standard input: truncated"):
+        next(blocks)
+    assert sum(map(len, heard)) == 4_000
 
 
 def test_blocks_are_handed_over_no_sooner_than_they_are_spoken():

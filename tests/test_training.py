@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from conformer.data import Batch, load_utterances
 from conformer.evaluation.offline import make_forward, transcribe
 from conformer.features import log_mel
 from conformer.tokenizer import CharTokenizer
-from conformer.training.checkpoint import CheckpointError, Checkpoints, load_model
+from conformer.training.checkpoint import CheckpointError, Checkpoints, load_model, save_weights
 from conformer.training.metrics import MetricsLog, Progress
 from conformer.training.muon import UPDATE_RMS, orthogonalise_all
 from conformer.training.state import TrainState, initial_state, learning_rate, make_optimiser
@@ -395,6 +396,37 @@ def test_a_damaged_or_absent_checkpoint_is_named(workdir):
     assert "\n" not in str(error.value)
     (workdir / "checkpoints" / "5").rename(workdir / "elsewhere")
     with pytest.raises(CheckpointError, match=r"holds no checkpoint: train first \(train\.py"):
+        load_model(workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint: train first \(train\.py"):
+        load_model(workdir)
+    assert not (workdir / "checkpoints").exists()  # the folder may be read-only
+
+
+def test_released_weights_that_are_damaged_are_named(workdir):
+    _, model, _, _ = load_model(workdir)
+    save_weights(workdir, model, 7)
+    path = workdir / "weights.npz"
+    whole = path.read_bytes()
+    expected = jax.tree.leaves(nnx.state(load_model(workdir)[1]))
+    rng = np.random.default_rng(0)
+    for cut in [0, 1, len(whole) - 1, *rng.integers(2, len(whole) - 1, 10)]:
+        path.write_bytes(whole[:cut])
+        with pytest.raises(CheckpointError, match=r"weights\.npz is damaged \(.+\): restore it$"):
+            load_model(workdir)
+    harmless = 0
+    for at in rng.integers(0, len(whole), 30):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        try:  # not every byte of the container says something of the arrays: a date, for one
+            for leaf, before in zip(jax.tree.leaves(nnx.state(load_model(workdir)[1])), expected, strict=True):
+                np.testing.assert_array_equal(leaf, before)
+            harmless += 1
+        except CheckpointError as error:
+            assert "is damaged" in str(error) and "\n" not in str(error)
+    assert harmless < 10
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match=r"weights\.npz cannot be read \(Is a directory\)"):
         load_model(workdir)
 
 

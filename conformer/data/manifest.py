@@ -10,13 +10,15 @@ import json
 import math
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import soundfile
 
-from conformer.audio import INT16_SCALE, AudioError, load_audio, resample
+from conformer.audio import INT16_SCALE, AudioError, audio_seconds, load_audio, resample
+from conformer.text import normalise, read_lines
 from kernels.typing import Float, Int
 
 MANIFEST = "manifest.jsonl"
@@ -106,8 +108,9 @@ class Recipe:
 @functools.lru_cache(maxsize=4096)
 def _clip(path: pathlib.Path, sample_rate: int) -> np.ndarray:
     try:
+        audio_seconds(path)  # which raises for one that is cut
         clip, rate = soundfile.read(path, dtype="int16")
-    except (OSError, soundfile.SoundFileError) as error:
+    except (OSError, soundfile.SoundFileError, AudioError) as error:
         raise AudioError(
             f"{path} cannot be read ({error}): restore the clip, or remove the recipes that use it"
         ) from None
@@ -122,7 +125,7 @@ class Utterance:
     """One transcribed utterance."""
 
     id: str
-    text: str  # lower case, single spaces; may be empty
+    text: str  # as `normalise` spells it; may be empty
     speaker: str  # "" if unknown
     split: str
     duration: float  # seconds, as declared; NaN where nothing is known
@@ -131,11 +134,6 @@ class Utterance:
     def samples(self, sample_rate: int) -> Float[np.ndarray, "samples"]:
         """Mono float32 samples in [-1, 1) at `sample_rate` Hz. Raises AudioError where there are none."""
         return self.audio.samples(sample_rate)
-
-
-def normalise_text(text: str) -> str:
-    """Lower case, white space collapsed."""
-    return " ".join(text.lower().split())
 
 
 def load_manifest(path: str | pathlib.Path) -> list[Utterance]:
@@ -160,22 +158,26 @@ def read_utterances(path: str | pathlib.Path) -> Iterator[Utterance]:
     """
     path = pathlib.Path(path)
     empty = f"{path} has no utterances: add a line for each, or choose another data.source"
-    if path.is_file():
+    if not path.exists():
+        raise DataError(f"{path} does not exist: point data.source at a JSONL manifest or a folder of speech")
+    if not path.is_dir():
         rows = _read_rows(path)
     elif (path / MANIFEST).is_file():
         files = [file for file in (path / MANIFEST, path / RECIPE) if file.is_file()]
         rows = (utterance for file in files for utterance in _read_rows(file))
-    elif path.is_dir():
+    else:
         rows = (utterance for file in _transcripts(path.resolve()) for utterance in _read_transcripts(file))
         empty = (
             f"{path} has neither {MANIFEST} nor LibriSpeech transcripts (SPLIT/SPEAKER/CHAPTER/*{TRANSCRIPTS}): "
             "point data.source at a folder that has one of them, or at a JSONL manifest"
         )
-    else:
-        raise DataError(f"{path} does not exist: point data.source at a JSONL manifest or a folder of speech")
     utterance = None
-    for utterance in rows:
-        yield utterance
+    try:
+        for utterance in rows:
+            yield utterance
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{error.filename or path} cannot be read ({reason}): correct its permissions") from None
     if utterance is None:
         raise DataError(empty)
 
@@ -194,20 +196,19 @@ def to_row(utterance: Utterance) -> dict[str, Any]:
 
 
 def _read_rows(path: pathlib.Path) -> Iterator[Utterance]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise DataError("not a JSON object")
-                utterance = _utterance(row, path.parent)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise DataError(f"{path}:{number}: not valid JSON ({error}): write one JSON object a line") from None
-            except DataError as error:
-                raise DataError(f"{path}:{number}: {error}: correct the line or remove it") from None
-            yield utterance
+    for number, line in read_lines(path, DataError):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise DataError("not a JSON object")
+            utterance = _utterance(row, path.parent)
+        except DataError as error:
+            raise DataError(f"{path}:{number}: {error}: correct the line or remove it") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}:{number}: not valid JSON ({error}): write one JSON object a line") from None
+        yield utterance
 
 
 def _utterance(row: dict[str, Any], folder: pathlib.Path) -> Utterance:
@@ -233,7 +234,7 @@ def _utterance(row: dict[str, Any], folder: pathlib.Path) -> Utterance:
     duration = _number(row, "duration")
     if duration <= 0:
         raise DataError(f"'duration' is {duration}, not a positive number of seconds")
-    text = normalise_text(_string(row, "text"))
+    text = normalise(_string(row, "text"))
     return Utterance(id, text, _string(row, "speaker", ""), _string(row, "split", "train"), duration, audio)
 
 
@@ -251,14 +252,16 @@ def _string(row: dict[str, Any], key: str, default: str | None = None) -> str:
     value = row.get(key, default)
     if not isinstance(value, str):
         raise DataError(f"{key!r} is missing" if key not in row else f"{key!r} is {value!r}, not a string")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise DataError(f"{key!r} is {value!r}, which holds half a character")
     return value
 
 
 def _number(row: dict[str, Any], key: str) -> float:
     value = row.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise DataError(f"{key!r} is missing" if key not in row else f"{key!r} is {value!r}, not a number")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+        return float(value)
+    raise DataError(f"{key!r} is missing" if key not in row else f"{key!r} is {value!r}, not a number")
 
 
 def _count(row: dict[str, Any], key: str) -> int:
@@ -283,13 +286,13 @@ def _read_transcripts(path: pathlib.Path) -> Iterator[Utterance]:
     """The utterances of one chapter: lines "ID TEXT", and ID.flac beside the file."""
     chapter = path.parent
     speaker, split = chapter.parent.name, chapter.parent.parent.name
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for _, line in read_lines(path, DataError):
         if not line.strip():
             continue
         id, *words = line.split()
         audio = chapter / f"{id}.flac"
         try:
-            duration = soundfile.info(audio).duration
-        except (OSError, soundfile.SoundFileError):
+            duration = audio_seconds(audio)
+        except AudioError:
             duration = math.nan  # reported when the audio is needed
-        yield Utterance(id, normalise_text(" ".join(words)), speaker, split, duration, AudioFile(audio))
+        yield Utterance(id, normalise(" ".join(words)), speaker, split, duration, AudioFile(audio))

@@ -16,13 +16,17 @@ import functools
 import math
 import pathlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
+
+from conformer import system
+from conformer.text import read_lines
 
 SENTENCE_START, SENTENCE_END, UNKNOWN = "<s>", "</s>", "<unk>"
 SPECIAL = (SENTENCE_START, SENTENCE_END, UNKNOWN)
 LN10 = math.log(10)  # ARPA files hold decimal logarithms, all else natural ones
 NEVER = -99 * LN10  # as ARPA files write a probability of 0
+_BINARY_BYTES = 4096  # among which a file that is no text has a zero
 FALLBACK_DISCOUNT = 0.5  # of texts too few for D: no n-gram of count 1, or none of count 2
 
 Context = tuple[str, ...]
@@ -103,7 +107,7 @@ class NgramModel:
         lines = ["\\data\\", *(f"ngram {n}={len(by_order[n])}" for n in range(1, self.order + 1))]
         for n in range(1, self.order + 1):
             lines += ["", f"\\{n}-grams:", *by_order[n]]
-        pathlib.Path(path).write_text("\n".join([*lines, "", "\\end\\", ""]), encoding="utf-8")
+        system.write_text(pathlib.Path(path), "\n".join([*lines, "", "\\end\\", ""]))
 
     @classmethod
     def from_arpa(cls, path: str | pathlib.Path) -> "NgramModel":
@@ -113,14 +117,29 @@ class NgramModel:
         """
         path = pathlib.Path(path)
         try:
-            with path.open(encoding="utf-8") as file:
-                return _Arpa(path).read(file)
+            with path.open("rb") as file:
+                if b"\0" in file.read(_BINARY_BYTES):
+                    raise LanguageModelError(
+                        f"{path} is not UTF-8 text: decompress it, or convert a binary model back to ARPA"
+                    )
+            return _Arpa(path).read(read_lines(path, LanguageModelError))
         except OSError as error:
             raise LanguageModelError(f"{path} cannot be read ({error.strerror}): name an ARPA file") from None
-        except UnicodeDecodeError:
-            raise LanguageModelError(
-                f"{path} is not UTF-8 text: decompress it, or convert a binary model back to ARPA"
-            ) from None
+
+    def spelled(self, spell: Callable[[str], str]) -> "NgramModel":
+        """The model with each word in another spelling. Raises LanguageModelError where two would become one."""
+        spelling = {word: spell(word) for word in self.words}
+        if all(word == other for word, other in spelling.items()):
+            return self
+        source: dict[str, str] = {}
+        for word, other in spelling.items():
+            if source.setdefault(other, word) != word:
+                raise LanguageModelError(
+                    f"the language model lists {source[other]!r} and {word!r}, to a recogniser both {other!r}: "
+                    "train it on texts that are spelled so (lm.py --text does that)"
+                )
+        ngrams = {tuple(spelling.get(word, word) for word in ngram): value for ngram, value in self._ngrams.items()}
+        return NgramModel(self.order, ngrams)
 
 
 class _Arpa:
@@ -133,9 +152,9 @@ class _Arpa:
         self._ngrams: dict[Context, tuple[float, float]] = {}
         self._words: dict[str, str] = {}  # one object a word, however many n-grams hold it
 
-    def read(self, lines: Iterable[str]) -> NgramModel:
+    def read(self, lines: Iterable[tuple[int, str]]) -> NgramModel:
         section = None  # None before the header, 0 in it, n among the n-grams
-        for self._number, line in enumerate(lines, 1):
+        for self._number, line in lines:
             line = line.strip()
             if line == "\\data\\":
                 section = 0

@@ -13,9 +13,11 @@ that of the shorter context, corrected for the words that the model lists behind
 """
 
 import math
+import warnings
 
 from conformer.decode.language_model import Context, LanguageModelError, NgramModel, train_ngram
-from conformer.tokenizer import BLANK, Tokenizer
+from conformer.text import listed, normalise, strangers
+from conformer.tokenizer import Tokenizer
 
 SPELLING_ORDER = 5  # letters of an n-gram of the model of spelling
 _LEAST = 1e-300  # of a sum of probabilities: differences of a model that is not interpolated may cancel to nothing
@@ -24,16 +26,22 @@ _LEAST = 1e-300  # of a sum of probabilities: differences of a model that is not
 class Lexicon:
     """The words of a model that a tokenizer can spell, as a trie. Memory grows to the model's size: for small ones.
 
-    Raises LanguageModelError when none can be spelled.
+    Words are taken in the spelling of `conformer.text.normalise`. Warns of those that cannot be spelled. Raises
+    LanguageModelError when none can be.
     """
 
     def __init__(self, model: NgramModel, tokenizer: Tokenizer):
-        self.model = model
-        letters = set().union(*tokenizer.symbols[BLANK + 1 :])
-        words = sorted(word for word in model.words if letters.issuperset(word))
+        self.model = model = model.spelled(normalise)
+        words = sorted(word for word in model.words if tokenizer.alphabet.issuperset(word))
         if not words:
             raise LanguageModelError(
-                "the tokenizer can spell no word of the language model: do they agree in letter case?"
+                "the tokenizer can spell no word of the language model: is it of another language?"
+            )
+        if left_out := model.words.difference(words):
+            warnings.warn(
+                f"{len(left_out)} of {len(model.words)} words of the language model are left out: they hold characters "
+                f"that the tokenizer has not: {listed(strangers(left_out, tokenizer.alphabet))}",
+                stacklevel=2,
             )
         self.root = Node()
         for word in words:

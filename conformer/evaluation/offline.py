@@ -10,10 +10,12 @@ from flax import nnx
 from conformer.config import Config
 from conformer.data import Utterance, eval_batches
 from conformer.decode.greedy import Decoder, GreedyDecoder
-from conformer.evaluation.scorer import Score, score
+from conformer.evaluation.scorer import Score, ScoreError, score
 from conformer.features import log_mel
 from conformer.tokenizer import Tokenizer
 from kernels.typing import Float
+
+_SHOWN = 3  # utterances that an error lists
 
 
 class Transcripts(NamedTuple):
@@ -24,7 +26,10 @@ class Transcripts(NamedTuple):
     broken: dict[str, str]  # id -> message of those that could not
 
     def score(self) -> Score:
-        """Error rates against the utterances' own transcripts."""
+        """Error rates against the utterances' own transcripts. Raises ScoreError where none could be read."""
+        if self.broken and not self.utterances:
+            first = "; ".join(list(self.broken.values())[:_SHOWN])
+            raise ScoreError(f"none of the {len(self.broken)} utterances can be read, as in {first}")
         return score([utterance.text for utterance in self.utterances], self.texts)
 
 

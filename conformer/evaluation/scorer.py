@@ -1,7 +1,7 @@
 """Word and character error rates over a corpus, with a confidence interval; jiwer aligns the words.
 
-WER = (substitutions + deletions + insertions) / words of the references, summed over the corpus. Both sides are
-lower-cased and their white space is collapsed. The interval is a bootstrap over utterances (Bisani and Ney, 2004,
+WER = (substitutions + deletions + insertions) / words of the references, summed over the corpus. Both sides
+are spelled as `conformer.text.normalise` does. The interval is a bootstrap over utterances (Bisani and Ney, 2004,
 "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP).
 """
 
@@ -13,6 +13,9 @@ from typing import Any
 
 import jiwer
 import numpy as np
+
+from conformer import system
+from conformer.text import normalise
 
 BOOTSTRAP_RESAMPLES = 1_000
 BOOTSTRAP_SEED = 0
@@ -61,7 +64,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
         raise ScoreError(f"none of the {len(words)} references holds a word: check the transcripts")
     errors = np.array([sum(_counts(alignment).values()) for alignment in output.alignments])
     low, high = _interval(errors, words)
-    characters = jiwer.process_characters(_collapsed(references), _collapsed(hypotheses))
+    characters = jiwer.process_characters(_normalised(references), _normalised(hypotheses))
     return Score(
         words=int(words.sum()),
         errors=int(errors.sum()),
@@ -96,7 +99,7 @@ def write_errors(
         rows.append({"id": id, "wer": wer, "errors": errors, **counts, **texts})
     rows.sort(key=lambda row: -row["errors"])
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    pathlib.Path(path).write_text("".join(lines), encoding="utf-8")
+    system.write_text(pathlib.Path(path), "".join(lines))
 
 
 def _align(references: Sequence[str], hypotheses: Sequence[str]) -> jiwer.WordOutput:
@@ -104,11 +107,11 @@ def _align(references: Sequence[str], hypotheses: Sequence[str]) -> jiwer.WordOu
         raise ScoreError(f"{len(references)} references, but {len(hypotheses)} hypotheses: give one for each")
     if not references:
         raise ScoreError("there are no utterances to score: check the split")
-    return jiwer.process_words(_collapsed(references), _collapsed(hypotheses))
+    return jiwer.process_words(_normalised(references), _normalised(hypotheses))
 
 
-def _collapsed(texts: Sequence[str]) -> list[str]:
-    return [" ".join(text.lower().split()) for text in texts]
+def _normalised(texts: Sequence[str]) -> list[str]:
+    return [normalise(text) for text in texts]
 
 
 def _counts(alignment: list[jiwer.AlignmentChunk]) -> dict[str, int]:

@@ -3,22 +3,32 @@
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from conformer.audio import AudioError, pcm16_to_float
+from conformer.audio import AudioError, pcm16_to_float, read_stream
+from conformer.containers import HEAD_BYTES, is_container, more_head
+from conformer.containers.stream import Ahead, Stream
 from kernels.typing import Float
 
 BLOCK_SECONDS = 0.1  # of audio handed over at a time
 
 
-def read_pcm(file: BinaryIO, sample_rate: int) -> Iterator[Float[np.ndarray, " samples"]]:
-    """Little-endian signed 16-bit PCM, one channel at `sample_rate`, such as `arecord -t raw -f S16_LE` writes.
+def read_pcm(file: Stream, sample_rate: int) -> Iterator[Float[np.ndarray, " samples"]]:
+    """Standard input: an audio file of any kind that `read_audio` reads, at its own rate, or else PCM.
 
-    Warns of half a sample at the end, which is dropped.
+    PCM is little-endian, signed, of 16 bits and one channel at `sample_rate`, such as
+    `arecord -t raw -f S16_LE` writes. Warns of half a sample at its end, which is dropped. Raises AudioError as
+    `read_audio` does.
     """
-    while data := file.read(2 * int(BLOCK_SECONDS * sample_rate)):
+    head = file.read(HEAD_BYTES)
+    head += file.read(more_head(head))
+    stream = Ahead(head, file)
+    if is_container(head):
+        yield from read_stream(stream, "standard input", sample_rate, BLOCK_SECONDS)
+        return
+    while data := stream.read(2 * int(BLOCK_SECONDS * sample_rate)):
         if len(data) % 2:
             warnings.warn("the input ends inside a sample: its last byte is dropped", stacklevel=2)
         yield pcm16_to_float(data[: len(data) // 2 * 2])

@@ -10,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from conformer import system
 from conformer.config import Config
 from conformer.model import ConformerCTC
 from conformer.tokenizer import Tokenizer, load_tokenizer
@@ -28,9 +29,12 @@ class Checkpoints:
     before intact; the parameters are copied first, and training goes on while they are written.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int = 2):
+    def __init__(self, workdir: pathlib.Path, keep: int = 2, create: bool = True):
+        """`create` makes the folder; without it, and without the folder, raises CheckpointError."""
         self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        if not create and not self.folder.is_dir():
+            raise self._nothing()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create, read_only=not create)
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=ocp.PyTreeCheckpointHandler())
 
     def latest_step(self) -> int | None:
@@ -62,7 +66,7 @@ class Checkpoints:
         """
         step = self.latest_step() if step is None else step
         if step is None:
-            raise CheckpointError(f"{self.folder} holds no checkpoint: train first (train.py --workdir=...)")
+            raise self._nothing()
         target = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in _by_name(state).items()}
         fields = {_field(name) for name in target}
         path = self.folder / str(step)
@@ -92,6 +96,9 @@ class Checkpoints:
         arrays = (stored[name] for name in target)  # those with a place are there already, on other processes too
         placed = [array if isinstance(array, jax.Array) else jnp.asarray(array) for array in arrays]
         return jax.tree.unflatten(jax.tree.structure(state), placed)
+
+    def _nothing(self) -> CheckpointError:
+        return CheckpointError(f"{self.folder} holds no checkpoint: train first (train.py --workdir=...)")
 
     def _write_error(self, step: int | None, error: Exception) -> CheckpointError:
         latest = self.latest_step()
@@ -135,7 +142,11 @@ def load_model(
     graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
     shapes = _Trained(jax.ShapeDtypeStruct((), jnp.int32), statistics, params)
     released = (workdir / WEIGHTS_FILE).exists()
-    trained = _read_weights(workdir / WEIGHTS_FILE, shapes) if released else Checkpoints(workdir).restore(shapes)
+    trained = (
+        _read_weights(workdir / WEIGHTS_FILE, shapes)
+        if released
+        else Checkpoints(workdir, create=False).restore(shapes)
+    )
     return config, nnx.merge(graphdef, trained.average, trained.statistics), tokenizer, int(trained.step)
 
 
@@ -144,17 +155,20 @@ def save_weights(workdir: str | pathlib.Path, model: ConformerCTC, step: int) ->
     _, params, statistics = nnx.split(model, nnx.Param, ...)
     leaves = _by_name(_Trained(np.int32(step), statistics, params))
     arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-    np.savez(pathlib.Path(workdir) / WEIGHTS_FILE, **arrays)
+    with system.replacing(pathlib.Path(workdir) / WEIGHTS_FILE) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def _read_weights(path: pathlib.Path, shapes: _Trained) -> _Trained:
     try:
-        with np.load(path) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in _by_name(shapes)}
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged ({_reason(error)}): restore it") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}): correct its permissions") from None
+    except Exception as error:  # zip, zlib and NumPy each have their own for a byte that is not right
+        raise CheckpointError(f"{path} is damaged ({_reason(error) or 'it is empty'}): restore it") from None
     for name, leaf in _by_name(shapes).items():
-        if arrays[name].shape != leaf.shape:
+        if (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype):
             raise CheckpointError(f"{path} does not hold the model that config.json describes ({name}): restore both")
     return jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(arrays[name]) for name in _by_name(shapes)])
 

@@ -1,0 +1,199 @@
+"""Containers with the length of the audio in a header: WAV and its relatives, AIFF, CAF, W64, AU, NIST SPHERE."""
+
+import re
+import struct
+from typing import BinaryIO, NamedTuple
+
+from conformer.containers.errors import ContainerError, Part, StrayError, TruncatedError
+from conformer.containers.stream import Stream
+
+_OPEN_32 = 0x7FFF_0000  # a writer to a pipe cannot know the size and stores something above this
+_OPEN_64 = 1 << 62
+STRAY_BYTES = 1024  # fewer behind the audio may be anything
+_PRINTABLE = re.compile(rb"[ -~]{4}")
+_WAVE = re.compile(rb"(RIFF|RIFX|RF64|BW64)....WAVE", re.DOTALL)
+_CHUNKS = re.compile(rb"(RIFF|RIFX|RF64|BW64)....WAVE|FORM....(AIF[FC]|8SVX|16SV)|caff|riff\x2e\x91", re.DOTALL)
+
+
+class _Layout(NamedTuple):
+    """How a container of chunks is laid out."""
+
+    header: struct.Struct  # of a chunk: identifier, size
+    size: struct.Struct  # the size alone
+    first: int = 12  # offset of the first chunk
+    audio: tuple[bytes, ...] = (b"data",)  # how the identifier of the chunk with the audio begins
+    lead: int = 0  # bytes of that chunk before the samples
+    align: int = 2  # chunks begin at multiples of so many bytes
+    counts_header: bool = False  # whether the size of a chunk holds its header
+    has_total: bool = True  # whether the size of the file is at byte 4
+
+
+def _layout(order: str, size: str, identifier: int = 4, **rest) -> _Layout:
+    return _Layout(struct.Struct(f"{order}{identifier}s{size}"), struct.Struct(f"{order}{size}"), **rest)
+
+
+_LITTLE, _BIG = _layout("<", "I"), _layout(">", "I")
+_LAYOUTS = {
+    b"RIFF": _LITTLE,
+    b"RIFX": _BIG,
+    b"RF64": _LITTLE,
+    b"BW64": _LITTLE,
+    b"FORM": _BIG._replace(audio=(b"SSND", b"BODY"), lead=8),
+    b"caff": _layout(">", "q", first=8, lead=4, align=1, has_total=False),
+    b"riff": _layout("<", "q", 16, first=40, align=8, counts_header=True, has_total=False),
+}
+
+
+def are_chunks(head: bytes) -> bool:
+    """Whether a file that begins so is made of chunks."""
+    return bool(_CHUNKS.match(head))
+
+
+def is_wave(head: bytes) -> bool:
+    """Whether a file that begins so is a WAV file, which can be read while it is written."""
+    return bool(_WAVE.match(head))
+
+
+def examine(file: BinaryIO, size: int) -> list[list[Part]]:
+    """What to decode in the place of a file that leaves its length open. Raises ContainerError."""
+    file.seek(0)
+    layout = _LAYOUTS[file.read(4)]
+    position, wide = layout.first, None
+    while True:
+        file.seek(position)
+        head = file.read(layout.header.size)
+        if len(head) < layout.header.size:
+            if head or position > size or _total(file, layout) > size:
+                raise TruncatedError
+            return []  # a file without audio
+        identifier, length = layout.header.unpack(head)
+        start = position + layout.header.size
+        length -= layout.header.size * layout.counts_header
+        if identifier.startswith(layout.audio):
+            break
+        if not _PRINTABLE.match(identifier):
+            return []  # no chunk: for the decoder to tell what it is
+        if identifier == b"ds64":
+            wide = start
+        if length < 0 or start + length > size:
+            raise TruncatedError
+        position = _aligned(start + length, layout)
+
+    available, limit = size - start, _OPEN_64 if layout.size.size == 8 else _OPEN_32
+    if wide is not None and length == 0xFFFF_FFFF:
+        file.seek(wide + 8)
+        length, limit = struct.unpack("<Q", file.read(8))[0], _OPEN_64
+    left_open = length < 0 or (length >= limit and length > available)
+    if length <= layout.lead < available:  # no audio, unless the header was never completed
+        left_open = left_open or abs(_total(file, layout) - size) > 1
+    if left_open and limit == _OPEN_64 and wide is not None:
+        return patched(size, wide, struct.pack("<QQ", size - 8, available))
+    if left_open:
+        length = available + layout.header.size * layout.counts_header
+        if layout.size.size == 4 and length > 0xFFFF_FFFF:
+            raise ContainerError("holds more than 4 GiB, which its header cannot say: write it as RF64 or FLAC")
+        return patched(size, start - layout.size.size, layout.size.pack(length))
+    if length > available:
+        raise TruncatedError
+    _check_behind(file, layout, start + length, size)
+    return []
+
+
+def read_header(file: Stream) -> bytes:
+    """Reads a WAV stream up to its first sample, and returns what comes before. Raises TruncatedError without one."""
+    head = file.read(12)
+    header = _LAYOUTS[head[:4]].header
+    while len(chunk := file.read(header.size)) == header.size:
+        head += chunk
+        identifier, size = header.unpack(chunk)
+        if identifier == b"data":
+            return head
+        head += (body := file.read(size + size % 2))
+        if len(body) < size:
+            break
+    raise TruncatedError
+
+
+def audio_bytes(head: bytes) -> int | None:
+    """Bytes of samples that the header of a WAV stream (`read_header`) promises; None: it leaves that open."""
+    (size,), limit = _LAYOUTS[head[:4]].size.unpack(head[-4:]), _OPEN_32
+    if size == 0xFFFF_FFFF and (at := head.find(b"ds64")) >= 0:
+        size, limit = struct.unpack_from("<Q", head, at + 16)[0], _OPEN_64
+    return size if 0 < size < limit else None
+
+
+def examine_au(file: BinaryIO, size: int) -> list[list[Part]]:
+    """As `examine`."""
+    file.seek(0)
+    head = file.read(12)
+    if len(head) < 12:
+        raise TruncatedError
+    start, length = struct.unpack_from(">II" if head[:4] == b".snd" else "<II", head, 4)
+    available = size - start
+    if available > 0 and (length == 0 or (length >= _OPEN_32 and length > available)):
+        return patched(size, 8, b"\xff\xff\xff\xff")
+    if length > available:
+        raise TruncatedError
+    if available - length >= STRAY_BYTES and length < _OPEN_32:
+        raise StrayError
+    return []
+
+
+def examine_nist(file: BinaryIO, size: int) -> list[list[Part]]:
+    """As `examine`, for a header of text lines "name -i value"."""
+    file.seek(0)
+    head = file.read(16)
+    if not (length := head[8:].strip()).isdigit():
+        return []
+    head += file.read(max(0, int(length) - 16))
+    values = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d+)", head)}
+    coding = re.search(rb"sample_coding -s\d+ (\S+)", head)
+    frame = values.get(b"sample_n_bytes", 0) * values.get(b"channel_count", 1)
+    compressed = coding is not None and b"," in coding[1]
+    end = int(length) + values.get(b"sample_count", 0) * frame
+    if len(head) < int(length) or (end > size and not compressed):
+        raise TruncatedError
+    return []
+
+
+def patched(size: int, offset: int, data: bytes) -> list[list[Part]]:
+    """A file of `size` bytes with some replaced."""
+    return [[(0, offset), data, (offset + len(data), size)]]
+
+
+def _aligned(position: int, layout: _Layout) -> int:
+    return -(-position // layout.align) * layout.align
+
+
+def _total(file: BinaryIO, layout: _Layout) -> int:
+    """The size that the header gives the whole file; -1: none."""
+    if not layout.has_total:
+        return -1
+    file.seek(4)
+    return layout.size.unpack(file.read(4))[0] + 8
+
+
+def _check_behind(file: BinaryIO, layout: _Layout, end: int, size: int) -> None:
+    """Raises ContainerError where more than chunks, padding and tags follow the audio."""
+    while (position := _aligned(end, layout)) < size:
+        file.seek(position)
+        rest = file.read(STRAY_BYTES)
+        length = _chunk_length(rest, layout)
+        if length == 0:
+            return
+        end = position + length
+
+
+def check_next(head: bytes, rest: bytes) -> None:
+    """Raises ContainerError unless `rest`, behind the audio of a WAV stream that begins with `head`, may be there."""
+    _chunk_length(rest, _LAYOUTS[head[:4]])
+
+
+def _chunk_length(rest: bytes, layout: _Layout) -> int:
+    """Bytes of the chunk that comes next; 0: nothing that counts does. Raises ContainerError for anything else."""
+    if len(rest) < STRAY_BYTES or not rest.strip(b"\0") or rest[:3] in (b"ID3", b"TAG"):
+        return 0
+    identifier, length = layout.header.unpack_from(rest)
+    if rest[:4] in _LAYOUTS or length < 0 or not _PRINTABLE.match(identifier):
+        raise StrayError
+    return max(1, length + layout.header.size * (not layout.counts_header))

@@ -1,0 +1,96 @@
+"""Decoding by libsndfile: of files that have been examined, and of WAV streams while they are written."""
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+import numpy as np
+import soundfile
+
+from conformer.containers import assemble, examine
+from conformer.containers.chunks import STRAY_BYTES, audio_bytes, check_next
+from conformer.containers.errors import ContainerError, TruncatedError
+from conformer.containers.stream import Stream
+from kernels.typing import Float
+
+_RATES = (100, 1_000_000)  # Hz, that a header may give
+# Those whose end is checked; what else libsndfile reads is cut without a word.
+_FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "CAF", "AU", "NIST", "FLAC", "OGG", "MP3")
+SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
+
+
+def temporary_file() -> BinaryIO:
+    """A file for libsndfile to read: nothing that Python holds back comes between them."""
+    return cast(BinaryIO, tempfile.TemporaryFile(buffering=0))
+
+
+class _Forward(soundfile.SoundFile):
+    """A file read from start to end. The library would seek after every block, where MP3 then loses its state."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def sound_files(file: BinaryIO) -> Iterator[soundfile.SoundFile]:
+    """The file open for decoding, or those that stand in its place."""
+    size = os.fstat(file.fileno()).st_size
+    for parts in examine(file, size) or [None]:
+        with contextlib.ExitStack() as stack:
+            if parts is None:
+                part = file
+            else:
+                part = stack.enter_context(temporary_file())
+                assemble(file, parts, part)
+            os.lseek(part.fileno(), 0, os.SEEK_SET)
+            sound = stack.enter_context(_Forward(part.fileno(), closefd=False))
+            _check_format(sound)
+            yield sound
+
+
+def decode_file(sound: soundfile.SoundFile, block_seconds: float) -> Iterator[Float[np.ndarray, "frames channels"]]:
+    size, read = max(1, int(block_seconds * sound.samplerate)), 0
+    # One more than promised would be read, but no room is made for seconds that are not there.
+    while len(block := sound.read(min(size, sound.frames - read + 1), dtype="float32", always_2d=True)):
+        read += len(block)
+        yield block
+    if read < sound.frames:
+        raise TruncatedError
+
+
+def _check_format(sound: soundfile.SoundFile) -> None:
+    if sound.format not in _FORMATS:
+        raise ContainerError(f"is {sound.format_info}, whose end cannot be told: convert it to FLAC")
+    if not _RATES[0] <= sound.samplerate <= _RATES[1]:
+        raise ContainerError(f"its header gives {sound.samplerate} Hz, which is no rate of speech: write it again")
+
+
+def layout_of(head: bytes) -> soundfile.SoundFile:
+    """What the header of a WAV stream says of its samples."""
+    with temporary_file() as copy:
+        copy.write(head[:-4] + bytes(4))  # the size of the audio, of which there is none
+        os.lseek(copy.fileno(), 0, os.SEEK_SET)
+        with soundfile.SoundFile(copy.fileno(), closefd=False) as sound:
+            _check_format(sound)
+            return sound
+
+
+def decode_stream(
+    file: Stream, head: bytes, layout: soundfile.SoundFile, block_seconds: float
+) -> Iterator[Float[np.ndarray, "frames channels"]]:
+    frame = SAMPLE_BYTES[layout.subtype] * layout.channels
+    left, size = audio_bytes(head), frame * max(1, int(block_seconds * layout.samplerate))
+    raw = dict(samplerate=layout.samplerate, channels=layout.channels, subtype=layout.subtype, format="RAW")
+    endian = "BIG" if head[:4] == b"RIFX" else "LITTLE"
+    while data := file.read(size if left is None else min(size, left)):
+        if left is not None:
+            left -= len(data)
+        whole = io.BytesIO(data[: len(data) // frame * frame])
+        if whole.getbuffer().nbytes:
+            yield soundfile.read(whole, dtype="float32", always_2d=True, endian=endian, **raw)[0]
+    if left:
+        raise TruncatedError
+    if left == 0:
+        check_next(head, file.read(STRAY_BYTES))
