@@ -22,7 +22,7 @@ streaming   a chunk of one stream of a 20 M parameter model on one core: JAX wit
             minutes, most of them compilation)
 transcription
             transcribe.py with a model of that size: from the command to the first text of 10 s of audio, and memory
-            after a minute and after an hour of it (about 4 minutes)
+            after a minute and after an hour of it; the same start with its ONNX export (about 5 minutes)
 numerics    LayerNorm in emulated float16: failures and errors by pre-normaliser, width, distribution, amplitude, format
             and order of summation (2 minutes, most of them compilation); nothing is timed
 policies    word error rates of a trained model under every numerics policy, without each stabiliser, and with a

@@ -32,6 +32,7 @@ from conformer.evaluation.scorer import write_errors
 from conformer.evaluation.streaming import Timing, transcribe_streaming
 from conformer.evaluation.tuning import read_grid, tune
 from conformer.numerics import POLICIES, apply_policy, scale_residual
+from conformer.streaming.engine import Engine
 from conformer.training.checkpoint import load_model
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
@@ -117,9 +118,10 @@ def evaluate(workdir: pathlib.Path) -> None:
                 whole = decode(heard, {}, tokenizer, make_decoder(one, tokenizer, lm))
                 masked.append(row(f"{milliseconds} ms, masked", whole, one, chunk_size=chunk_size))
         if STREAMING.value:
+            engine = Engine(config, model, **context)
             for one in searches:
                 decoder = make_decoder(one, tokenizer, lm)
-                streamed, timing = transcribe_streaming(config, model, tokenizer, read, decoder=decoder, **context)
+                streamed, timing = transcribe_streaming(engine, tokenizer, read, decoder=decoder)
                 streams.append(row(f"{milliseconds} ms", streamed, one, timing, chunk_size))
     if len(rows) > 1 or chunk_sizes:
         print("\n" + table(rows + masked + streams))

@@ -13,8 +13,8 @@ import sys
 from absl import app, flags
 
 from conformer import runtime
+from conformer.artefacts.formats import FORMATS
 from conformer.config import parse_flags
-from conformer.export.formats import FORMATS
 from conformer.export.pipeline import export, release
 
 NUMERICS = sorted({numerics for format in FORMATS.values() for numerics in format.numerics})

@@ -18,13 +18,15 @@ import jax
 from absl import app, flags
 
 from conformer import runtime, system
+from conformer.artefacts.card import Card, load_cards
+from conformer.artefacts.formats import ExportError
+from conformer.artefacts.loading import load_runtimes
 from conformer.config import parse_flags
 from conformer.data import load_split
 from conformer.export import sherpa
-from conformer.export.card import Card, load_cards
-from conformer.export.formats import ExportError
 from conformer.export.parity import REFERENCE, Parity
-from conformer.export.pipeline import check_difference, load_runtimes
+from conformer.export.pipeline import check_difference
+from conformer.streaming.engine import Engine
 from conformer.training.checkpoint import load_model
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run that the artefacts come from.")
@@ -72,7 +74,7 @@ def check(cards: list[Card], folder: pathlib.Path) -> None:
     """Each artefact on synthetic sound, against the difference noted when it was exported."""
     failed = []
     for card in cards:
-        for suffix, artefact in load_runtimes(card.format, folder / card.file, card.geometry).items():
+        for suffix, artefact in load_runtimes(card.format, folder / card.file, card.geometry, card.features).items():
             difference = check_difference(artefact, folder)
             passed = difference <= 2 * card.check + 1e-3  # runtimes round in an order of their own
             verdict = "" if passed else "  FAILED"
@@ -93,11 +95,13 @@ def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> N
             )
         if card.geometry != cards[0].geometry:
             raise ExportError(f"{card.file} and {cards[0].file} differ in their sizes: measure them one at a time")
-    parity = Parity(config, model, tokenizer, utterances, cards[0].geometry)
+    sizes = cards[0].geometry
+    engine = Engine(config, model, chunk_size=sizes.chunk_size, num_left_chunks=sizes.num_left_chunks)
+    parity = Parity(engine, tokenizer, utterances)
     rows, runtimes = {REFERENCE: parity.reference}, {}
     for card in cards:
         sizes = {"file_bytes": card.file_bytes, "state_bytes": card.state_bytes, "arena_bytes": card.arena_bytes}
-        for suffix, artefact in load_runtimes(card.format, folder / card.file, card.geometry).items():
+        for suffix, artefact in load_runtimes(card.format, folder / card.file, card.geometry, card.features).items():
             rows[card.name + suffix] = parity.measure(artefact) | sizes
             if not artefact.emulated:
                 runtimes[card.name + suffix] = artefact
@@ -108,7 +112,7 @@ def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> N
     for card in cards:
         card.measured = rows[card.name]
         card.save(folder)
-    clients = compare_clients(config, model, tokenizer, cards, folder, utterances) if SHERPA.value else []
+    clients = compare_clients(engine, tokenizer, cards, folder, utterances) if SHERPA.value else []
     if JSON.value:
         record = {
             "command": " ".join(["python", *(a for a in sys.argv if not a.startswith("--sherpa-python"))]),
@@ -125,10 +129,10 @@ def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> N
         pathlib.Path(JSON.value).write_text(json.dumps(record, indent=2) + "\n")
 
 
-def compare_clients(config, model, tokenizer, cards: list[Card], folder: pathlib.Path, utterances) -> list[dict]:
+def compare_clients(engine: Engine, tokenizer, cards: list[Card], folder: pathlib.Path, utterances) -> list[dict]:
     """sherpa-onnx's client, in each version named, on every artefact that it can load."""
-    recordings = [utterance.samples(config.features.sample_rate) for utterance in utterances]
-    own = sherpa.recognise(config, model, tokenizer, cards[0].geometry, recordings)
+    recordings = [utterance.samples(engine.framing.features.sample_rate) for utterance in utterances]
+    own = sherpa.recognise(engine, tokenizer, recordings)
     rows = []
     for python in SHERPA_PYTHON.value:
         for card in (card for card in cards if card.for_sherpa):

@@ -26,7 +26,7 @@ from conformer.augment import AugmentError
 from conformer.config import Config, ConfigError, define_config_flag, parse_flags
 from conformer.data import Corpus, DataError, TrainLoader, in_splits, load_utterances, speak_runs, texts_of
 from conformer.evaluation.scorer import ScoreError
-from conformer.features import FeatureError
+from conformer.filterbank import FeatureError
 from conformer.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints
 from conformer.training.mesh import make_mesh, share_of

@@ -2,6 +2,7 @@
 
   python transcribe.py recording.wav                 (the nine words of models/words_micro)
   python transcribe.py --workdir=runs/demo recording.wav another.flac
+  python transcribe.py --artefact=exported/onnx_int8.onnx recording.wav      (without JAX)
   python transcribe.py --workdir=runs/demo --output=srt recording.wav > recording.srt
   arecord -t raw -f S16_LE -r 16000 -c 1 | python transcribe.py --workdir=runs/demo -
   python transcribe.py --workdir=runs/demo --microphone
@@ -25,13 +26,14 @@ from conformer import runtime, system
 from conformer.audio import AudioError, read_audio
 from conformer.config import EXECUTIONS, Config, parse_flags
 from conformer.decode.search import define_search_flags, make_decoder, read_lm
-from conformer.numerics import POLICIES, apply_policy
-from conformer.streaming import EndpointConfig, Recognizer, Segment, StreamError
+from conformer.policy import POLICIES
+from conformer.streaming import EndpointConfig, Recognizer, Segment, Stepper, StreamError
 from conformer.streaming.sources import BLOCK_SECONDS, pace, read_pcm, record_microphone
 from conformer.streaming.subtitles import VTT_HEADER, srt_cue, vtt_cue
-from conformer.training.checkpoint import load_model
+from conformer.tokenizer import Tokenizer
 
 RELEASED = pathlib.Path(__file__).parent / "models" / "words_micro"
+ARTEFACT = flags.DEFINE_string("artefact", None, "File that export.py wrote, or its card, to run instead of a workdir.")
 WORKDIR = flags.DEFINE_string("workdir", str(RELEASED), "Folder of a training run; default: the model that is shipped.")
 OUTPUT = flags.DEFINE_enum("output", "txt", ["txt", "json", "srt", "vtt"], "What to print of a segment that has ended.")
 CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames recognised at a time.", lower_bound=1)
@@ -44,32 +46,31 @@ REALTIME = flags.DEFINE_bool("realtime", False, "Feed files at the speed of spee
 EXAMPLE = flags.DEFINE_bool("example", False, "Transcribe an utterance of the test split of the run's own data.")
 ONE_CORE = flags.DEFINE_bool("one-core", False, "Use one processor core (Linux).")
 JSON = flags.DEFINE_string("json", None, "Also write texts and timings to this file.")
+UNFIT_FOR_ARTEFACT = {
+    "workdir": "name one of the two",
+    "numerics": "its numbers are those that export.py --numerics gave it; export it again with others",
+    "execution": "its layout is that of its format; leave it out",
+    "chunk-size": "it is that of the export; export it again with another",
+    "num-left-chunks": "they are those of the export; export it again with others",
+    "example": "an artefact has no data to take one from; name a file, or give --workdir",
+}
 
 
 def main(arguments: list[str]) -> None:
     if ONE_CORE.value:
         system.use_one_core()
-    runtime.set_up()
     if len(arguments) < 2 and not (EXAMPLE.value or MICROPHONE.value):
         sys.exit("transcribe.py: name audio files, - for standard input, --microphone or --example (see --help)")
     try:
         search = SEARCH()
-        config, model, tokenizer, _ = load_model(WORKDIR.value, EXECUTION.value)
-        model = apply_policy(model, NUMERICS.value or config.numerics)
-        recognizer = Recognizer(
-            config,
-            model,
-            tokenizer,
-            chunk_size=CHUNK_SIZE.value,
-            num_left_chunks=NUM_LEFT_CHUNKS.value,
-            decoder=make_decoder(search, tokenizer, read_lm(search, tokenizer)),
-            endpoint=EndpointConfig(),
-        )
-        sources = open_sources(config, arguments[1:])
+        stepper, tokenizer = open_artefact(ARTEFACT.value) if ARTEFACT.value else open_workdir()
+        decoder = make_decoder(search, tokenizer, read_lm(search, tokenizer))
+        recognizer = Recognizer(stepper, tokenizer, decoder=decoder, endpoint=EndpointConfig())
+        sources = open_sources(stepper.framing.features.sample_rate, arguments[1:])
     except ValueError as error:  # what every error of bad input is
         sys.exit(f"transcribe.py: {error}")
 
-    recognizer.warm_up()
+    stepper.warm_up()
     records, failed = [], False
     for name, blocks in sources.items():
         recognizer.reset()
@@ -84,15 +85,38 @@ def main(arguments: list[str]) -> None:
     sys.exit(1 if failed else 0)
 
 
-def open_sources(config: Config, names: Sequence[str]) -> dict[str, Iterator[np.ndarray]]:
-    """The blocks of each source that the command names."""
-    rate = config.features.sample_rate
+def open_artefact(path: str) -> tuple[Stepper, Tokenizer]:
+    """The exported model that --artefact names. Raises ValueError for flags that it cannot follow, before any work."""
+    from conformer.artefacts.loading import load_artefact
+
+    for name, remedy in UNFIT_FOR_ARTEFACT.items():
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} does not go with --artefact: {remedy}")
+    runtime.speak_plainly()
+    return load_artefact(path)
+
+
+def open_workdir() -> tuple[Stepper, Tokenizer]:
+    """The model of --workdir in JAX, which is imported here alone: an artefact starts sooner without it."""
+    from conformer.numerics import apply_policy
+    from conformer.streaming.engine import Engine
+    from conformer.training.checkpoint import load_model
+
+    runtime.set_up()
+    config, model, tokenizer, _ = load_model(WORKDIR.value, EXECUTION.value)
+    model = apply_policy(model, NUMERICS.value or config.numerics)
+    sizes = dict(chunk_size=CHUNK_SIZE.value, num_left_chunks=NUM_LEFT_CHUNKS.value)
+    return Engine(config, model, **sizes), tokenizer
+
+
+def open_sources(rate: int, names: Sequence[str]) -> dict[str, Iterator[np.ndarray]]:
+    """The blocks of each source that the command names, at a rate in Hz."""
     sources = {
         name: read_pcm(sys.stdin.buffer, rate) if name == "-" else read_audio(name, rate, BLOCK_SECONDS)
         for name in names
     }
     if EXAMPLE.value:
-        name, samples = read_example(config)
+        name, samples = read_example(rate)
         size = int(BLOCK_SECONDS * rate)
         sources[name] = (samples[start : start + size] for start in range(0, len(samples), size))
     if REALTIME.value:
@@ -115,10 +139,10 @@ def run(recognizer: Recognizer, blocks: Iterator[np.ndarray]) -> dict:
         ended = recognizer.take_segments()
         compute += time.perf_counter() - start
         if text and first_text is None:
-            first_text = recognizer.stream.audio_seconds
+            first_text = recognizer.stream.audio.audio_seconds
         for segment in ended:
             output.segment(segment)
-        output.partial(recognizer.stream.audio_seconds, recognizer.text)
+        output.partial(recognizer.stream.audio.audio_seconds, recognizer.text)
         if JSON.value:  # kept for nothing else: the source may be endless
             segments.extend(ended)
 
@@ -129,7 +153,7 @@ def run(recognizer: Recognizer, blocks: Iterator[np.ndarray]) -> dict:
         error = str(problem)
     except KeyboardInterrupt:
         pass
-    seconds = recognizer.stream.audio_seconds
+    seconds = recognizer.stream.audio.audio_seconds
     if seconds or error is None:  # what came before an error is not lost
         advance(recognizer.finish)
         output.end()
@@ -190,16 +214,17 @@ class Output:
         print(f"\r\x1b[K{text}" if self._on_terminal else f"    final  {text}", file=self._file, flush=True)
 
 
-def read_example(config: Config) -> tuple[str, np.ndarray]:
+def read_example(rate: int) -> tuple[str, np.ndarray]:
     """The longest utterance of the test split of the run's data: what it is, and its samples."""
     # Here, since reading a corpus takes long to import.
     from conformer.data import DataError, in_splits, load_utterances
 
+    config = Config.from_json(pathlib.Path(WORKDIR.value, "config.json"))
     tests = list(in_splits(load_utterances(config), ("test",)))
     if not tests:
         raise DataError("--example: the run's data has no test split to take an utterance from")
     example = max(tests, key=lambda utterance: utterance.duration)
-    return f"{example.id} ({example.text!r})", example.samples(config.features.sample_rate)
+    return f"{example.id} ({example.text!r})", example.samples(rate)
 
 
 if __name__ == "__main__":

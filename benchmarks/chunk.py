@@ -66,7 +66,7 @@ def chunk_seconds(
     engine = Engine(config, model, chunk_size=chunk_size, num_left_chunks=left, batch_size=batch_size)
     engine.warm_up()
     rng = np.random.default_rng(0)
-    window = rng.standard_normal((batch_size, engine.window, engine.num_mel_bins), np.float32)
+    window = rng.standard_normal((batch_size, engine.framing.window, config.features.num_mel_bins), np.float32)
     num_frames = np.full(batch_size, chunk_size, np.int32)
     seconds = float(
         np.quantile([harness.seconds(lambda: engine(window, num_frames), clock) for _ in range(chunks)], 0.25)

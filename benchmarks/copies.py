@@ -21,10 +21,11 @@ from jax.extend.core import Literal
 
 from benchmarks import harness
 from benchmarks.chunk import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config, random_model
+from conformer.artefacts.formats import ExportError
+from conformer.artefacts.geometry import Geometry
 from conformer.config import EXECUTIONS, Config
-from conformer.export.formats import ExportError, Task, backend
-from conformer.export.step import Geometry
-from conformer.model import ConformerCTC, channels_first
+from conformer.export.formats import Task, backend
+from conformer.model import ConformerCTC
 
 KINDS = ("transpose", "reshape", "copy", "gather", "concatenate", "slice")
 Counts = dict[str, tuple[int, int]]  # operations and bytes written, by kind
@@ -98,8 +99,7 @@ def _moves(jaxpr: Any, constant: list[bool]) -> Iterator[tuple[str, int]]:
 def _step(config: Config) -> tuple[Any, Any, tuple]:
     """step(state, cache, window), and the shapes of its arguments."""
     model = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
-    if config.model.execution == "channels_first":
-        model = nnx.eval_shape(lambda model: channels_first.lay_out(model, CHUNK_SIZE, NUM_LEFT_CHUNKS), model)
+    model = nnx.eval_shape(lambda model: model.encoder.layout.lay_out(model, CHUNK_SIZE, NUM_LEFT_CHUNKS), model)
     graphdef, state = nnx.split(model)
 
     def step(state, cache, window):
@@ -158,8 +158,9 @@ def onnx_copies(config: Config) -> Counts:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "step.onnx")
         options.optimized_model_filepath = str(path.with_name("folded.onnx"))
-        geometry = Geometry.of(config, CHUNK_SIZE, NUM_LEFT_CHUNKS)
-        exporter.export(Task(config, random_model(config), geometry, "float32", path, []))
+        model = random_model(config)
+        geometry = Geometry.of(config, model, CHUNK_SIZE, NUM_LEFT_CHUNKS)
+        exporter.export(Task(config, model, geometry, "float32", path, []))
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         graph = onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath)).graph
     values = [*graph.input, *graph.value_info, *graph.output]

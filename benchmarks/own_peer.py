@@ -9,11 +9,12 @@ from flax import nnx
 from benchmarks.chunk import random_model
 from benchmarks.contestant import Unavailable, serve
 from conformer import runtime
+from conformer.artefacts.card import artefact_name
+from conformer.artefacts.formats import FORMATS, ExportError
+from conformer.artefacts.geometry import Geometry
+from conformer.artefacts.loading import load_runtimes
 from conformer.config import Config
-from conformer.export.card import artefact_name
-from conformer.export.formats import FORMATS, ExportError, backend
-from conformer.export.pipeline import load_runtimes
-from conformer.export.step import Geometry
+from conformer.export.formats import backend
 from conformer.numerics import apply_policy
 from conformer.record import versions
 from conformer.streaming.engine import Engine
@@ -50,7 +51,8 @@ class OwnStreamer:
             self.versions = versions("jax2onnx", "onnxruntime", "litert-converter", "ai-edge-litert")
             path = artefact_path(folder, format, numerics)
             self.weight_bytes = path.stat().st_size
-            self._engine = load_runtimes(format, path, Geometry.of(config, chunk_size, num_left_chunks))[""]
+            geometry = Geometry.of(config, random_model(config), chunk_size, num_left_chunks)
+            self._engine = load_runtimes(format, path, geometry, config.features)[""]
         self._num_frames = np.array([chunk_size], np.int32)
 
     def reset(self) -> None:

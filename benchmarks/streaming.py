@@ -22,10 +22,11 @@ from benchmarks.own_peer import artefact_path
 from benchmarks.peers import Peer, PeerError, flat_weights
 from benchmarks.training import HEAP_KEPT
 from conformer import system
+from conformer.artefacts.formats import ExportError
+from conformer.artefacts.geometry import Geometry
 from conformer.config import Config
 from conformer.cost import Operation, Workload, operations
-from conformer.export.formats import ExportError, Task, backend
-from conformer.export.step import Geometry
+from conformer.export.formats import Task, backend
 
 ROUNDS = 5  # blocks of chunks of each contestant, in turn
 FOLLOWED = 5  # chunks in a row whose results are compared
@@ -100,7 +101,7 @@ def measure(config: Config, chunk_size: int, num_left_chunks: int, chunks: int) 
     processes: dict[str, Peer] = {}
     chunking = {"chunk_size": chunk_size, "num_left_chunks": num_left_chunks}
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        folder, geometry = pathlib.Path(name), Geometry.of(config, chunk_size, num_left_chunks)
+        folder, geometry = pathlib.Path(name), Geometry.of(config, model, chunk_size, num_left_chunks)
         save_inputs(folder, config, flat_weights(nnx.state(model)), windows)
         for contestant, (module, arguments, _) in CONTESTANTS.items():
             if format := arguments.get("format"):

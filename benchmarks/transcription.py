@@ -4,6 +4,7 @@ The model has the size of `bench.py streaming` and random weights: it says somet
 case for everything that could be kept.
 """
 
+import contextlib
 import pathlib
 import statistics
 import subprocess
@@ -15,10 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
-from benchmarks.chunk import benchmark_config
+from benchmarks.chunk import CHUNK_SIZE, NUM_LEFT_CHUNKS, benchmark_config
 from benchmarks.peers import ROOT
 from conformer import system
+from conformer.artefacts.formats import ExportError
 from conformer.config import Config
+from conformer.export.pipeline import export
 from conformer.tokenizer import BLANK_SYMBOL, SPACE_SYMBOL, CharTokenizer
 from conformer.training.checkpoint import Checkpoints
 from conformer.training.state import initial_state
@@ -41,7 +44,8 @@ class TranscriptionError(ValueError):
 
 def run(runs: int, minutes: int) -> dict:
     """`bench.py transcription`: starts the command `runs` times on 10 s of audio, once before that to compile, and
-    compares its memory after one minute and after `minutes`.
+    compares its memory after one minute and after `minutes`. Then the same start with an export of the model, if the
+    packages for it are there.
     """
     result: dict[str, Any] = {"minutes": minutes}
     config = benchmark_config()
@@ -51,10 +55,15 @@ def run(runs: int, minutes: int) -> dict:
         short, minute, long = (workdir / f"{seconds}.wav" for seconds in (SECONDS, 60, 60 * minutes))
         for path, seconds in {short: SECONDS, minute: 60, long: 60 * minutes}.items():
             save_noise(path, config.features.sample_rate, seconds)
-        result["first_run"] = transcribe(workdir, short)._asdict()  # compiles, unless a run before has
-        result["runs"] = [transcribe(workdir, short)._asdict() for _ in range(runs)]
-        result["one_minute"] = transcribe(workdir, minute)._asdict()
-        result["all_minutes"] = transcribe(workdir, long)._asdict()
+        model = f"--workdir={workdir}"
+        result["first_run"] = transcribe(model, short)._asdict()  # compiles, unless a run before has
+        result["runs"] = [transcribe(model, short)._asdict() for _ in range(runs)]
+        result["one_minute"] = transcribe(model, minute)._asdict()
+        result["all_minutes"] = transcribe(model, long)._asdict()
+        with contextlib.suppress(ExportError):  # a package is missing
+            card = export(workdir, "onnx", "int8", CHUNK_SIZE, NUM_LEFT_CHUNKS, workdir)
+            artefact = f"--artefact={workdir / card.file}"
+            result["artefact"] = [transcribe(artefact, short)._asdict() for _ in range(runs)]
     return result
 
 
@@ -76,10 +85,10 @@ def save_noise(path: pathlib.Path, sample_rate: int, seconds: int) -> None:
             file.write((0.1 if second % 2 == 0 else 0.001) * rng.standard_normal(sample_rate))
 
 
-def transcribe(workdir: pathlib.Path, path: pathlib.Path) -> Transcription:
-    """Runs the command on a file. Raises TranscriptionError."""
+def transcribe(model: str, path: pathlib.Path) -> Transcription:
+    """Runs the command with the flag that names a model, on a file. Raises TranscriptionError."""
     start = time.perf_counter()
-    command = [sys.executable, "-u", "transcribe.py", f"--workdir={workdir}", str(path)]
+    command = [sys.executable, "-u", "transcribe.py", model, str(path)]
     first_text, memory = None, None
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -93,12 +102,12 @@ def transcribe(workdir: pathlib.Path, path: pathlib.Path) -> Transcription:
 
 def table(result: dict) -> str:
     """The record for a reader."""
-    starts = [run["first_text"] for run in result["runs"]]
     lines = [
-        f"From the command to the first text of {SECONDS} s of audio: median {statistics.median(starts):.2f} s, "
-        f"slowest {max(starts):.2f} s of {len(starts)} runs.",
+        f"From the command to the first text of {SECONDS} s of audio: {_starts(result['runs'])}.",
         f"The run before them, which compiles unless an earlier one has: {result['first_run']['first_text']:.2f} s.",
     ]
+    if "artefact" in result:
+        lines.append(f"With its int8 export to ONNX in the place of JAX: {_starts(result['artefact'])}.")
     minutes, memory = result["minutes"], [result[name]["peak_memory_mib"] for name in ("one_minute", "all_minutes")]
     if None not in memory:
         lines.append(
@@ -106,3 +115,8 @@ def table(result: dict) -> str:
             f"({result['all_minutes']['total']:.0f} s of work)."
         )
     return "\n".join(lines)
+
+
+def _starts(runs: list[dict]) -> str:
+    starts = [run["first_text"] for run in runs]
+    return f"median {statistics.median(starts):.2f} s, slowest {max(starts):.2f} s of {len(starts)} runs"

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import difflib
 import functools
+import importlib
 import importlib.util
 import json
 import operator
@@ -27,6 +28,20 @@ from conformer.policy import POLICIES
 RETIRED = {"train.keep_checkpoints": "the newest two are kept"}  # keys of older files, and why they went
 EXECUTIONS = ("sequence", "channels_first")
 
+# Kinds of modules that a configuration can name, and the class of each.
+FRONT_ENDS = {
+    "vanilla": "conformer.model.subsampling.Vanilla",
+    "depthwise_separable": "conformer.model.subsampling.DepthwiseSeparable",
+    "stacked": "conformer.model.stacked.Stacked",
+}
+NORMS = {"layer_norm": "conformer.model.norm.LayerNorm", "batch_norm": "conformer.model.norm.BatchNorm"}
+
+
+def load_kind(path: str) -> Any:
+    """The class at a path of `FRONT_ENDS` or `NORMS`, imported now."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key and the remedy."""
@@ -34,7 +49,7 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class FeatureConfig:
-    """Kaldi-compatible log-mel filterbank (see `conformer/features.py`)."""
+    """Kaldi-compatible log-mel filterbank (see `conformer/filterbank.py`)."""
 
     sample_rate: int = 16_000  # Hz; audio at other rates is resampled
     num_mel_bins: int = 80  # features per frame
@@ -101,7 +116,7 @@ class TokenizerConfig:
 class ModelConfig:
     """The recogniser. Sizes follow the names of Gulati et al. (2020)."""
 
-    subsampling: str = "depthwise_separable"  # convolutional front end: "vanilla" or "depthwise_separable"
+    subsampling: str = "depthwise_separable"  # front end: one of FRONT_ENDS
     subsampling_factor: int = 4  # feature frames per encoder frame: 4, 6 or 8
     subsampling_channels: int = 64  # channels inside the front end
     subsampling_frequency_stride: int = 1  # its last convolution strides so many times as far along frequency
@@ -110,9 +125,9 @@ class ModelConfig:
     num_heads: int = 4  # attention heads; divides encoder_dim
     feed_forward_dim: int = 576  # hidden width of each half-step feed-forward
     kernel_size: int = 15  # taps of the depthwise convolution in time
+    convolution_norm: str = "layer_norm"  # after the depthwise convolution: one of NORMS
     causal_conv: bool = True  # convolve over the past only (needed for streaming); False = symmetric
     execution: str = "sequence"  # tensors (batch, frames, channels), or "channels_first": (batch, channels, 1, frames)
-    cache_bytes: int = 0  # feed-forwards take slices of frames whose hidden float32 values fit so many; 0 = all frames
     max_relative_distance: int = 64  # relative positions beyond this many encoder frames share one bias
     dropout: float = 0.1  # on every residual branch
     kernels: str = ""  # of norms and attention: "reference", "xla", "mosaic_gpu", "mosaic_tpu"; "" = the fastest here
@@ -164,7 +179,8 @@ class Config:
         model, train, data = self.model, self.train, self.data
         _choice("numerics", self.numerics, tuple(POLICIES))
         _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe"))
-        _choice("model.subsampling", model.subsampling, ("vanilla", "depthwise_separable"))
+        _choice("model.subsampling", model.subsampling, tuple(FRONT_ENDS))
+        _choice("model.convolution_norm", model.convolution_norm, tuple(NORMS))
         _choice("model.subsampling_factor", model.subsampling_factor, (4, 6, 8))
         _choice("model.kernels", model.kernels, ("", "reference", "xla", "mosaic_gpu", "mosaic_tpu"))
         _choice("model.execution", model.execution, EXECUTIONS)
@@ -197,8 +213,6 @@ class Config:
             raise ConfigError(
                 "train.accumulate needs train.compute=bfloat16 or float32: float16's loss is scaled whole"
             )
-        if model.cache_bytes < 0:
-            raise ConfigError(f"model.cache_bytes={model.cache_bytes} must be 0, for no slices, or a device's cache")
         if not 0 <= model.dropout < 1:
             raise ConfigError(f"model.dropout={model.dropout} must lie in [0, 1)")
         if not 0 <= train.intermediate_weight < 1:

@@ -2,10 +2,6 @@
 
 import dataclasses
 
-from kernels.emulator import Arithmetic, Format
-from kernels.layer_norm import GEOMETRIC, NONE, NormNumerics
-from kernels.lut_softmax import SoftmaxTables
-
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
@@ -51,22 +47,6 @@ class Policy:
     def emulated(self) -> bool:
         """Every operation is rounded, rather than the operands of matrix products alone."""
         return self.storage != "float32"
-
-    @property
-    def arithmetic(self) -> Arithmetic:
-        """Of the device that is emulated."""
-        formats = (Format(name, self.flush_to_zero) for name in (self.storage, self.accumulation))
-        return Arithmetic(*formats, block=self.block)
-
-    @property
-    def norm(self) -> NormNumerics:
-        """How the emulated device normalises."""
-        return NormNumerics(self.arithmetic, GEOMETRIC if self.stabilised_norm else NONE)
-
-    @property
-    def tables(self) -> SoftmaxTables:
-        """Those of the emulated device."""
-        return SoftmaxTables(largest=min(self.arithmetic.format.largest, 65504.0))
 
 
 def _device(name: str, format: str, **options: bool) -> Policy:

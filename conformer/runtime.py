@@ -8,22 +8,28 @@ import sys
 import warnings
 from typing import Any
 
-import jax
 from absl import logging
 
 CACHE = pathlib.Path.home() / ".cache" / "edge-conformer"
 
 
 def set_up() -> None:
-    """Keeps compiled functions on disk between runs, freed memory in the process between steps, and warnings short."""
-    logging.set_verbosity(logging.FATAL)  # libraries log through absl, tracebacks included, what they raise as well
+    """For JAX: keeps compiled functions on disk between runs, freed memory in the process, and warnings short."""
+    import jax  # here: an artefact runs without it
+
+    speak_plainly()
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     sys.unraisablehook = _report_unless_orphaned
-    warnings.showwarning = _print_warning
     _spare_threads()
     if sys.platform == "linux":
         _keep_heap()
+
+
+def speak_plainly() -> None:
+    """Keeps warnings short, and libraries silent."""
+    logging.set_verbosity(logging.FATAL)  # libraries log through absl, tracebacks included, what they raise as well
+    warnings.showwarning = _print_warning
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -1,9 +1,11 @@
-"""What was measured on each kind of device: which implementation is the fastest, and with which blocks.
+"""What was measured on each kind of device: which implementation is the fastest, and with which choices.
 
 `kernels/OPERATION/tuned/DEVICE.json` holds it; `python bench.py kernels --autotune` writes it:
 
     {"implementation": "mosaic_gpu",
-     "blocks": [{"implementation": "mosaic_gpu", "width": 512, "format": "bfloat16", "blocks": {"rows": 16, ...}}]}
+     "choices": [{"implementation": "mosaic_gpu", "width": 512, "format": "bfloat16", "choice": {"rows": 16, ...}}]}
+
+A choice is a dataclass of an implementation's own: how it cuts its work up.
 """
 
 import contextlib
@@ -27,25 +29,25 @@ def preferred(operation: str) -> str:
     return _read(tuned_file(operation)).get("implementation", "xla")
 
 
-def tuned[B](operation: str, implementation: str, blocks: type[B], **problem: Any) -> B | None:
-    """The fastest blocks for a problem on this kind of device; None where it was not measured.
+def tuned[C](operation: str, implementation: str, kind: type[C], *, width: int, format: str) -> C | None:
+    """The fastest choice for a problem on this kind of device; None where it was not measured.
 
     Args:
-        blocks: the dataclass that an implementation keeps its choices in.
-        problem: what the choice depends on, such as width=512, format="bfloat16".
+        kind: the dataclass of the implementation's choices.
+        width: of a row or a head.
     """
-    if (tried := _tried.value) is not None and isinstance(tried, blocks):
+    if (tried := _tried.value) is not None and isinstance(tried, kind):
         return tried
-    for row in _read(tuned_file(operation)).get("blocks", ()):
-        if row["implementation"] == implementation and all(row.get(key) == value for key, value in problem.items()):
-            return blocks(**row["blocks"])
+    for row in _read(tuned_file(operation)).get("choices", ()):
+        if (row["implementation"], row["width"], row["format"]) == (implementation, width, format):
+            return kind(**row["choice"])
     return None
 
 
 @contextlib.contextmanager
-def trying(blocks: Any) -> Iterator[None]:
-    """Inside, `tuned` answers with these blocks whatever the problem: for the search."""
-    with _tried(blocks):
+def trying(choice: Any) -> Iterator[None]:
+    """Inside, `tuned` answers with this choice whatever the problem: for the search."""
+    with _tried(choice):
         yield
 
 

@@ -3,7 +3,7 @@
 Each operation has a dictionary of them, by name:
 
     reference   plain JAX: it defines the result
-    xla         plain JAX too, written for speed where that is another form
+    xla         plain JAX too, written for speed
     mosaic_gpu  a Pallas kernel for NVIDIA GPUs from Hopper on
     mosaic_tpu  a Pallas kernel for TPUs
 

@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from jax import Array
-
 if TYPE_CHECKING:
+    from jax import Array
     from jaxtyping import Bool, Float, Int, Key, Num
 else:
     try:
@@ -16,5 +15,14 @@ else:
                 return Any
 
         Bool = Float = Int = Key = Num = _Unchecked
+
+    def __getattr__(name: str) -> type:
+        """JAX's array, imported when a module asks for it: those in NumPy alone do not load JAX."""
+        if name != "Array":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from jax import Array
+
+        return Array
+
 
 __all__ = ["Array", "Bool", "Float", "Int", "Key", "Num"]

@@ -4,6 +4,7 @@ import contextlib
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 
 from kernels.device import interpreted, lowered_for
@@ -15,6 +16,16 @@ IMPLEMENTATIONS = ("xla", *KERNELS)
 def running(implementation: str):
     """A context in which it runs on the CPU."""
     return interpreted(implementation) if implementation in KERNELS else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def annotations_ignored():
+    """Inside, the annotations of signatures are not enforced, as they are in tests alone."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def lower(implementation: str, function, *arrays) -> str:

@@ -53,6 +53,8 @@ def random_model(config: Config, *, seed: int, vectors: float) -> ConformerCTC:
 
     def value(path, leaf):
         one = "scale" in str(path[-2:])  # of norms and of the features
+        if "variance" in str(path[-2:]):
+            return jnp.asarray(rng.uniform(0.5, 2.0, leaf.shape), jnp.float32)
         return jnp.asarray(one + (vectors if leaf.ndim == 1 else 0.4) * rng.standard_normal(leaf.shape, np.float32))
 
     return nnx.merge(graphdef, jax.tree.map_with_path(value, state))

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,7 +20,7 @@ from kernels.chunked_attention.shapes import SHAPES, Shape
 from kernels.device import interpreted
 from kernels.implementation import Unsupported
 from kernels.lut_softmax import BoundedExp, Exp, Reciprocal, SoftmaxTables, softmax
-from tests.implementations import IMPLEMENTATIONS, KERNELS, lower, normal, roundings, running
+from tests.implementations import IMPLEMENTATIONS, KERNELS, annotations_ignored, lower, normal, roundings, running
 
 every = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 NAMES = "output", "query", "key", "value", "relative_bias"
@@ -89,11 +88,10 @@ def test_toeplitz_is_the_bias_of_each_distance(num_queries, more_keys, largest):
     st.integers(-1, 3),
 )
 def test_chunk_rows_are_the_chunks(num_frames, lengths, chunk_size, num_left_chunks):
-    lengths = np.minimum(lengths, num_frames)
     rows = chunk_rows(num_frames, jnp.asarray(lengths), chunk_size, num_left_chunks)
     start, end = map(np.asarray, rows)
     size = chunk_size or num_frames
-    for row, length in enumerate(lengths):
+    for row, length in enumerate(np.minimum(lengths, num_frames)):
         for i in range(num_frames):
             seen = {
                 j
@@ -164,24 +162,24 @@ def test_a_stream_attends_to_its_past_and_no_two_accesses_race(implementation):
         assert not races.races_found
 
 
-@pytest.mark.parametrize("form", [xla.banded, xla.looped])
+@pytest.mark.parametrize("variant", [xla.banded, xla.looped])
 @pytest.mark.parametrize(
     "shape",
     [Shape(2, 300, 300, 2, 8, 6, 16, 4), Shape(1, 290, 610, 1, 4, 700, 10, 3), Shape(1, 130, 130, 1, 4, 3, 64, 0)],
 )
-def test_each_form_of_plain_jax_is_the_reference(form, shape):
-    limits = [shape.chunks] if form is xla.banded else []
+def test_each_variant_in_plain_jax_is_the_reference(variant, shape):
+    limits = [shape.chunks] if variant is xla.banded else []
     arguments = shape.arguments(jax.random.key(0))
-    results = output_and_gradients(lambda *a: form(*a, softmax, *limits), arguments)
+    results = output_and_gradients(lambda *a: variant(*a, softmax, *limits), arguments)
     for mine, right in zip(results, expected(shape, "float32"), strict=True):
         np.testing.assert_allclose(mine, right, atol=2e-5)
 
 
 @pytest.mark.parametrize(
-    "implementation, blocks",
-    [("mosaic_gpu", mosaic_gpu.Blocks(steps_ahead=3, splits=2)), ("mosaic_tpu", mosaic_tpu.Blocks(256))],
+    "implementation, choice",
+    [("mosaic_gpu", mosaic_gpu.Pipeline(steps_ahead=3, splits=2)), ("mosaic_tpu", mosaic_tpu.BlockSize(256))],
 )
-def test_blocks_that_were_tuned_are_taken_and_change_no_result(implementation, blocks):
+def test_a_choice_that_was_tuned_is_taken_and_changes_no_result(implementation, choice):
     shape, format = Shape(2, 150, 150, 1, 8, 20, 16, 2), usual(implementation)
     arguments = shape.arguments(jax.random.key(0), format)
 
@@ -189,7 +187,7 @@ def test_blocks_that_were_tuned_are_taken_and_change_no_result(implementation, b
         with running(implementation):
             return str(jax.make_jaxpr(training_step(implementation, shape))(*arguments))
 
-    with autotune.trying(blocks):
+    with autotune.trying(choice):
         assert_agrees(implementation, shape, format)
         chosen = program()
     assert chosen != program()
@@ -257,15 +255,17 @@ def any_rows(implementation):
 @every
 @few
 @given(
-    starts=st.lists(st.integers(0, 130), min_size=70, max_size=70),
+    starts=st.lists(st.integers(-40, 170), min_size=70, max_size=70),
     lengths=st.lists(st.sampled_from([0, 1, 7, 60, 130]), min_size=70, max_size=70),
 )
 def test_any_rows_and_what_none_of_them_sees_does_not_matter(implementation, starts, lengths):
+    """Rows that reach past the keys on either side as well."""
     start = jnp.asarray(starts, jnp.int32)[None]
-    end = jnp.minimum(start + jnp.asarray(lengths, jnp.int32), 130)
+    end = start + jnp.asarray(lengths, jnp.int32)
     run = any_rows(implementation)
     with running(implementation):
         result = np.asarray(run(implementation, start, end, 30_000.0), np.float32)
+    start, end = jnp.clip(start, 0, 130), jnp.clip(end, 0, 130)
     right = np.asarray(run("reference", start, end, 0.0), np.float32)
     np.testing.assert_allclose(result, right, atol=2 * roundings(usual(implementation)) * max(1, np.abs(right).max()))
     assert (result[0, np.asarray(start >= end)[0]] == 0).all()
@@ -292,6 +292,32 @@ def test_rows_may_be_traced_and_an_axis_mapped(implementation):
     for x, right in zip(mine, gradients("reference"), strict=True):
         right = np.asarray(right, np.float32)
         np.testing.assert_allclose(x, right, atol=4 * roundings(usual(implementation)) * np.abs(right).max())
+
+
+@pytest.mark.parametrize("chunk_size", [16, 0])
+def test_rows_that_reach_past_the_keys_are_cut_off_in_every_variant_of_plain_jax(chunk_size):
+    shape = Shape(1, 300, 300, 1, 4, 5, chunk_size, 4)
+    query, key, value, bias, _, _ = shape.arguments(jax.random.key(4))
+    rows = chunk_rows(300, jnp.array([300]), chunk_size, 4)
+    expected = chunked_attention(query, key, value, bias, *rows, implementation="reference")
+    rows = jnp.where(rows[0] == 0, -7, rows[0]), jnp.where(rows[1] == 300, 317, rows[1])
+    for implementation in ("reference", "xla"):
+        attend = functools.partial(chunked_attention, chunks=shape.chunks, implementation=implementation)
+        np.testing.assert_allclose(attend(query, key, value, bias, *rows), expected, atol=1e-5)
+
+
+@every
+@pytest.mark.parametrize("batch, queries, keys", [(0, 4, 4), (2, 0, 0), (2, 0, 5)])
+def test_nothing_attends_to_nothing(implementation, batch, queries, keys):
+    shape = Shape(batch, queries, keys, 1, 4, 2, 2, 1)
+    arrays = shape.arguments(jax.random.key(0), usual(implementation))
+    with running(implementation):
+        out, *gradients = output_and_gradients(
+            functools.partial(chunked_attention, chunks=shape.chunks, implementation=implementation), arrays
+        )
+    assert out.shape == (batch, queries, 1, 4)
+    for array, gradient in zip(arrays, gradients, strict=False):
+        np.testing.assert_array_equal(gradient, np.zeros(array.shape))
 
 
 def test_chunks_limit_what_rows_allow():
@@ -357,14 +383,6 @@ def test_memory_of_a_training_step_is_linear_in_the_length(implementation, chunk
 # ----------------------------------------------------------------------- bad input
 
 
-@pytest.fixture
-def unchecked_shapes():
-    """Without the annotations of signatures, which are enforced in tests alone."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -376,11 +394,11 @@ def unchecked_shapes():
         ({"key_end": (1, 3)}, "key_end of shape .* must be .1, 4."),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(unchecked_shapes, change, message):
+def test_shapes_that_do_not_fit_are_named(change, message):
     names = dict.fromkeys(("query", "key", "value"), (1, 4, 1, 2)) | {"relative_bias": (1, 5)}
     shapes = names | dict.fromkeys(("key_start", "key_end"), (1, 4)) | change
     arrays = [jnp.zeros(shape, jnp.int32 if "key_" in name else None) for name, shape in shapes.items()]
-    with pytest.raises(ValueError, match=message):
+    with annotations_ignored(), pytest.raises(ValueError, match=message):
         chunked_attention(*arrays)
 
 
@@ -404,6 +422,13 @@ def test_what_a_kernel_cannot_do_is_an_error_that_names_the_alternative():
         run("xla", "float8_e4m3fn")
     with pytest.raises(ValueError, match=r"chunks=\(0, 1\)"):
         run("xla", "float32", chunks=(0, 1))
+
+
+def test_traced_chunks_are_named():
+    arguments = Shape(1, 8, 8, 1, 4, 2, 0, -1).arguments(jax.random.key(0))
+    named = pytest.raises(ValueError, match=r"chunks=.* must be integers known before tracing: give None")
+    with annotations_ignored(), named:
+        jax.jit(lambda size: chunked_attention(*arguments, chunks=(size, 1)))(2)
 
 
 # --------------------------------------------------------------------------- blocks

@@ -136,11 +136,8 @@ def test_every_config_takes_one_update(path):
 def test_librispeech_has_the_stated_sizes():
     """The table of its docstring, in millions of parameters, against the models that it makes."""
     module = load_module(FOLDER / "librispeech.py")
-    rows = [
-        [cell.strip() for cell in line.strip("| ").split("|")]
-        for line in (module.__doc__ or "").splitlines()
-        if "|" in line
-    ]
+    doc = module.__doc__ or ""
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in doc.splitlines() if "|" in line]
     stated = {row[0]: row[-2:] for row in rows if row[0] in module.SIZES}
     assert set(stated) == set(module.SIZES)
     for size, numbers in stated.items():

@@ -84,20 +84,6 @@ def test_operations_are_within_a_twentieth_of_what_xla_counts(name):
         assert sum(o.transcendental for o in found) == pytest.approx(counted["transcendentals"], rel=0.05)
 
 
-def test_slices_of_a_feed_forward_keep_to_the_cache_and_read_weights_again():
-    whole = make_config("librispeech:small")
-    device = dataclasses.replace(DEVICES["watch"], cache_bytes=2**20)
-    sliced = whole.replace({"model.cache_bytes": device.cache_bytes})
-    workload = Workload.utterance(whole, 30.0)
-    first, second = (
-        predict(config, workload, device, PRECISIONS["float32"])["feed-forward"] for config in (whole, sliced)
-    )
-    assert (first.macs, first.flops, first.parameters) == (second.macs, second.flops, second.parameters)
-    assert first.weight_bytes < second.weight_bytes and second.peak_bytes < first.peak_bytes
-    hidden = [o.outputs for o in operations(sliced, workload) if o.name == "expand"]
-    assert len(hidden) > 2 * whole.model.num_layers and max(hidden) * 4 <= device.cache_bytes
-
-
 @every_config
 def test_parameters_are_those_of_the_model(name):
     _, state = shapes(name, "sequence")
@@ -127,18 +113,12 @@ def test_batches_and_weights_cost_what_they_must(chunk_size, left, batch_size, d
     """A batch reads the weights once and computes for each; narrower weights never take longer or more energy."""
     config = make_config("configs.words")
     one, many = (
-        total(
-            predict(
-                config, Workload.chunk(config, chunk_size, left, n), DEVICES[device], PRECISIONS["float16"]
-            ).values()
-        )
+        total(predict(config, Workload.chunk(config, chunk_size, left, n), DEVICES[device], float16).values())
         for n in (1, batch_size)
     )
     assert many.macs == batch_size * one.macs and many.weight_bytes == one.weight_bytes
     assert one.seconds <= many.seconds
-    narrow = predict(
-        config, Workload.chunk(config, chunk_size, left), DEVICES[device], PRECISIONS["float16_int8_weights"]
-    )
+    narrow = predict(config, Workload.chunk(config, chunk_size, left), DEVICES[device], narrower)
     narrow = total(narrow.values())
     assert narrow.seconds <= one.seconds and narrow.joules < one.joules
 

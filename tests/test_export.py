@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from conformer.artefacts import formats
+from conformer.artefacts.card import load_cards
+from conformer.artefacts.formats import FORMATS, ExportError
+from conformer.artefacts.loading import load_runtimes
 from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
-from conformer.export import formats, pipeline
-from conformer.export.card import load_cards
-from conformer.export.formats import FORMATS, ExportError, check_request, not_for_sherpa
-from conformer.export.step import Geometry, step
-from conformer.features import StreamingLogMel
+from conformer.export import pipeline
+from conformer.export.formats import check_request, not_for_sherpa
+from conformer.filterbank import StreamingLogMel
 from conformer.model import ConformerCTC
 from conformer.streaming.engine import Engine
 from conformer.tokenizer import CharTokenizer, load_tokenizer
@@ -63,7 +65,7 @@ def exported(workdir, tmp_path_factory):
 
     @functools.cache
     def export(format: str, numerics: str):
-        for package in FORMATS[format].packages:
+        for package in FORMATS[format].interpreters + FORMATS[format].converters:
             pytest.importorskip(package)
         return pipeline.export(workdir, format, numerics, CHUNK_SIZE, NUM_LEFT_CHUNKS, folder), folder
 
@@ -73,23 +75,7 @@ def exported(workdir, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def calibration(monkeypatch):
     """The sound of the check in the place of the training data."""
-    monkeypatch.setattr(pipeline, "_calibration", lambda *arguments: [pipeline.check_windows(*arguments)])
-
-
-def test_the_step_is_that_of_the_encoder_from_the_first_chunk_to_a_partial_last_one():
-    config, model = make_model()
-    geometry = Geometry.of(config, CHUNK_SIZE, NUM_LEFT_CHUNKS)
-    engine = Engine(config, model, chunk_size=CHUNK_SIZE, num_left_chunks=NUM_LEFT_CHUNKS)
-    state, seen = geometry.initial_state(), 0
-    run = jax.jit(functools.partial(step, model))
-    rng = np.random.default_rng(2)
-    for num_frames in (8, 8, 8, 8, 5):
-        window = (10 + 3 * rng.standard_normal((geometry.window, 80))).astype(np.float32)
-        expected = engine(window[None], np.array([num_frames], np.int32))[0, :num_frames]
-        mask = np.where(geometry.valid_keys(seen, num_frames), 0, -1e4).astype(np.float32)
-        logits, state = run(window, mask, state)
-        seen += num_frames
-        np.testing.assert_allclose(jax.nn.log_softmax(logits)[:num_frames], expected, atol=2e-4)
+    monkeypatch.setattr(pipeline, "_calibration", lambda config, framing: [pipeline.check_windows(framing)])
 
 
 FLOAT32 = [(format, "float32") for format in ("onnx", "litert", "jax", "tflite-micro")]
@@ -107,7 +93,7 @@ NARROW = [
 def test_every_artefact_computes_what_jax_does_over_chained_chunks(exported, format, numerics):
     card, folder = exported(format, numerics)
     stored = np.load(folder / pipeline.CHECK_FILE)
-    for runtime in pipeline.load_runtimes(format, folder / card.file, card.geometry).values():
+    for runtime in load_runtimes(format, folder / card.file, card.geometry, card.features).values():
         results = np.stack([runtime(w[None], np.array([CHUNK_SIZE]))[0] for w in stored["windows"]])
         assert len(results) > NUM_LEFT_CHUNKS + 1  # a window leaves the left context
         np.testing.assert_allclose(np.exp(results).sum(-1), 1, atol=2e-2)
@@ -146,17 +132,18 @@ def test_core_ml_computes_in_the_engines_layout_and_normalises_what_would_overfl
     import coremltools as ct
     from coremltools.converters.mil import Builder as mb
 
-    from conformer.export import coreml
-    from conformer.export.mil_interpreter import MilInterpreter
-    from conformer.model.layers import LayerNorm
+    from conformer.artefacts.mil_interpreter import MilInterpreter
+    from conformer.model.layouts.coreml import CoreMl
+    from conformer.model.norm import LayerNorm
 
     x = np.random.default_rng(0).standard_normal((1, 512, 1, 4)).astype(np.float16)
     x *= np.array([1e-2, 1.0, 100.0, 5_000.0], np.float16)  # the last two have squares that add up beyond float16
+    x[..., 3] += np.float16(9_000)  # and the last one has a sum beyond it
 
     @mb.program(input_specs=[mb.TensorSpec(x.shape)], opset_version=ct.target.iOS18)
     def program(x):
         cast: Any = mb.cast  # pyright: ignore[reportAttributeAccessIssue]
-        return cast(x=coreml.norm(LayerNorm(512, kernels=""), cast(x=x, dtype="fp16")), dtype="fp32", name="y")
+        return cast(x=CoreMl().norm(LayerNorm(512, kernels=""), cast(x=x, dtype="fp16")), dtype="fp32", name="y")
 
     result = MilInterpreter(program)({"x": x.astype(np.float32)}, {})["y"]
     wide = x.astype(np.float64)
@@ -181,7 +168,8 @@ def test_the_stock_client_hears_what_our_recogniser_hears_in_two_streams_at_once
     card, folder = exported("onnx", "float32")
     config, model, tokenizer, _ = load_model(workdir)
     recordings = [sound(2.0, 0), sound(3.3, 1), sound(1.1, 2)]
-    own = sherpa.recognise(config, model, tokenizer, card.geometry, recordings)
+    engine = Engine(config, model, chunk_size=CHUNK_SIZE, num_left_chunks=NUM_LEFT_CHUNKS)
+    own = sherpa.recognise(engine, tokenizer, recordings)
     agreement = sherpa.compare(card, folder, recordings, own, num_streams=2)
     assert agreement.files == agreement.same_text == agreement.same_tokens == agreement.same_timestamps == 3
     assert agreement.features is not None and agreement.features < 1e-2
@@ -263,7 +251,7 @@ def test_the_check_command_catches_a_clients_wrong_chunk_size_and_a_changed_arte
     )
     values = json.loads((tmp_path / f"{card.name}.json").read_text())
     (tmp_path / f"{card.name}.json").write_text(json.dumps(values | {"surprise": 1}))
-    with pytest.raises(ExportError, match=r"is not a card that export\.py wrote"):
+    with pytest.raises(ExportError, match=r"is no card of this export\.py \(.*surprise"):
         load_cards(tmp_path)
 
 

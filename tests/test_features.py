@@ -1,4 +1,4 @@
-"""conformer/features.py: agreement with Kaldi, independence of padding and of the pieces audio arrives in."""
+"""Log-mel features: agreement with Kaldi, independence of padding and of the pieces audio arrives in."""
 
 import dataclasses
 import functools
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from conformer.audio import load_audio
 from conformer.config import FeatureConfig
-from conformer.features import FeatureError, StreamingLogMel, log_mel, num_frames
+from conformer.features import log_mel
+from conformer.filterbank import FeatureError, StreamingLogMel, num_frames
 
 CONFIG = FeatureConfig()
 CONFIGS = [

@@ -17,7 +17,7 @@ from kernels import autotune
 from kernels.autotune import preferred, tuned
 from kernels.chunked_attention import mosaic_gpu as attention_gpu
 from kernels.device import interpreted
-from kernels.gpu_rows import Blocks
+from kernels.gpu_rows import Threads
 from kernels.layer_norm import layer_norm
 
 SMALL = Case("layer_norm", "", "stream_words", "bfloat16", "both")
@@ -36,7 +36,7 @@ def kept(tmp_path, monkeypatch):
 
 def test_the_flags_choose_cases():
     chosen = select("layer_norm", "rows_512", "float16")
-    assert {case.variant for case in chosen} == {"", "geometric", "emulated"} and len(chosen) == 5
+    assert {case.variant for case in chosen} == {"", "geometric"} and len(chosen) == 4
     with pytest.raises(SelectionError, match="--op=conv is not one of layer_norm"):
         select("conv", None, None)
     with pytest.raises(SelectionError, match="--shape=big is not one of rows_1024"):
@@ -93,22 +93,21 @@ def test_figures_compare_the_kernel_with_the_best_of_the_others():
     assert "left open" in figures.text({"figures": [], "training_step": {"text": "left open"}})
 
 
-def test_tuning_keeps_the_fastest_blocks_and_the_fastest_implementation(kept):
+def test_tuning_keeps_the_fastest_choice_and_the_fastest_implementation(kept):
     """With a stopwatch that likes blocks of 8 rows, and the kernel less than XLA with all others."""
 
     def timer(function, draw):
         if function.args[0].keywords["implementation"] == "xla":
             return 1.0
-        blocks = autotune._tried.value
-        return 0.5 if blocks.rows == 8 else 2.0
+        return 0.5 if autotune._tried.value.rows == 8 else 2.0
 
     with interpreted("mosaic_gpu"):
         assert preferred("layer_norm") == "xla"
         record = tuning.tune("layer_norm", "mosaic_gpu", timer)
         autotune.keep("layer_norm", record)
-        chosen = tuned("layer_norm", "mosaic_gpu", Blocks, width=512, format="bfloat16")
+        chosen = tuned("layer_norm", "mosaic_gpu", Threads, width=512, format="bfloat16")
         assert chosen is not None and chosen.rows == 8
-        assert tuned("layer_norm", "mosaic_gpu", Blocks, width=512, format="float8_e5m2") is None
+        assert tuned("layer_norm", "mosaic_gpu", Threads, width=512, format="float8_e5m2") is None
         assert preferred("layer_norm") == record["implementation"]
     assert preferred("layer_norm") == "xla"  # on this device nothing was measured
     (file,) = (kept / "layer_norm" / "tuned").iterdir()
@@ -119,18 +118,18 @@ def test_attention_is_tuned_for_all_shapes_of_a_head_together(kept):
     """With a stopwatch that likes one choice by far for the longest shapes, and another a little for the others."""
 
     def timer(function, draw):
-        blocks, long = autotune._tried.value, draw.__self__.shape.startswith("long_16384")
-        if blocks is None:
+        choice, long = autotune._tried.value, draw.__self__.shape.startswith("long_16384")
+        if choice is None:
             return 1.0
-        return 0.01 if long and blocks.steps_ahead == 3 else 0.9 if not long and blocks.splits == 8 else 1.0
+        return 0.01 if long and choice.steps_ahead == 3 else 0.9 if not long and choice.splits == 8 else 1.0
 
     with interpreted("mosaic_gpu"):
         record = tuning.tune("chunked_attention", "mosaic_gpu", timer)
         autotune.keep("chunked_attention", record)
-        chosen = tuned("chunked_attention", "mosaic_gpu", attention_gpu.Blocks, width=64, format="bfloat16")
-        assert chosen == attention_gpu.Blocks(steps_ahead=3)
-        chosen = tuned("chunked_attention", "mosaic_gpu", attention_gpu.Blocks, width=36, format="bfloat16")
-        assert chosen == attention_gpu.Blocks(splits=8)
+        chosen = tuned("chunked_attention", "mosaic_gpu", attention_gpu.Pipeline, width=64, format="bfloat16")
+        assert chosen == attention_gpu.Pipeline(steps_ahead=3)
+        chosen = tuned("chunked_attention", "mosaic_gpu", attention_gpu.Pipeline, width=36, format="bfloat16")
+        assert chosen == attention_gpu.Pipeline(splits=8)
 
 
 @pytest.mark.parametrize("kernel, chosen", [(0.5, "mosaic_gpu"), (2.0, "xla")])
@@ -151,14 +150,11 @@ def test_tuning_without_an_accelerator_is_an_error():
 
 
 def test_spills_fail_the_compilation(capsys):
-    class Child:
-        def wait(self):
-            return 0
-
     fine = ["case: layer_norm\n", "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"]
     registers = "ptxas info    : Used 80 registers, used 2 barriers\n"
-    assert kernel_compile.report([*fine, registers], Child()) == 0
+    assert kernel_compile.report([*fine, registers], lambda: 0) == 0
     spills = fine[1].replace("0 bytes spill", "8 bytes spill")
-    assert kernel_compile.report([fine[0], spills, registers], Child()) == 1
+    assert kernel_compile.report([fine[0], spills, registers], lambda: 0) == 1
     assert "80 registers  SPILLS 16 bytes" in capsys.readouterr().out
-    assert kernel_compile.report(["an error\n"], Child()) == 1
+    assert kernel_compile.report(["an error\n"], lambda: 0) == 1
+    assert kernel_compile.report([*fine, registers], lambda: 1) == 1

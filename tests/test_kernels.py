@@ -126,3 +126,10 @@ def test_depthwise_conv_names_shapes_that_do_not_fit():
         depthwise_conv(normal(0, 1, 9, 3), normal(1, 3, 3, 3))
     with pytest.raises(ValueError, match="smaller than the kernel's"):
         depthwise_conv(normal(0, 1, 3, 3), normal(1, 4, 3))
+
+
+def test_depthwise_conv_of_an_empty_batch_is_empty():
+    kernel = normal(1, 3, 8)
+    y, transpose = jax.vjp(depthwise_conv, jnp.zeros((0, 9, 8)), kernel)
+    assert y.shape == (0, 7, 8)
+    np.testing.assert_array_equal(transpose(y)[1], np.zeros(kernel.shape))

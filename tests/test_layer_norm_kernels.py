@@ -1,6 +1,5 @@
 """One suite for every implementation of the normalisations: the kernels in the interpreters of their back ends."""
 
-import dataclasses
 import functools
 
 import jax
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.device import interpreted
-from kernels.emulator import BFLOAT16, FLOAT16, FLOAT32, Arithmetic, Format
+from kernels.formats import STORED
 from kernels.implementation import Unsupported
 from kernels.layer_norm import (
     GEOMETRIC,
@@ -24,9 +23,8 @@ from kernels.layer_norm import (
     rms_norm,
     static,
 )
-from tests.implementations import IMPLEMENTATIONS, KERNELS, lower, normal, roundings, running
+from tests.implementations import IMPLEMENTATIONS, KERNELS, annotations_ignored, lower, normal, roundings, running
 
-FORMATS = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
 every = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 kernels = pytest.mark.parametrize("implementation", KERNELS)
 few = settings(deadline=None, max_examples=4, derandomize=True)
@@ -58,10 +56,13 @@ def test_layer_norm_is_its_formula_for_any_rows_and_width(implementation, rows, 
 
 
 @every
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", STORED)
 def test_every_format_is_rounded_once(implementation, format):
     if (implementation, format) == ("mosaic_tpu", "float16"):
-        with running(implementation), pytest.raises(Unsupported, match="x is float16, which TPUs cannot load"):
+        with (
+            running(implementation),
+            pytest.raises(Unsupported, match="the format of x is float16, which TPUs cannot load"),
+        ):
             layer_norm(normal(0, 4, 64, format=format), jnp.ones(64), jnp.ones(64), implementation=implementation)
         return
     x, residual = normal(0, 2, 9, 64, format=format), normal(1, 2, 9, 64, format=format)
@@ -115,30 +116,31 @@ def test_rms_norm_is_its_formula(implementation):
     np.testing.assert_allclose(y, defined(x, scale, None, 1e-6, centred=False), atol=1e-5)
 
 
-# ------------------------------------------------------------------ emulation
+@every
+def test_without_scale_and_bias_they_are_one_and_zero(implementation):
+    x = normal(0, 5, 32)
+
+    def functions(scale, bias):
+        centred = layer_norm(x, scale, bias, implementation=implementation)
+        return centred, rms_norm(x, scale, implementation=implementation)
+
+    without = run(implementation, lambda: functions(None, None))
+    np.testing.assert_array_equal(without, run(implementation, lambda: functions(jnp.ones(32), jnp.zeros(32))))
 
 
-@pytest.mark.parametrize("norm", [GEOMETRIC, NONE], ids=["geometric", "none"])
-@pytest.mark.parametrize(
-    "arithmetic",
-    [
-        Arithmetic(FLOAT16),
-        Arithmetic(Format("float16", flush_to_zero=True), block=64),
-        Arithmetic(BFLOAT16, FLOAT32),
-    ],
-    ids=["float16", "flushed, in blocks", "bfloat16, accumulated in float32"],
-)
-@pytest.mark.parametrize("implementation, width", [("mosaic_gpu", 144), ("mosaic_tpu", 128)])
-def test_the_emulated_norm_of_a_kernel_is_the_emulators_bit_for_bit(implementation, width, arithmetic, norm):
-    if arithmetic.block:
-        arithmetic = dataclasses.replace(arithmetic, block=width // 2)
-    x = arithmetic.round(normal(0, 6, width) * np.logspace(-3, 3, 6)[:, None])
-    function = functools.partial(layer_norm, numerics=NormNumerics(arithmetic, norm))
-    scale, bias = normal(1, width), normal(2, width)
-    expected = run("xla", functools.partial(function, implementation="xla"), x, scale, bias)
-    function = functools.partial(function, implementation=implementation)
-    np.testing.assert_array_equal(run(implementation, function, x, scale, bias), expected)
-    assert "custom_call @" in lower(implementation, function, x, scale, bias)
+@every
+@pytest.mark.parametrize("shape", [(0, 32), (2, 0, 32)])
+def test_no_rows_are_no_rows_and_leave_no_gradient(implementation, shape):
+    def function(x, scale):
+        return add_layer_norm(x, x, scale, None, implementation=implementation)
+
+    def both(x, scale):
+        results, transpose = jax.vjp(function, x, scale)
+        return results, transpose(results)
+
+    results, (dx, dscale) = run(implementation, both, jnp.zeros(shape), jnp.ones(32))
+    assert [a.shape for a in (*results, dx)] == [shape] * 3
+    np.testing.assert_array_equal(dscale, np.zeros(32))
 
 
 # ------------------------------------------------------------------ gradients
@@ -199,7 +201,7 @@ def test_no_thread_of_the_gpu_kernel_races_with_another():
 
 
 @kernels
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", STORED)
 @pytest.mark.parametrize("width", [144, 1024])
 def test_forward_and_backward_lower_for_the_device(implementation, format, width):
     if (implementation, format) == ("mosaic_tpu", "float16"):
@@ -227,7 +229,14 @@ def test_bad_input_is_named():
         layer_norm(x, ones, ones, eps=-1.0)
     with interpreted("mosaic_gpu"), pytest.raises(Unsupported, match=r"72 channels of x: .*use implementation='xla'"):
         layer_norm(normal(0, 4, 72), jnp.ones(72), jnp.ones(72), implementation="mosaic_gpu")
-    with interpreted("mosaic_gpu"), pytest.raises(Unsupported, match="takes multiples of 16 that the block divides"):
-        layer_norm(x, ones, ones, numerics=NormNumerics(Arithmetic(FLOAT16, block=24)), implementation="mosaic_gpu")
-    with interpreted("mosaic_tpu"), pytest.raises(Unsupported, match="takes multiples of 128 that the block divides"):
-        layer_norm(x, ones, ones, numerics=NormNumerics(), implementation="mosaic_tpu")
+    with pytest.raises(Unsupported, match="'mosaic_gpu' emulates no numerics: use 'xla', or None"):
+        layer_norm(x, ones, ones, numerics=NormNumerics(), implementation="mosaic_gpu")
+    with pytest.raises(ValueError, match="give pre_normaliser to NormNumerics"):
+        layer_norm(x, jnp.ones(4), jnp.ones(4), numerics=NormNumerics(), pre_normaliser=GEOMETRIC, axis=0)
+
+
+def test_a_traced_eps_is_named():
+    x, ones = normal(0, 4, 32), jnp.ones(32)
+    named = pytest.raises(ValueError, match=r"eps=.* must be a number that is known before tracing")
+    with annotations_ignored(), named:
+        jax.jit(lambda eps: layer_norm(x, ones, ones, eps=eps))(1e-5)

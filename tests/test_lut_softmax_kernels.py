@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.device import interpreted
+from kernels.formats import COMPUTED
 from kernels.implementation import Unsupported
 from kernels.lut_softmax import BoundedExp, Exp, Reciprocal, SoftmaxTables, softmax
 from tests.implementations import IMPLEMENTATIONS, KERNELS, lower, normal, roundings, running
 
-FORMATS = ("float32", "bfloat16", "float16")
 TABLES = {
     "exponent": SoftmaxTables(),
     "bounded": SoftmaxTables(exp=BoundedExp()),
@@ -54,12 +54,15 @@ def test_softmax_is_its_formula_for_any_rows_and_keys(implementation, rows, keys
 
 
 @every
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", COMPUTED)
 def test_every_format_is_rounded_once(implementation, format):
     scores, mask = problem(0, 9, 64, format=format)
     function = functools.partial(softmax, implementation=implementation)
     if (implementation, format) == ("mosaic_tpu", "float16"):
-        with running(implementation), pytest.raises(Unsupported, match="scores are float16, which TPUs cannot load"):
+        with (
+            running(implementation),
+            pytest.raises(Unsupported, match="format of scores is float16, which TPUs cannot load"),
+        ):
             function(scores, mask)
         return
     with running(implementation):
@@ -109,6 +112,15 @@ def test_gradients_are_those_of_the_reference_and_zero_where_masked(implementati
     assert (got[~np.asarray(mask)] == 0).all() and (got[1] != 0).any()
 
 
+@every
+@pytest.mark.parametrize("shape", [(0, 16), (3, 0), (2, 0, 16)])
+def test_nothing_is_shared_among_nothing(implementation, shape):
+    scores, mask = jnp.zeros(shape), jnp.ones(shape, bool)
+    for tables in (None, SoftmaxTables()):
+        function = functools.partial(softmax, tables=tables, implementation=implementation)
+        assert run(implementation, function, scores, mask).shape == shape
+
+
 @kernels
 def test_it_can_be_mapped(implementation):
     scores, mask = problem(0, 6, 32)
@@ -118,7 +130,7 @@ def test_it_can_be_mapped(implementation):
 
 
 @kernels
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", COMPUTED)
 @pytest.mark.parametrize("keys", [80, 375])
 def test_it_lowers_for_the_device(implementation, format, keys):
     if (implementation, format) == ("mosaic_tpu", "float16"):
@@ -137,7 +149,9 @@ def test_bad_input_is_named():
     scores, mask = problem(0, 4, 16)
     with pytest.raises(Unsupported, match="lut_softmax: implementation='mosaic_tpu' needs a TPU"):
         softmax(scores, mask, implementation="mosaic_tpu")
-    with pytest.raises(ValueError, match="scores are float8_e5m2, not one of float32, bfloat16, float16: cast them"):
+    with pytest.raises(
+        ValueError, match="format of scores is float8_e5m2, not one of float32, bfloat16, float16: cast it"
+    ):
         softmax(scores.astype(jnp.float8_e5m2), mask)
     scores, mask = problem(0, 4, 4096)
     with interpreted("mosaic_gpu"), pytest.raises(Unsupported, match=r"4096 keys of scores: .* use implementation="):

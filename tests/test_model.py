@@ -12,16 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_model import TOKENIZER, make_config, make_model, sound
 
+from conformer.config import FRONT_ENDS as KINDS
 from conformer.decode.greedy import GreedyDecoder, greedy
 from conformer.evaluation.offline import make_forward
-from conformer.features import num_frames
-from conformer.model import ConformerCTC, Subsampling
-from conformer.model.layers import dropout, linear
-from conformer.model.subsampling import output_lengths, right_context
+from conformer.filterbank import num_frames
+from conformer.model import ConformerCTC
+from conformer.model.layouts import SEQUENCE
+from conformer.model.linear import dropout, linear
+from conformer.model.subsampling import lengths_of, make_subsampling
 from conformer.streaming import Recognizer
+from conformer.streaming.engine import Engine
 
 PADDED = 14_000  # samples of a batch
-FRONT_ENDS = [(kind, factor) for kind in ("vanilla", "depthwise_separable") for factor in (4, 6, 8)]
+FRONT_ENDS = [(kind, factor) for kind in KINDS for factor in (4, 6, 8)]
 front_ends = pytest.mark.parametrize("subsampling, factor", FRONT_ENDS)
 
 
@@ -43,24 +46,28 @@ def forward(config, model):
 def test_one_more_frame_is_enough_for_one_more_output(subsampling, factor):
     """Shapes follow output_lengths exactly around each step of it."""
     model = make_config(subsampling, factor).model
-    front_end = nnx.eval_shape(lambda: Subsampling(model, 24, compute="float32", rngs=nnx.Rngs(0)))
-    first = right_context(factor) + 1
+    front_end = nnx.eval_shape(lambda: make_subsampling(model, 24, compute="float32", rngs=nnx.Rngs(0)))
+    first = lengths_of(model).right_context + 1
     assert front_end.window(1) == first and front_end.window(5) == first + 4 * factor
     for length in [first, first + 1, first + factor - 1, first + factor, first + 3 * factor - 1, first + 9 * factor]:
         features = jax.ShapeDtypeStruct((2, length, 24), jnp.float32)
-        frames = jax.eval_shape(lambda front_end, x: front_end(x), front_end, features).shape[1]
-        assert frames == output_lengths(length, factor) == front_end.output_lengths(np.array([length]))[0]
+        frames = jax.eval_shape(run_front_end, front_end, features).shape[1]
+        assert frames == lengths_of(model).output_lengths(length) == front_end.output_lengths(np.array([length]))[0]
     with pytest.raises(ValueError, match=f"needs {first}"):
-        jax.eval_shape(lambda front_end: front_end(jnp.zeros((1, first - 1, 24))), front_end)
+        front_end.check(first - 1)
+
+
+def run_front_end(front_end, features):
+    return front_end(SEQUENCE.image(features), SEQUENCE)
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.sampled_from([4, 6, 8]), st.integers(0, 5_000))
-def test_output_lengths_count_the_whole_receptive_fields(factor, length):
-    frames = output_lengths(length, factor)
-    starts = range(0, length, factor)
-    assert frames == sum(start + right_context(factor) < length for start in starts)
-    assert frames == output_lengths(np.array([length]), factor)[0] == output_lengths(jnp.array([length]), factor)[0]
+@given(st.sampled_from(FRONT_ENDS), st.integers(0, 5_000))
+def test_output_lengths_count_the_whole_receptive_fields(front_end, length):
+    lengths, starts = lengths_of(make_config(*front_end).model), range(0, length, front_end[1])
+    frames = lengths.output_lengths(length)
+    assert frames == sum(start + lengths.right_context < length for start in starts)
+    assert frames == lengths.output_lengths(np.array([length]))[0] == lengths.output_lengths(jnp.array([length]))[0]
 
 
 @front_ends
@@ -83,7 +90,7 @@ def cached_forward(subsampling="depthwise_separable", factor=4, causal_conv=Fals
 
 def test_too_few_mel_bins_are_named():
     with pytest.raises(ValueError, match="6 mel bins are too few"):
-        nnx.eval_shape(lambda: Subsampling(make_config(factor=8).model, 6, compute="float32", rngs=nnx.Rngs(0)))
+        nnx.eval_shape(lambda: make_subsampling(make_config(factor=8).model, 6, compute="float32", rngs=nnx.Rngs(0)))
 
 
 def test_a_model_without_a_vocabulary_is_refused():
@@ -96,7 +103,7 @@ def test_a_model_without_a_vocabulary_is_refused():
 
 @pytest.mark.parametrize(
     "subsampling, factor, causal_conv",
-    [("vanilla", 6, False), ("depthwise_separable", 8, False), ("depthwise_separable", 4, True)],
+    [("vanilla", 6, False), ("depthwise_separable", 8, False), ("stacked", 4, True)],
 )
 def test_neither_padding_nor_batch_mates_matter(subsampling, factor, causal_conv):
     run = cached_forward(subsampling, factor, causal_conv)
@@ -124,8 +131,8 @@ CHUNK_SIZES = (4, 8, 16, 32)
 def test_windows_that_overlap_give_the_front_end_of_the_whole(subsampling, factor):
     """With every chunk size: what reaches the blocks is the same."""
     front_end = make_model(subsampling, factor, causal_conv=True)[1].encoder.subsampling
-    features = np.random.default_rng(0).standard_normal((67 * factor + right_context(factor), 24), np.float32)
-    run = nnx.jit(lambda front_end, x: front_end(x))
+    features = np.random.default_rng(0).standard_normal((67 * factor + front_end.right_context, 24), np.float32)
+    run = nnx.jit(run_front_end)
     whole = np.asarray(run(front_end, jnp.asarray(features[None])))[0]
     for chunk_size in CHUNK_SIZES:
         starts = range(0, len(whole) - chunk_size + 1, chunk_size)
@@ -145,13 +152,14 @@ def test_chunks_equal_the_masked_full_pass(case):
     encoder = make_model(subsampling, factor, causal_conv=True)[1].encoder
     full, step = cached_encoder(subsampling, factor)
     rng = np.random.default_rng(0)
-    longest = 70 * factor + right_context(factor)
+    right_context = encoder.subsampling.right_context
+    longest = 70 * factor + right_context
     features = rng.standard_normal((3, longest, 24)).astype(np.float32)
     shift, window = chunk_size * factor, encoder.subsampling.window(chunk_size)
     padded = np.pad(features, ((0, 0), (0, 2 * window), (0, 0)), constant_values=3.0)  # padding is not silence
     starts = np.array([0, 1, 3])  # of each stream, in steps
     left = -(-70 // chunk_size) if num_left_chunks < 0 else num_left_chunks  # all of it
-    for lengths in [(longest, longest - factor, 1), rng.integers(right_context(factor) + 1, longest, 3)]:
+    for lengths in [(longest, longest - factor, 1), rng.integers(right_context + 1, longest, 3)]:
         expected, frames = full(features, np.array(lengths), chunk_size, num_left_chunks)
         frames, chunks = np.asarray(frames), -(-np.asarray(frames) // chunk_size)
         cache = jax.tree.map(jnp.ones_like, encoder.initial_cache(3, chunk_size, left))
@@ -229,9 +237,8 @@ def test_a_stream_gives_the_offline_result_however_it_is_cut(factor):
         decoders.append(RecordingDecoder())
         return decoders[-1]
 
-    recognizer = Recognizer(
-        config, model, TOKENIZER, chunk_size=chunk_size, num_left_chunks=num_left_chunks, decoder=decoder
-    )
+    engine = Engine(config, model, chunk_size=chunk_size, num_left_chunks=num_left_chunks)
+    recognizer = Recognizer(engine, TOKENIZER, decoder=decoder)
     rng = np.random.default_rng(0)
     cuts = [[], range(1, len(audio), 800), sorted(rng.integers(0, len(audio), 30)), [1, 2, 3, len(audio) - 1]]
     for cut in cuts:

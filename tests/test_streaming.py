@@ -9,16 +9,32 @@ from small_model import RATE, TOKENIZER, make_config, make_model, sound
 
 from conformer.decode.greedy import Decoder, GreedyDecoder, Token
 from conformer.decode.prefix_beam import PrefixBeamDecoder
-from conformer.streaming import EndpointConfig, Recognizer, Segment, Stream, StreamError, StreamPool, Word
+from conformer.filterbank import StreamingLogMel
+from conformer.streaming import (
+    EndpointConfig,
+    Framing,
+    Recognizer,
+    Segment,
+    StreamError,
+    StreamPool,
+    Transcript,
+    Windows,
+    Word,
+    windows_of,
+)
+from conformer.streaming.engine import Engine
 from conformer.streaming.subtitles import srt_cue, vtt_cue
 
 CHUNK, LEFT = 4, 2
 FRAME = 0.04  # seconds of an encoder frame
 
 
+def engine(**options) -> Engine:
+    return Engine(*make_model(causal_conv=True), chunk_size=CHUNK, num_left_chunks=LEFT, **options)
+
+
 def recognizer(**options) -> Recognizer:
-    config, model = make_model(causal_conv=True)
-    return Recognizer(config, model, TOKENIZER, chunk_size=CHUNK, num_left_chunks=LEFT, **options)
+    return Recognizer(engine(), TOKENIZER, **options)
 
 
 def transcript(samples) -> list:
@@ -26,9 +42,6 @@ def transcript(samples) -> list:
     stream.accept(samples)
     stream.finish()
     return stream.segments
-
-
-# ----------------------------------------------------------- text, words, times
 
 
 class Scripted(Decoder):
@@ -51,17 +64,103 @@ class Scripted(Decoder):
         return self.tokens
 
 
-def scripted(script, *, seconds, endpoint=None) -> Stream:
-    """A stream of silence whose decoder follows `script` in its first segment, and says "f" at the start of others."""
+def scripted(script, *, seconds, endpoint=None) -> Transcript:
+    """Of a stream whose decoder follows `script` in its first segment, and says "f" at the start of others."""
     scripts = itertools.chain([script], itertools.repeat({0: "f"}))
-    stream = Stream(
-        make_config(), TOKENIZER, chunk_size=CHUNK, decoder=lambda: Scripted(next(scripts)), endpoint=endpoint
-    )
-    stream.accept(np.zeros(int(seconds * RATE), np.float32))
-    stream.end()
-    while (window := stream.next_window()) is not None:
-        stream.decode(np.zeros((window.num_frames, TOKENIZER.vocab_size), np.float32))
-    return stream
+    transcript = Transcript(TOKENIZER, FRAME, decoder=lambda: Scripted(next(scripts)), endpoint=endpoint)
+    for frames in np.split(
+        np.zeros((round(seconds / FRAME), TOKENIZER.vocab_size), np.float32), range(CHUNK, 50, CHUNK)
+    ):
+        transcript.decode(frames)
+    transcript.finish()
+    return transcript
+
+
+# ------------------------------------------------------------------ the two halves
+
+
+@pytest.mark.parametrize("factor", [4, 6, 8])
+def test_framing_counts_frames_as_the_front_end_does(factor):
+    config, model = make_model(factor=factor, causal_conv=True)
+    front_end, framing = model.encoder.subsampling, Engine(config, model, chunk_size=CHUNK).framing
+    assert (framing.window, framing.frame_seconds) == (front_end.window(CHUNK), factor / 100)
+    for length in range(4 * factor * CHUNK):
+        assert framing.num_frames(length) == front_end.output_lengths(length)
+
+
+@pytest.mark.parametrize("framing", [Framing(make_config().features, *sizes) for sizes in ((4, 19, 16), (3, 18, 18))])
+def test_windows_hold_the_features_of_the_whole_however_the_audio_is_cut(framing):
+    samples = sound(11_111)
+    front_end = StreamingLogMel(framing.features)
+    whole = np.concatenate([front_end.accept(samples), front_end.flush()])
+    expected = list(windows_of(framing, samples))
+    assert sum(window.num_frames for window in expected) == framing.num_frames(len(whole))
+    for index, window in enumerate(expected):
+        features = whole[index * framing.shift :][: framing.window]
+        assert window.features.shape == (framing.window, framing.features.num_mel_bins)
+        np.testing.assert_allclose(window.features[: len(features)], features, rtol=1e-6)
+        assert not window.features[len(features) :].any()
+    windows, found = Windows(framing), []
+    for piece in np.array_split(samples, 13):
+        windows.accept(piece)
+        while (window := windows.next_window()) is not None:
+            found.append(window)
+    windows.end()
+    while (window := windows.next_window()) is not None:
+        found.append(window)
+    assert windows.finished and len(found) == len(expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.num_frames == theirs.num_frames
+        np.testing.assert_allclose(mine.features, theirs.features, rtol=1e-6)
+
+
+class Loudness:
+    """A stepper that is no network: "a" where a window is louder than the one before it in the same stream."""
+
+    batch_size, state_bytes = 2, 4
+
+    def __init__(self):
+        self.framing = Framing(make_config().features, 4, 16, 16)
+        self.reset()
+
+    def __call__(self, windows, num_frames, fresh=None):
+        self._last[fresh] = -np.inf
+        loudness = windows.mean(axis=(1, 2))
+        log_probs = np.full((2, self.framing.chunk_size, TOKENIZER.vocab_size), -9.0, np.float32)
+        log_probs[:, :, 0] = -1.0
+        log_probs[loudness > self._last, 0, TOKENIZER.symbols.index("a")] = 0.0
+        self._last = np.where(num_frames > 0, loudness, self._last)
+        return log_probs
+
+    def reset(self):
+        self._last = np.full(2, -np.inf)
+
+    def warm_up(self):
+        pass
+
+
+def test_whatever_steps_windows_can_be_recognised_with():
+    """One stream after the other in the slots of a pool, and the same in a recogniser: text and times."""
+    loudness = [1.0, 0.01, 0.1, 0.1]  # of 160 ms each
+    samples = np.concatenate([level * sound(1_280) for level in loudness])
+    alone = Recognizer(Loudness(), TOKENIZER)
+    for _ in range(2):
+        alone.reset()
+        alone.accept(samples)
+        alone.finish()
+        assert alone.text.startswith("aa") and alone.words[0].start == 0.0
+    pool = StreamPool(Loudness(), TOKENIZER)
+    for _ in range(2):
+        streams = [pool.open(), pool.open()]
+        for stream, piece in zip(streams, (samples, samples[::-1]), strict=True):
+            stream.accept(piece)
+            stream.end()
+        while pool.step():
+            pass
+        assert streams[0].transcript.segments == alone.segments != streams[1].transcript.segments
+
+
+# ----------------------------------------------------------- text, words, times
 
 
 def test_words_have_the_times_of_their_tokens():
@@ -104,8 +203,7 @@ def test_subtitles():
 
 
 def test_streams_that_join_and_leave_a_pool_are_recognised_as_alone():
-    config, model = make_model(causal_conv=True)
-    pool = StreamPool(config, model, TOKENIZER, batch_size=3, chunk_size=CHUNK, num_left_chunks=LEFT)
+    pool = StreamPool(engine(batch_size=3), TOKENIZER)
     sounds = [sound(samples, seed) for seed, samples in enumerate((9_000, 4_100, 13_333, 7_000, 2_000))]
     waiting, running, done = list(enumerate(sounds)), {}, {}
     rng = np.random.default_rng(0)
@@ -124,7 +222,7 @@ def test_streams_that_join_and_leave_a_pool_are_recognised_as_alone():
             pass
         for number, (stream, _) in list(running.items()):
             if stream.finished:
-                done[number] = stream.segments
+                done[number] = stream.transcript.segments
                 del running[number]
     assert pool.num_streams == 0
     for number, samples in enumerate(sounds):
@@ -132,11 +230,12 @@ def test_streams_that_join_and_leave_a_pool_are_recognised_as_alone():
 
 
 def test_a_full_pool_says_so():
-    config, model = make_model(causal_conv=True)
-    pool = StreamPool(config, model, TOKENIZER, batch_size=1, chunk_size=CHUNK, num_left_chunks=LEFT)
-    pool.open()
+    pool = StreamPool(engine(), TOKENIZER)
+    stream = pool.open()
     with pytest.raises(StreamError, match="all 1 slots"):
         pool.open()
+    pool.abandon(stream)
+    assert pool.num_streams == 0 and pool.open() is not stream
 
 
 def test_a_reset_recognizer_begins_anew():
@@ -152,12 +251,16 @@ def test_a_reset_recognizer_begins_anew():
 def test_the_state_has_the_size_that_the_configuration_says():
     config, _ = make_model(causal_conv=True)
     dim, taps, layers = config.model.encoder_dim, config.model.kernel_size, config.model.num_layers
-    assert recognizer().state_bytes == layers * 4 * (CHUNK * LEFT * 2 * dim + (taps - 1) * dim) + 4
+    assert (
+        engine().state_bytes
+        == engine(batch_size=3).state_bytes
+        == layers * 4 * (CHUNK * LEFT * 2 * dim + (taps - 1) * dim) + 4
+    )
 
 
 def retained(stream: Recognizer) -> tuple[int, int]:
     """Bytes of all arrays, and the number of all other objects, that a stream holds on to."""
-    num_bytes, objects, waiting, seen = 0, 0, [stream.stream, stream._engine._cache], set()
+    num_bytes, objects, waiting, seen = 0, 0, [stream.stream, vars(stream._pool._stepper)["_cache"]], set()
     while waiting:
         item = waiting.pop()
         if id(item) in seen or isinstance(item, (type, type(recognizer), int, float, str)):
@@ -272,11 +375,11 @@ def test_another_rate_is_resampled_as_it_comes():
     stream = recognizer(sample_rate=2 * RATE)
     stream.accept(np.repeat(sound(8_000), 2))
     stream.finish()
-    assert stream.stream.audio_seconds == pytest.approx(1.0)
+    assert stream.stream.audio.audio_seconds == pytest.approx(1.0)
     assert stream.num_steps == pytest.approx(1.0 / FRAME / CHUNK, abs=1)
 
 
 def test_a_chunk_size_not_trained_for_is_warned_about():
     config, model = make_model(causal_conv=True)
     with pytest.warns(UserWarning, match=r"chunk_size=5 is not one of train.chunk_sizes=\(0, 3, 4, 7\)"):
-        Recognizer(config, model, TOKENIZER, chunk_size=5, num_left_chunks=1)
+        Engine(config, model, chunk_size=5, num_left_chunks=1)

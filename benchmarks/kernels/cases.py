@@ -10,21 +10,20 @@ import numpy as np
 
 from kernels.chunked_attention import chunked_attention
 from kernels.chunked_attention.shapes import SHAPES as ATTENTION_SHAPES
-from kernels.layer_norm import GEOMETRIC, NONE, NormNumerics, layer_norm
+from kernels.layer_norm import GEOMETRIC, NONE, layer_norm
 from kernels.layer_norm.shapes import SHAPES as NORM_SHAPES
 from kernels.lut_softmax import SoftmaxTables, softmax
 from kernels.lut_softmax.shapes import SHAPES as SOFTMAX_SHAPES
 
 SHAPES = {"layer_norm": NORM_SHAPES, "chunked_attention": ATTENTION_SHAPES, "lut_softmax": SOFTMAX_SHAPES}
-DTYPES = {
+MEASURED_FORMATS = {
     "layer_norm": ("bfloat16", "float16"),
     "chunked_attention": ("bfloat16",),
     "lut_softmax": ("bfloat16", "float16"),
 }
-# A normalisation with its pre-normaliser and a softmax from tables are forms of their own, which peers do not have.
-# So are those that simulate a device: of layer_norm all of its arithmetic, of attention the softmax from tables.
+# What peers do not have: a pre-normaliser, and the softmax from tables, which simulates a device.
 VARIANTS = {
-    "layer_norm": ("", "geometric", "emulated"),
+    "layer_norm": ("", "geometric"),
     "chunked_attention": ("", "tables"),
     "lut_softmax": ("", "tables"),
 }
@@ -46,7 +45,7 @@ class Case(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Of a row or a head: what the choice of blocks depends on, beside the format."""
+        """Of a row or a head: what an implementation's choice depends on, beside the format."""
         return self.sizes.head_dim if self.operation == "chunked_attention" else self.sizes[1]
 
     def draw(self, seed: int) -> tuple[jax.Array, ...]:
@@ -60,8 +59,6 @@ class Case(NamedTuple):
     def function(self, implementation: str) -> Callable[..., Any]:
         """Of what `draw` gives, with one of our implementations."""
         match self.operation, self.variant:
-            case "layer_norm", "emulated":
-                function = functools.partial(_emulated_norm, implementation)
             case "layer_norm", variant:
                 norm = GEOMETRIC if variant else NONE
                 function = functools.partial(layer_norm, pre_normaliser=norm, implementation=implementation)
@@ -101,11 +98,6 @@ class Case(NamedTuple):
         return 2 * products * pairs * self.sizes.heads * self.sizes.head_dim
 
 
-def _emulated_norm(implementation: str, x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """On a device whose operations all end in float16."""
-    return layer_norm(x, scale, bias, numerics=NormNumerics(), implementation=implementation).astype(x.dtype)
-
-
 def _both(function: Callable[..., Any], *arguments: jax.Array) -> Any:
     *inputs, cotangent = arguments
     floats = [i for i, a in enumerate(inputs) if jnp.issubdtype(a.dtype, jnp.floating)]
@@ -131,9 +123,9 @@ def select(operation: str | None, shape: str | None, format: str | None) -> list
         for variant in VARIANTS[name]
         for shape_name in shapes
         if shape in (None, shape_name)
-        for format_name in ([format] if format else DTYPES[name])
+        for format_name in ([format] if format else MEASURED_FORMATS[name])
         for direction in DIRECTIONS
-        if direction == "forward" or variant not in ("tables", "emulated")  # those are for inference alone
+        if direction == "forward" or variant != "tables"  # which are for inference alone
     ]
     if not cases:
         if operation not in (None, *SHAPES):

@@ -14,8 +14,7 @@ import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
 SPILL = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 REGISTERS = re.compile(r"Used (\d+) registers")
@@ -50,19 +49,12 @@ def main() -> int:
         text=True,
     )
     assert child.stdout is not None
-    return report(child.stdout, child)
+    return report(child.stdout, child.wait)
 
 
-class Child(Protocol):
-    """A process that ends."""
-
-    def wait(self) -> int: ...
-
-
-def report(lines: Iterable[str], child: Child) -> int:
-    """Prints a line a kernel; 1 where one spills, or where nothing was compiled."""
-    case, spills, kernels, other = "", 0, 0, []
-    stored = 0
+def report(lines: Iterable[str], wait: Callable[[], int]) -> int:
+    """Prints a line a kernel; 1 where one spills, where nothing was compiled, or where `wait` says that it failed."""
+    case, spills, kernels, stored, other = "", 0, 0, 0, []
     for line in lines:
         if line.startswith("case: "):
             case = line.removeprefix("case: ").strip()
@@ -73,7 +65,7 @@ def report(lines: Iterable[str], child: Child) -> int:
             print(f"{case:<70}{match[1]:>4} registers" + (f"  SPILLS {stored} bytes" if stored else ""), flush=True)
         elif not line.startswith("ptxas"):
             other.append(line)
-    if child.wait() or not kernels:
+    if wait() or not kernels:
         print("".join(other[-20:]), file=sys.stderr)
         return 1
     print(f"{kernels} kernels, {spills} of them spill registers")

@@ -6,11 +6,10 @@ import jax
 
 from benchmarks.kernels import figures, step
 from benchmarks.kernels.cases import Case, SelectionError, select
-from benchmarks.kernels.contestants import OURS, Torch, functions, measure
+from benchmarks.kernels.contestants import Torch, functions, kernel_here, measure
 from benchmarks.kernels.timing import rates
-from kernels.chunked_attention.shapes import SHAPES as ATTENTION_SHAPES
 from kernels.device import current_device
-from kernels.implementation import NAMES, available
+from kernels.implementation import NAMES
 
 SMALL = ("stream_words", "train_words")  # what a CPU measures unless told otherwise
 
@@ -43,9 +42,8 @@ def run(operation: str | None, shape: str | None, format: str | None, implementa
         "rows": rows,
         "figures": figures.compute(rows, bounds),
     }
-    long = [name for name in ATTENTION_SHAPES if name.startswith("long")]
-    if shape is None and operation in (None, "chunked_attention") and any(map(available, OURS)):
-        result["attention_memory"] = figures.attention_memory(long)
+    if shape is None and operation in (None, "chunked_attention") and (kernel := kernel_here()):
+        result["attention_memory"] = figures.attention_memory(kernel)
     if implementation is None and operation in (None, "training_step"):
         result["training_step"] = step.compare()
     return result

@@ -86,7 +86,7 @@ def operation_cost(operation: Operation, device: Device, formats: Precision, fit
 
     Weights and state come from memory unless they fit the cache (`fits`), activations unless they are larger than it.
     """
-    weights = (operation.parameters + operation.again) * formats.weights
+    weights = operation.parameters * formats.weights
     activations = (operation.inputs + operation.outputs) * formats.activations
     state = operation.state * formats.activations
     spilled = activations > device.cache_bytes

@@ -7,12 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from conformer.audio import AudioError
-from conformer.config import Config
 from conformer.data import Utterance
 from conformer.decode.greedy import Decoder, GreedyDecoder
 from conformer.evaluation.offline import Transcripts
-from conformer.model import ConformerCTC
-from conformer.streaming import Recognizer
+from conformer.streaming import Recognizer, Stepper
 from conformer.tokenizer import Tokenizer
 
 BLOCK_SECONDS = 0.1  # audio handed over at a time, as a sound card would
@@ -38,21 +36,17 @@ class Timing(NamedTuple):
 
 
 def transcribe_streaming(
-    config: Config,
-    model: ConformerCTC,
+    stepper: Stepper,
     tokenizer: Tokenizer,
     utterances: Sequence[Utterance],
     *,
-    chunk_size: int,
-    num_left_chunks: int,
     decoder: Callable[[], Decoder] = GreedyDecoder,
 ) -> tuple[Transcripts, Timing]:
     """Recognises each utterance as a stream of its own, one after the other."""
-    rate = config.features.sample_rate
-    recognizer = Recognizer(
-        config, model, tokenizer, chunk_size=chunk_size, num_left_chunks=num_left_chunks, decoder=decoder
-    )
-    recognizer.warm_up()
+    features = stepper.framing.features
+    rate = features.sample_rate
+    stepper.warm_up()
+    recognizer = Recognizer(stepper, tokenizer, decoder=decoder)
     done, texts, broken = [], [], {}
     audio, compute, chunks = 0.0, 0.0, []
     for utterance in utterances:
@@ -73,8 +67,8 @@ def transcribe_streaming(
         audio += len(samples) / rate
         done.append(utterance)
         texts.append(text)
-    frame = config.features.frame_shift_ms / 1000
-    wait = recognizer.window * frame + (config.features.frame_length_ms / 1000 - frame)
+    frame = features.frame_shift_ms / 1000
+    wait = stepper.framing.window * frame + (features.frame_length_ms / 1000 - frame)
     return Transcripts(done, texts, broken), Timing(
         audio, compute, tuple(np.percentile(chunks, [50, 95, 99]).tolist()), wait
     )

@@ -1,34 +1,14 @@
 """C sources for firmware: the flatbuffer as an array, and the constants of the front end and of the interface."""
 
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
 
+from conformer.artefacts.geometry import Geometry
+from conformer.artefacts.micro import Tensor
 from conformer.audio import INT16_SCALE
 from conformer.config import FeatureConfig
-from conformer.export.step import Geometry
-from conformer.features import LOG_FLOOR, front_end_constants
-
-
-class Tensor(NamedTuple):
-    """An input or output: real value = scale (integer - zero_point); scale 0 = float32 as it is."""
-
-    dtype: str
-    scale: float
-    zero_point: int
-    position: int  # among the inputs or outputs
-
-    def quantise(self, x: np.ndarray) -> np.ndarray:
-        """To the nearest integer, within the format."""
-        if self.scale == 0:
-            return np.ascontiguousarray(x, np.float32)
-        limits = np.iinfo(self.dtype)
-        return np.clip(np.rint(x / self.scale) + self.zero_point, limits.min, limits.max).astype(self.dtype)
-
-    def dequantise(self, x: np.ndarray) -> np.ndarray:
-        """The real values."""
-        return x if self.scale == 0 else (x.astype(np.float32) - self.zero_point) * np.float32(self.scale)
+from conformer.filterbank import LOG_FLOOR, plan_of
 
 
 def write(
@@ -49,7 +29,7 @@ def write(
         + ",\n".join(rows)
         + "};\n"
     )
-    constants = front_end_constants(features)
+    constants = plan_of(features)
     lengths = {
         "SAMPLE_RATE": features.sample_rate,
         "NUM_MEL_BINS": features.num_mel_bins,

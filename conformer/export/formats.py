@@ -1,7 +1,6 @@
-"""The formats that a model can be exported in, and what each can and cannot take: decided before any work."""
+"""What a format is asked for, and what it can and cannot take: decided before any work."""
 
 import importlib
-import importlib.util
 import pathlib
 import warnings
 from types import ModuleType
@@ -9,13 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from conformer.artefacts.formats import FORMATS, ExportError, check_packages
+from conformer.artefacts.geometry import Geometry
 from conformer.config import Config, FeatureConfig
-from conformer.export.step import Geometry
 from conformer.model import ConformerCTC
-
-
-class ExportError(ValueError):
-    """An export that cannot be made, or an artefact that cannot be run; the message names the remedy."""
 
 
 class Task(NamedTuple):
@@ -34,35 +30,6 @@ class Interface(NamedTuple):
 
     inputs: dict[str, list]
     outputs: dict[str, list]
-
-
-class Format(NamedTuple):
-    """A back end: a module with `export` and a class of `Runtime`, imported when it is needed."""
-
-    module: str
-    runtime: str
-    suffix: str
-    numerics: tuple[str, ...]  # the first is the default
-    packages: tuple[str, ...]  # modules that must be there
-    calibrated: tuple[str, ...] = ()  # numerics that need speech to set their scales by
-
-
-FORMATS = {
-    "onnx": Format("onnx", "OnnxRuntime", ".onnx", ("float32", "float16", "int8"), ("jax2onnx", "onnx", "onnxruntime")),
-    "litert": Format(
-        "litert", "LiteRt", ".tflite", ("float32", "int8"), ("litert_converter", "ai_edge_litert", "ai_edge_quantizer")
-    ),
-    "tflite-micro": Format(
-        "micro",
-        "TfliteMicro",
-        ".tflite",
-        ("int16x8", "int8", "float32"),
-        ("litert_converter", "ai_edge_quantizer", "tflite_micro"),
-        calibrated=("int16x8", "int8"),
-    ),
-    "coreml": Format("coreml", "CoreMl", ".mlpackage", ("float16",), ("coremltools",)),
-    "jax": Format("stablehlo", "JaxExport", ".stablehlo", ("float32",), ("flatbuffers",)),
-}
 
 
 def check_request(config: Config, format: str, numerics: str, chunk_size: int, num_left_chunks: int) -> None:
@@ -105,10 +72,6 @@ def not_for_sherpa(config: Config) -> str | None:
 
 
 def backend(format: str) -> ModuleType:
-    """The module of a format. Raises ExportError where a package it needs is missing."""
-    missing = [name for name in FORMATS[format].packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExportError(
-            f"--format={format} needs {', '.join(missing)}: pip install -c requirements.lock -e '.[export]'"
-        )
+    """The module that writes a format. Raises ExportError where a package it needs is missing."""
+    check_packages(format, FORMATS[format].interpreters + FORMATS[format].converters)
     return importlib.import_module(f"conformer.export.{FORMATS[format].module}")

@@ -1,34 +1,29 @@
 """ONNX, with the interface of WeNet's CTC models: what sherpa-onnx's streaming clients load, and any ONNX Runtime.
 
-Inputs and outputs are bound by position, in the order of INPUTS and OUTPUTS; the client keeps the state, the offset and
-the mask (csrc/online-wenet-ctc-model.cc of sherpa-onnx). `offset` and `required_cache_size` are there because it sends
-them; the step does not need them.
+The interface is that of `conformer.artefacts.onnx`.
 """
 
 import copy
 import logging
-import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx  # pyright: ignore[reportMissingImports]
-import onnxruntime  # pyright: ignore[reportMissingImports]
 from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
 from onnx import TensorProto, helper  # pyright: ignore[reportMissingImports]
 from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
 from onnxruntime.transformers.float16 import convert_float_to_float16  # pyright: ignore[reportMissingImports]
 
+from conformer.artefacts.geometry import Geometry
+from conformer.artefacts.onnx import INPUTS, OUTPUTS, cache_shapes
 from conformer.export.formats import Interface, Task, not_for_sherpa
-from conformer.export.runtime import Runtime
-from conformer.export.step import BlockState, Geometry, step
+from conformer.export.step import LAYOUT, lay_out
 from conformer.model import ConformerCTC
-from conformer.model.subsampling import right_context
+from conformer.model.layouts.layout import Past
 
 OPSET = 18  # below it, ReduceMean as jax2onnx 0.17.1 writes it does not pass ONNX's checker
-INPUTS = ("x", "offset", "required_cache_size", "attn_cache", "conv_cache", "attn_mask")
-OUTPUTS = ("log_probs", "next_attn_cache", "next_conv_cache")
 MASKED = 1e4  # subtracted from the scores of keys that are not valid: within float16, and exp of it is zero
 
 
@@ -64,46 +59,21 @@ def export(task: Task) -> Interface:
     return Interface(_declared(graph.graph.input), _declared(graph.graph.output))
 
 
-class OnnxRuntime(Runtime):
-    """ONNX Runtime on one thread."""
-
-    def __init__(self, path: pathlib.Path, geometry: Geometry):
-        super().__init__(path, geometry)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._caches = [np.zeros(shape, np.float32) for shape in cache_shapes(geometry)]
-
-    def _reset(self) -> None:
-        self._caches = [np.zeros_like(cache) for cache in self._caches]
-
-    def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        zero = np.zeros(1, np.int64)
-        inputs = (window[None], zero, zero, *self._caches, valid[None, None])
-        log_probs, *self._caches = self._session.run(None, dict(zip(INPUTS, inputs, strict=True)))
-        return np.asarray(log_probs)[0]
-
-
-def cache_shapes(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of attn_cache and conv_cache: all blocks in one array, keys beside values."""
-    g = geometry
-    return (g.num_layers, g.num_heads, g.left, 2 * g.head_dim), (g.num_layers, 1, g.encoder_dim, g.kernel_size - 1)
-
-
 def _convert(model: ConformerCTC, geometry: Geometry) -> Any:
     """The step with the interface's inputs but the unused ones, the mask in float32."""
+    model = lay_out(model, geometry)
 
     def wenet_step(x: jax.Array, attn_cache: jax.Array, conv_cache: jax.Array, valid: jax.Array) -> Any:
         states = []
         for layer in range(geometry.num_layers):
             key, value = jnp.split(attn_cache[layer], 2, axis=-1)
-            states.append(BlockState(key, value, conv_cache[layer, 0].T))
-        logits, states = step(model, x[0], (valid.reshape(-1) - 1.0) * MASKED, states)
+            states.append(Past(key, value, conv_cache[layer, 0].T))
+        logits, states = model.logits(x[0], (valid.reshape(-1) - 1.0) * MASKED, states, LAYOUT)
         attention = jnp.stack([jnp.concatenate([state.key, state.value], axis=-1) for state in states])
         convolution = jnp.stack([state.inputs.T[None] for state in states])
         return jax.nn.log_softmax(logits)[None], attention, convolution
 
-    shapes = ((1, geometry.window, geometry.num_mel_bins), *cache_shapes(geometry), (1, 1, geometry.num_keys))
+    shapes = ((1, geometry.window, geometry.num_mel_bins), *cache_shapes(geometry).values(), (1, 1, geometry.num_keys))
     return to_onnx(
         wenet_step,
         [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes],
@@ -159,7 +129,7 @@ def _add_metadata(model: onnx.ModelProto, geometry: Geometry) -> None:
         "num_blocks": geometry.num_layers,
         "output_size": geometry.encoder_dim,
         "cnn_module_kernel": geometry.kernel_size,
-        "right_context": right_context(geometry.subsampling_factor),
+        "right_context": geometry.right_context,
         "subsampling_factor": geometry.subsampling_factor,
         "vocab_size": geometry.vocab_size,
         # For a reader; the client is told them again.

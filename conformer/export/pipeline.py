@@ -1,23 +1,22 @@
 """From a work directory to an artefact with its card: what all formats have in common."""
 
 import pathlib
-from collections.abc import Iterator
 
 import jax
 import numpy as np
 from flax import nnx
 
+from conformer.artefacts.card import Card, artefact_name
+from conformer.artefacts.formats import FORMATS, ExportError
+from conformer.artefacts.geometry import Geometry
+from conformer.artefacts.loading import load_runtimes
+from conformer.artefacts.runtime import Runtime
 from conformer.audio import AudioError
 from conformer.config import Config
 from conformer.data import DataError, in_splits, load_utterances
-from conformer.export.card import Card, artefact_name
-from conformer.export.formats import FORMATS, ExportError, Task, backend, check_request, not_for_sherpa
-from conformer.export.runtime import Runtime
-from conformer.export.step import Geometry
-from conformer.model import ConformerCTC
+from conformer.export.formats import Task, backend, check_request, not_for_sherpa
+from conformer.streaming import Framing, windows_of
 from conformer.streaming.engine import Engine
-from conformer.streaming.stream import Stream, Window
-from conformer.tokenizer import Tokenizer
 from conformer.training.checkpoint import load_model, save_weights
 
 CHECK_FILE = "check.npz"
@@ -36,15 +35,16 @@ def export(
     numerics = numerics or FORMATS[format].numerics[0]
     check_request(config, format, numerics, chunk_size, num_left_chunks)
     config, model, tokenizer, step = load_model(workdir)
-    calibration = _calibration(config, tokenizer, chunk_size) if numerics in FORMATS[format].calibrated else []
-    geometry = Geometry.of(config, chunk_size, num_left_chunks)
+    geometry = Geometry.of(config, model, chunk_size, num_left_chunks)
+    framing = geometry.framing(config.features)
+    calibration = _calibration(config, framing) if numerics in FORMATS[format].calibrated else []
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
     name = artefact_name(format, numerics)
     path = out / f"{name}{FORMATS[format].suffix}"
     interface = backend(format).export(Task(config, model, geometry, numerics, path, calibration))
-    _write_check(config, model, tokenizer, geometry, out)
-    runtime = load_runtimes(format, path, geometry)[""]
+    _write_check(Engine(config, model, chunk_size=chunk_size, num_left_chunks=num_left_chunks), out)
+    runtime = load_runtimes(format, path, geometry, config.features)[""]
     card = Card(
         file=path.name,
         format=format,
@@ -76,23 +76,6 @@ def release(workdir: pathlib.Path, out: pathlib.Path) -> None:
     save_weights(out, model, step)
 
 
-def load_runtimes(format: str, path: pathlib.Path, geometry: Geometry) -> dict[str, Runtime]:
-    """The artefact in each way to run it (`Runtime.variants`). Raises ExportError where it is missing."""
-    if not path.exists():
-        raise ExportError(f"{path} does not exist, though its card does: export again")
-    runtime: type[Runtime] = getattr(backend(format), FORMATS[format].runtime)
-    return {suffix: runtime(path, geometry, **options) for suffix, options in runtime.variants().items()}
-
-
-def windows_of(config: Config, tokenizer: Tokenizer, chunk_size: int, samples: np.ndarray) -> Iterator[Window]:
-    """What an engine is fed of a recording, as a stream."""
-    stream = Stream(config, tokenizer, chunk_size=chunk_size)
-    stream.accept(samples)
-    stream.end()
-    while (window := stream.next_window()) is not None:
-        yield window
-
-
 def check_difference(runtime: Runtime, folder: pathlib.Path) -> float:
     """The largest difference of a log-probability from those of JAX float32 in the folder's check.npz."""
     try:
@@ -101,7 +84,7 @@ def check_difference(runtime: Runtime, folder: pathlib.Path) -> float:
     except (OSError, ValueError, KeyError):
         raise ExportError(f"{folder / CHECK_FILE} cannot be read: export again") from None
     runtime.reset()
-    num_frames = np.full(1, runtime.geometry.chunk_size, np.int32)
+    num_frames = np.full(1, runtime.framing.chunk_size, np.int32)
     results = [runtime(window[None], num_frames)[0] for window in windows]
     return float(np.abs(np.stack(results) - expected).max())
 
@@ -112,30 +95,27 @@ def size_of(path: pathlib.Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def check_windows(config: Config, tokenizer: Tokenizer, chunk_size: int) -> np.ndarray:
+def check_windows(framing: Framing) -> np.ndarray:
     """Features of synthetic sound in whole chunks, (chunks, window, mel): the same for ever."""
     rng = np.random.default_rng(0)
-    rate = config.features.sample_rate
+    rate = framing.features.sample_rate
     seconds = np.arange(int(CHECK_SECONDS * rate)) / rate
     # A few gliding tones in noise: something to hear in every filter.
     glides = sum(np.sin(2 * np.pi * (f * seconds + 40 * np.sin(3 * seconds))) for f in (150, 400, 900, 2_000))
     samples = (0.05 * glides + 0.02 * rng.standard_normal(len(seconds))).astype(np.float32)
-    windows = windows_of(config, tokenizer, chunk_size, samples)
-    return np.stack([window.features for window in windows if window.num_frames == chunk_size])
+    windows = windows_of(framing, samples)
+    return np.stack([window.features for window in windows if window.num_frames == framing.chunk_size])
 
 
-def _write_check(
-    config: Config, model: ConformerCTC, tokenizer: Tokenizer, geometry: Geometry, out: pathlib.Path
-) -> None:
+def _write_check(engine: Engine, out: pathlib.Path) -> None:
     """Writes check.npz: synthetic sound, and what JAX float32 makes of it."""
-    windows = check_windows(config, tokenizer, geometry.chunk_size)
-    engine = Engine(config, model, chunk_size=geometry.chunk_size, num_left_chunks=geometry.num_left_chunks)
-    num_frames = np.full(1, geometry.chunk_size, np.int32)
+    windows = check_windows(engine.framing)
+    num_frames = np.full(1, engine.framing.chunk_size, np.int32)
     log_probs = [engine(window[None], num_frames)[0] for window in windows]
     np.savez(out / CHECK_FILE, windows=windows, log_probs=np.stack(log_probs))
 
 
-def _calibration(config: Config, tokenizer: Tokenizer, chunk_size: int) -> list[np.ndarray]:
+def _calibration(config: Config, framing: Framing) -> list[np.ndarray]:
     """Windows of some utterances of the splits that the model was trained on."""
     try:
         utterances = in_splits(load_utterances(config), config.data.train_splits)
@@ -145,4 +125,4 @@ def _calibration(config: Config, tokenizer: Tokenizer, chunk_size: int) -> list[
         raise ExportError(
             f"these numerics are calibrated on the run's training data, which cannot be read: {error}"
         ) from None
-    return [np.stack([w.features for w in windows_of(config, tokenizer, chunk_size, s)]) for s in samples]
+    return [np.stack([w.features for w in windows_of(framing, s)]) for s in samples]

@@ -11,14 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
+from conformer.artefacts.card import Card
+from conformer.artefacts.formats import ExportError
 from conformer.audio import INT16_SCALE, float_to_pcm16
-from conformer.config import Config
-from conformer.export.card import Card
-from conformer.export.formats import ExportError
-from conformer.export.step import Geometry
-from conformer.features import StreamingLogMel
-from conformer.model import ConformerCTC
-from conformer.streaming import Recognizer
+from conformer.filterbank import StreamingLogMel
+from conformer.streaming import Recognizer, Stepper
 from conformer.tokenizer import SPACE_SYMBOL, Tokenizer
 from kernels.typing import Float
 
@@ -90,25 +87,21 @@ class Heard(NamedTuple):
     features: Float[np.ndarray, "frames mel"]
 
 
-def recognise(
-    config: Config, model: ConformerCTC, tokenizer: Tokenizer, geometry: Geometry, recordings: Sequence[np.ndarray]
-) -> list[Heard]:
+def recognise(stepper: Stepper, tokenizer: Tokenizer, recordings: Sequence[np.ndarray]) -> list[Heard]:
     """Each recording in a `Recognizer` that hears the same silence at the end as the client."""
-    recognizer = Recognizer(
-        config, model, tokenizer, chunk_size=geometry.chunk_size, num_left_chunks=geometry.num_left_chunks
-    )
-    silence = np.zeros(int(TAIL_SECONDS * config.features.sample_rate), np.float32)
+    recognizer, features = Recognizer(stepper, tokenizer), stepper.framing.features
+    silence = np.zeros(int(TAIL_SECONDS * features.sample_rate), np.float32)
     heard = []
     for samples in map(_in_16_bits, recordings):
         recognizer.reset()
         recognizer.accept(np.concatenate([samples, silence]))
-        tokens = recognizer.stream.tokens
+        tokens = recognizer.stream.transcript.tokens
         heard.append(
             Heard(
                 tokenizer.decode([token.id for token in tokens]),
                 [tokenizer.symbols[token.id].replace(SPACE_SYMBOL, " ") for token in tokens],
                 [round(token.frame * FRAME_SECONDS, 2) for token in tokens],
-                StreamingLogMel(config.features).accept(samples),
+                StreamingLogMel(features).accept(samples),
             )
         )
     return heard

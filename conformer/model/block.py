@@ -1,7 +1,5 @@
 """The Conformer block."""
 
-from typing import NamedTuple
-
 import jax
 from flax import nnx
 
@@ -9,15 +7,10 @@ from conformer.config import ModelConfig
 from conformer.model.attention import Attention
 from conformer.model.convolution import Convolution
 from conformer.model.feed_forward import FeedForward
-from conformer.model.layers import LayerNorm, dropout
-from kernels.typing import Array, Bool, Float, Int, Key
-
-
-class Past(NamedTuple):
-    """What a block remembers of a stream."""
-
-    attention: Float[Array, "batch key_value_heads past head_dim"]  # keys, then values, of the left context
-    convolution: Float[Array, "batch taps channels"]  # newest inputs of the depthwise convolution
+from conformer.model.layouts.layout import Frames, Inside, Layout, Past, Seen
+from conformer.model.linear import dropout
+from conformer.model.norm import LayerNorm
+from kernels.typing import Array, Key
 
 
 class Block(nnx.Module):
@@ -33,21 +26,32 @@ class Block(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "batch frames channels"],
-        key_start: Int[Array, "batch frames"],
-        key_end: Int[Array, "batch frames"],
-        inside: Bool[Array, "batch frames"],
-        past: Past | None = None,
-        chunks: tuple[int, int] | None = None,
+        x: Frames,
+        seen: Seen,
+        inside: Inside,
+        past: Past | None,
+        layout: Layout,
         dropout_key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "batch frames channels"], Past]:
-        """See `Attention` and `Convolution` for the arguments; returns what a stream remembers beside the output."""
-        keys = [None] * 4 if dropout_key is None else list(jax.random.split(dropout_key, 4))
-        past_attention, past_convolution = past if past is not None else (None, None)
-        x = x + 0.5 * dropout(self.first_feed_forward(x), self.dropout, keys[0])
-        attended, key_value = self.attention(x, key_start, key_end, past_attention, chunks)
-        x = x + dropout(attended, self.dropout, keys[1])
-        convolved, inputs = self.convolution(x, inside, past_convolution)
-        x = x + dropout(convolved, self.dropout, keys[2])
-        last = 0.5 * dropout(self.second_feed_forward(x), self.dropout, keys[3])
-        return self.norm.of_sum(x, last), Past(key_value, inputs)
+    ) -> tuple[Frames, Past]:
+        """See `Attention` and `Convolution` for the arguments; returns what a stream remembers beside the output.
+
+        A key for dropout means that the model is being trained.
+        """
+        keys = iter([] if dropout_key is None else jax.random.split(dropout_key, 4))
+
+        def drop(y: Frames) -> Frames:
+            return y if dropout_key is None else dropout(y, self.dropout, next(keys))
+
+        with layout.scope("feed-forward", x):
+            x = layout.add(x, drop(self.first_feed_forward(x, layout)))
+        with layout.scope("attention", x):
+            y, key, value = self.attention(x, seen, past, layout)
+            x = layout.add(x, drop(y))
+        with layout.scope("convolution", x):
+            past_inputs = None if past is None else past.inputs
+            y, inputs = self.convolution(x, inside, past_inputs, layout, training=dropout_key is not None)
+            x = layout.add(x, drop(y))
+        with layout.scope("feed-forward", x):
+            y = drop(self.second_feed_forward(x, layout))
+        with layout.scope("norm"):
+            return layout.norm_of_sum(self.norm, x, y), Past(key, value, inputs)

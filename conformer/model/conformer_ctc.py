@@ -1,11 +1,16 @@
 """The whole network: normalisation, encoder, CTC head."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 
 from conformer.config import Config
 from conformer.model.encoder import Encoder
-from conformer.model.layers import linear
+from conformer.model.layouts import SEQUENCE
+from conformer.model.layouts.layout import Layout, Past, Seen
+from conformer.model.linear import linear
 from kernels.lut_softmax import log_softmax
 from kernels.typing import Array, Float, Int
 
@@ -36,9 +41,21 @@ class ConformerCTC(nnx.Module):
         self.head = linear(config.model.encoder_dim, config.model.vocab_size, compute="float32", rngs=rngs)
         self.log_softmax = log_softmax  # of logits: what decoders read
 
-    def normalise(self, features: Float[Array, "batch time mel"]) -> Float[Array, "batch time mel"]:
+    def normalise(self, features: Any, layout: Layout = SEQUENCE) -> Any:
         """Global mean and variance normalisation: unlike an utterance's own, it can stream."""
-        return (features - self.feature_mean[...]) * self.feature_scale[...]
+        return layout.normalise(features, self.feature_mean[...], self.feature_scale[...])
+
+    def logits(self, features: Any, seen: Seen, pasts: Sequence[Past] | None, layout: Layout) -> tuple[Any, list[Past]]:
+        """The whole network in any layout: logits of features not yet normalised, and the next state of each block.
+
+        Args:
+            pasts: as `Encoder.run`.
+        """
+        with layout.scope("front end"):
+            features = self.normalise(features, layout)
+        outputs, pasts = self.encoder.run(features, seen, None, pasts, layout)
+        with layout.scope("head"):
+            return layout.linear(self.head, outputs[-1]), pasts
 
     def __call__(
         self,

@@ -14,7 +14,9 @@ from jax.extend.core.primitives import exp_p, logistic_p
 
 from conformer.model import ConformerCTC
 from conformer.model.attention import Attention
-from conformer.model.layers import LayerNorm, low_precision_dot
+from conformer.model.linear import low_precision_dot
+from conformer.model.norm import LayerNorm
+from conformer.numerics.device import arithmetic, norm_numerics, softmax_tables
 from conformer.numerics.modules import Norm, Softmax, attention, raw_softmax
 from conformer.numerics.quantised import QuantisedLinear
 from conformer.policy import Policy, get_policy
@@ -68,13 +70,15 @@ def _narrow(name: str, child: Any, *, policy: Policy) -> Any:
 
 
 def _round_parameters(model: nnx.Module, policy: Policy) -> None:
+    device = arithmetic(policy)
+
     def rounded(path: tuple, variable: nnx.Variable) -> nnx.Variable:
         if not jnp.issubdtype(variable[...].dtype, jnp.floating):
             return variable
-        value = policy.arithmetic.round(variable[...])
+        value = device.round(variable[...])
         if not np.isfinite(value).all():
             raise ValueError(
-                f"{'.'.join(map(str, path))} exceeds {policy.arithmetic.format.largest}, the largest {policy.storage}: "
+                f"{'.'.join(map(str, path))} exceeds {device.format.largest}, the largest {policy.storage}: "
                 "scale it into the layers around it"
             )
         return variable.replace(value)
@@ -84,7 +88,8 @@ def _round_parameters(model: nnx.Module, policy: Policy) -> None:
 
 
 def _emulate(model: nnx.Module, policy: Policy) -> None:
-    row_softmax = policy.tables if policy.stabilised_softmax else raw_softmax
+    tables = softmax_tables(policy)
+    row_softmax = tables if policy.stabilised_softmax else raw_softmax
     if policy.stabilised_norm:
         replace_children(model, functools.partial(_stabilise, policy=policy))
     for _, module in list(nnx.iter_modules(model)):
@@ -93,7 +98,7 @@ def _emulate(model: nnx.Module, policy: Policy) -> None:
             # A kernel adds up in float32: none is taken for its speed, only where the model names it.
             module.implementation = module.implementation or "xla"
         elif isinstance(module, ConformerCTC) and policy.stabilised_softmax:
-            module.log_softmax = emulate(functools.partial(log_softmax, tables=policy.tables), policy.arithmetic)
+            module.log_softmax = emulate(functools.partial(log_softmax, tables=tables), arithmetic(policy))
         elif isinstance(module, nnx.MultiHeadAttention):
             module.attention_fn = _attention_fn(module.attention_fn, row_softmax)
         object.__setattr__(module, "__class__", _emulated_class(type(module), policy))
@@ -101,7 +106,7 @@ def _emulate(model: nnx.Module, policy: Policy) -> None:
 
 def _stabilise(_: str, child: Any, *, policy: Policy) -> Any:
     norm = isinstance(child, LayerNorm | nnx.LayerNorm | nnx.RMSNorm)
-    return Norm(child, policy.norm) if norm else child
+    return Norm(child, norm_numerics(policy)) if norm else child
 
 
 def _attention_fn(own: Callable, row_softmax: Softmax) -> Callable:
@@ -127,7 +132,8 @@ def _emulated_class(cls: type, policy: Policy) -> type:
 
 
 def _emulated_method(method: Callable, policy: Policy) -> Callable:
-    functions = {exp_p: policy.tables.exp, logistic_p: functools.partial(sigmoid, policy.tables)}
+    tables, device = softmax_tables(policy), arithmetic(policy)
+    functions = {exp_p: tables.exp, logistic_p: functools.partial(sigmoid, tables)}
 
     @functools.wraps(method)
     def emulated(self, *args: Any, **kwargs: Any):
@@ -136,7 +142,7 @@ def _emulated_method(method: Callable, policy: Policy) -> Callable:
             return method(self, *args, **kwargs)
         token = _inside.set(True)
         try:
-            return emulate(functools.partial(method, self), policy.arithmetic, functions)(*args, **kwargs)
+            return emulate(functools.partial(method, self), device, functions)(*args, **kwargs)
         finally:
             _inside.reset(token)
 

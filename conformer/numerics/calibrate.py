@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from conformer.model.layers import LayerNorm
+from conformer.model.norm import LayerNorm
 from conformer.numerics.apply import apply_policy, replace_children
 from conformer.numerics.modules import Norm
 from conformer.policy import Policy, get_policy

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from conformer.model.layers import LayerNorm
+from conformer.model.norm import LayerNorm
 from kernels.emulator.emulate import exactly
 from kernels.layer_norm import NormNumerics, layer_norm, rms_norm
 from kernels.typing import Array, Bool, Float

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from conformer.model import ConformerCTC
-from conformer.model.layers import LayerNorm
+from conformer.model.norm import LayerNorm
 
 
 def scale_residual(model: ConformerCTC, factor: float) -> ConformerCTC:

@@ -1,7 +1,13 @@
-"""Recognition of audio as it arrives."""
+"""Recognition of audio as it arrives, by any `Stepper`. Needs no JAX: `engine` is the stepper that does."""
 
-from conformer.streaming.pool import StreamPool
-from conformer.streaming.recognizer import Recognizer
-from conformer.streaming.stream import EndpointConfig, Segment, Stream, StreamError, Word
-
-__all__ = ["EndpointConfig", "Recognizer", "Segment", "Stream", "StreamError", "StreamPool", "Word"]
+from conformer.streaming.pool import StreamPool as StreamPool
+from conformer.streaming.recognizer import Recognizer as Recognizer
+from conformer.streaming.stepper import Framing as Framing
+from conformer.streaming.stepper import Stepper as Stepper
+from conformer.streaming.transcript import EndpointConfig as EndpointConfig
+from conformer.streaming.transcript import Segment as Segment
+from conformer.streaming.transcript import Transcript as Transcript
+from conformer.streaming.transcript import Word as Word
+from conformer.streaming.windows import StreamError as StreamError
+from conformer.streaming.windows import Windows as Windows
+from conformer.streaming.windows import windows_of as windows_of

@@ -1,4 +1,4 @@
-"""The part of a stream that runs on the device: the encoder's step for a fixed number of streams, compiled once."""
+"""The stepper in JAX: the encoder's step for a fixed number of streams, compiled once."""
 
 import warnings
 from typing import Any
@@ -9,35 +9,44 @@ import numpy as np
 from flax import nnx
 
 from conformer.config import Config
-from conformer.model import Cache, ConformerCTC, channels_first
+from conformer.model import Cache, ConformerCTC
+from conformer.streaming.stepper import Framing
 from kernels.typing import Array, Bool, Float, Int
 
 
 class Engine:
-    """Steps `batch_size` streams at once; each row of the batch is a slot that a stream can hold.
+    """A model as a `Stepper`. Warns where it was not trained for the chunk size.
 
-    Warns where the model was not trained for the chunk size.
+    Args:
+        chunk_size: encoder frames that are seen at a time.
+        num_left_chunks: chunks that are seen before them.
+        batch_size: streams that are stepped at once.
     """
 
     def __init__(
-        self, config: Config, model: ConformerCTC, *, chunk_size: int, num_left_chunks: int, batch_size: int = 1
+        self,
+        config: Config,
+        model: ConformerCTC,
+        *,
+        chunk_size: int = 16,
+        num_left_chunks: int = 4,
+        batch_size: int = 1,
     ):
         trained = config.train.chunk_sizes
         if chunk_size not in trained:
             warnings.warn(
                 f"chunk_size={chunk_size} is not one of train.chunk_sizes={trained} that the model was trained for: "
                 "expect more errors",
-                stacklevel=3,
+                stacklevel=2,
             )
-        self.chunk_size = chunk_size
+        front_end = model.encoder.subsampling
+        shift = chunk_size * front_end.subsampling_factor
+        self.framing = Framing(config.features, chunk_size, front_end.window(chunk_size), shift)
         self.batch_size = batch_size
-        self.window = model.encoder.subsampling.window(chunk_size)
-        self.num_mel_bins = config.features.num_mel_bins
         cache = jax.eval_shape(lambda: model.encoder.initial_cache(batch_size, chunk_size, num_left_chunks))
         self._initial = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), cache)  # nothing to compile
         self.reset()
-        if model.encoder.config.execution == "channels_first":
-            model = channels_first.lay_out(model, chunk_size, num_left_chunks)
+        model = model.encoder.layout.lay_out(model, chunk_size, num_left_chunks)
         graphdef, weights = nnx.split(model)
         self._weights = jax.device_put(weights, jax.devices()[0])
 
@@ -64,32 +73,28 @@ class Engine:
         num_frames: Int[np.ndarray, " batch"],
         fresh: Bool[np.ndarray, " batch"] | None = None,
     ) -> Float[np.ndarray, "batch frames vocab"]:
-        """Log-probabilities of each slot's next chunk.
-
-        Args:
-            windows: features; rows of slots with nothing to do are ignored.
-            num_frames: valid encoder frames of each slot's chunk; 0 = nothing to do.
-            fresh: slots that begin a new stream with this chunk.
-        """
+        """See `Stepper`."""
         if fresh is None:
             fresh = np.zeros(self.batch_size, bool)
+        if self.batch_size == 1 and fresh[0]:
+            self.reset()
         log_probs, self._cache = self._step(self._weights, self._cache, windows, num_frames, fresh)
         return np.asarray(log_probs)
 
     def reset(self) -> None:
-        """Begins new streams in all slots."""
+        """See `Stepper`."""
         # Committed to a device, as what a step returns: JAX compiles anew for what is not.
         self._cache = jax.device_put(jax.tree.map(np.copy, self._initial), jax.devices()[0])
 
     def warm_up(self) -> None:
-        """Compiles the step ahead of the first audio."""
-        shape = (self.batch_size, self.window, self.num_mel_bins)
+        """Compiles the step."""
+        shape = (self.batch_size, self.framing.window, self.framing.features.num_mel_bins)
         self(np.zeros(shape, np.float32), np.zeros(self.batch_size, np.int32))
         self.reset()
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of state of one stream."""
+        """See `Stepper`."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self._initial)) // self.batch_size
 
 

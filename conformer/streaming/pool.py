@@ -4,39 +4,55 @@ from typing import Any
 
 import numpy as np
 
-from conformer.config import Config
-from conformer.model import ConformerCTC
-from conformer.streaming.engine import Engine
-from conformer.streaming.stream import Stream, StreamError
+from conformer.streaming.stepper import Framing, Stepper
+from conformer.streaming.transcript import Transcript
+from conformer.streaming.windows import StreamError, Windows
 from conformer.tokenizer import Tokenizer
+from kernels.typing import Float
+
+
+class Stream:
+    """Audio in and text out; a pool steps what lies between.
+
+    Args:
+        sample_rate: see `Windows`.
+        transcript_options: see `Transcript`: decoder, endpoint.
+    """
+
+    def __init__(
+        self, framing: Framing, tokenizer: Tokenizer, *, sample_rate: int | None = None, **transcript_options: Any
+    ):
+        self.audio = Windows(framing, sample_rate)
+        self.transcript = Transcript(tokenizer, framing.frame_seconds, **transcript_options)
+
+    def accept(self, samples: Float[np.ndarray, " samples"], sample_rate: int | None = None) -> None:
+        """Takes the next samples, any number of them. Raises StreamError (see `Windows.accept`)."""
+        self.audio.accept(samples, sample_rate)
+
+    def end(self) -> None:
+        """No more audio will come. May be called again."""
+        self.audio.end()
+
+    @property
+    def finished(self) -> bool:
+        """True when the audio has ended and all of it has been encoded."""
+        return self.audio.finished
 
 
 class StreamPool:
-    """A fixed number of slots that streams hold from `open` until they have finished.
+    """Gives each stream a slot of the stepper, from `open` until it has finished.
 
-    pool = StreamPool(config, model, tokenizer, batch_size=32)
+    pool = StreamPool(Engine(config, model, batch_size=32), tokenizer)
     stream = pool.open()
     stream.accept(samples)  # of any stream, in any order
     pool.step()             # encodes one chunk of every stream that has one
     stream.end()
     """
 
-    def __init__(
-        self,
-        config: Config,
-        model: ConformerCTC,
-        tokenizer: Tokenizer,
-        *,
-        batch_size: int,
-        chunk_size: int = 16,
-        num_left_chunks: int = 4,
-    ):
-        self._config, self._tokenizer = config, tokenizer
-        self._engine = Engine(
-            config, model, chunk_size=chunk_size, num_left_chunks=num_left_chunks, batch_size=batch_size
-        )
-        self._slots: list[Stream | None] = [None] * batch_size
-        self._fresh = np.zeros(batch_size, bool)
+    def __init__(self, stepper: Stepper, tokenizer: Tokenizer):
+        self._stepper, self._tokenizer = stepper, tokenizer
+        self._slots: list[Stream | None] = [None] * stepper.batch_size
+        self._fresh = np.zeros(stepper.batch_size, bool)
 
     @property
     def num_streams(self) -> int:
@@ -48,29 +64,34 @@ class StreamPool:
         if None not in self._slots:
             raise StreamError(f"all {len(self._slots)} slots are taken: end a stream, or make a larger pool")
         slot = self._slots.index(None)
-        stream = Stream(self._config, self._tokenizer, chunk_size=self._engine.chunk_size, **stream_options)
+        stream = Stream(self._stepper.framing, self._tokenizer, **stream_options)
         self._slots[slot], self._fresh[slot] = stream, True
         return stream
+
+    def abandon(self, stream: Stream) -> None:
+        """Frees the slot of a stream whose end nobody waits for."""
+        self._slots = [None if other is stream else other for other in self._slots]
 
     def step(self) -> int:
         """Encodes the next chunk of every stream that has one, and frees the slots of those that have finished.
 
         Returns the number of streams advanced; 0 means that all wait for audio.
         """
-        engine = self._engine
-        windows = np.zeros((engine.batch_size, engine.window, engine.num_mel_bins), np.float32)
-        num_frames = np.zeros(engine.batch_size, np.int32)
+        framing, batch_size = self._stepper.framing, self._stepper.batch_size
+        windows = np.zeros((batch_size, framing.window, framing.features.num_mel_bins), np.float32)
+        num_frames = np.zeros(batch_size, np.int32)
         for slot, stream in enumerate(self._slots):
-            if stream is not None and (window := stream.next_window()) is not None:
+            if stream is not None and (window := stream.audio.next_window()) is not None:
                 windows[slot], num_frames[slot] = window
         if num_frames.any():
-            log_probs = engine(windows, num_frames, self._fresh & (num_frames > 0))
+            log_probs = self._stepper(windows, num_frames, self._fresh & (num_frames > 0))
             self._fresh &= num_frames == 0
         for slot, stream in enumerate(self._slots):
             if stream is None:
                 continue
             if num_frames[slot]:
-                stream.decode(log_probs[slot, : num_frames[slot]])
+                stream.transcript.decode(log_probs[slot, : num_frames[slot]])
             if stream.finished:
+                stream.transcript.finish()
                 self._slots[slot] = None
         return int((num_frames > 0).sum())

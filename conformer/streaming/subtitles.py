@@ -1,6 +1,6 @@
 """A segment in the formats that players and editors read: a cue lasts from its first word to its last."""
 
-from conformer.streaming.stream import Segment
+from conformer.streaming.transcript import Segment
 
 VTT_HEADER = "WEBVTT\n"
 

@@ -10,8 +10,9 @@ from conformer.config import Config
 from conformer.data import Batch, TrainLoader, Utterance
 from conformer.data.records import Utterances
 from conformer.evaluation.offline import Transcripts, make_forward, transcribe
-from conformer.features import log_mel, num_frames
-from conformer.model.subsampling import output_lengths
+from conformer.features import log_mel
+from conformer.filterbank import num_frames
+from conformer.model.subsampling import lengths_of
 from conformer.tokenizer import Tokenizer
 from conformer.training.mesh import make_mesh, on_this_process, partitionable, place_batch, place_state
 from conformer.training.state import initial_state
@@ -24,7 +25,7 @@ def make_loader(config: Config, utterances: Utterances, tokenizer: Tokenizer) ->
 
     def output_frames(seconds: float) -> int:
         frames = num_frames(config.features, int(seconds * config.features.sample_rate))
-        return output_lengths(frames, config.model.subsampling_factor)
+        return lengths_of(config.model).output_lengths(frames)
 
     return TrainLoader(config, utterances, tokenizer, output_frames)
 

@@ -20,7 +20,7 @@ class TrainState(NamedTuple):
 
     step: Int[Array, ""]
     params: nnx.State
-    statistics: nnx.State  # of the features; not trained
+    statistics: nnx.State  # of the features, and of BatchNorm: without a gradient
     average: nnx.State  # exponential moving average of params: what is evaluated and shipped
     optimiser: Any  # optax state
     loss_scale: DynamicScale | None  # float16 only

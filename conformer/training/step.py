@@ -1,5 +1,6 @@
 """One update: audio -> features -> loss -> gradient -> parameters, as a single compiled function."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -48,7 +49,10 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
             middle = model.head(outputs[len(outputs) // 2 - 1])
             loss = (1 - weight) * loss + weight * ctc_loss(middle, lengths, *labels)
         # Filler rows hold no labels and no audio; their loss may be anything.
-        return jnp.sum(jnp.where(batch.weights > 0, loss, 0.0)) / num_labels
+        loss = jnp.sum(jnp.where(batch.weights > 0, loss, 0.0)) / num_labels
+        return loss, nnx.state(model, nnx.Not(nnx.Param))  # as the forward pass left them
+
+    gradient_of = functools.partial(jax.value_and_grad, has_aux=True)
 
     def in_parts(params, statistics, batch, num_labels, chunk_size, num_left_chunks, key, mask_strength):
         """The loss of a batch and its gradient, from those of parts of its rows, computed one after another."""
@@ -56,14 +60,17 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
         def add(total, part):
             index, rows = part
             arguments = (rows, num_labels, chunk_size, num_left_chunks, jax.random.fold_in(key, index), mask_strength)
-            loss, gradient = jax.value_and_grad(loss_fn)(params, statistics, *arguments)
+            total, statistics = total
+            (loss, statistics), gradient = gradient_of(loss_fn)(params, statistics, *arguments)
             total = jax.tree.map(jnp.add, total, (loss, gradient))
-            return (total[0], keep_in_place(mesh, total[1])), None
+            return ((total[0], keep_in_place(mesh, total[1])), statistics), None
 
         # Every accumulate-th row: rows next to each other lie on one device.
         parts = jax.tree.map(lambda rows: jnp.moveaxis(rows.reshape(-1, accumulate, *rows.shape[1:]), 1, 0), batch)
         nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
-        return jax.lax.scan(add, nothing, (jnp.arange(accumulate), parts))[0]
+        start = nothing, statistics
+        ((loss, gradient), statistics), _ = jax.lax.scan(add, start, (jnp.arange(accumulate), parts))
+        return (loss, statistics), gradient
 
     @jax.jit(donate_argnums=0)
     def step(state: TrainState, batch: Batch, chunk_size: Int[Array, ""], num_left_chunks: Int[Array, ""]):
@@ -75,11 +82,11 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
         arguments = (state.params, state.statistics, batch, num_labels, chunk_size, num_left_chunks, key, mask_strength)
         loss_scale = state.loss_scale
         if accumulate > 1:
-            loss, gradient = in_parts(*arguments)
+            (loss, statistics), gradient = in_parts(*arguments)
         elif loss_scale is None:
-            loss, gradient = jax.value_and_grad(loss_fn)(*arguments)
+            (loss, statistics), gradient = gradient_of(loss_fn)(*arguments)
         else:
-            loss_scale, _, loss, gradient = loss_scale.value_and_grad(loss_fn)(*arguments)
+            loss_scale, _, (loss, statistics), gradient = loss_scale.value_and_grad(loss_fn, has_aux=True)(*arguments)
         gradient = keep_in_place(mesh, gradient)
         norm = optax.global_norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -93,6 +100,7 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
 
         old = (state.params, state.average, state.optimiser)
         params, average, optimiser_state = jax.lax.cond(finite, update, lambda *unchanged: unchanged, *old)
+        statistics = jax.tree.map(lambda new, old: jnp.where(finite, new, old), statistics, state.statistics)
         skipped = jnp.where(finite, 0, 1)
         metrics = {
             "loss": loss,
@@ -106,6 +114,7 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
         state = state._replace(
             step=state.step + 1,
             params=params,
+            statistics=statistics,
             average=average,
             optimiser=optimiser_state,
             loss_scale=loss_scale,

@@ -1,15 +1,15 @@
 """The public function; picks the implementation."""
 
+import numbers
 from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from kernels import formats
 from kernels.chunked_attention import reference, xla
 from kernels.implementation import deferred, dispatch
 from kernels.lut_softmax import softmax as exact_softmax
 from kernels.typing import Array, Float, Int
-
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def chunked_attention(
@@ -40,7 +40,7 @@ def chunked_attention(
         key, value: the sequence attended to, in the query's type; in a stream, the cache followed by the chunk.
         relative_bias: b for distances -R ... R (2R + 1 of them); larger distances share the outermost.
         key_start, key_end: the range of keys of each query (see `chunk_rows`), traced or not; an empty range gives
-            zeros, and no gradient.
+            zeros, and no gradient; what lies before the first key or past the last one counts for nothing.
         softmax: the exact one; `SoftmaxTables`, for inference, in the kernels by blocks (`online`); or, for "reference"
             and "xla", any function of scores (*batch, heads, queries, keys) and a mask that broadcasts against them.
         chunks: (chunk_size, num_left_chunks) where they are known before tracing, the first at least 1, the second at
@@ -55,9 +55,10 @@ def chunked_attention(
         Unsupported: the implementation named does not run here, or not with these arguments.
     """
     _check(query, key, value, relative_bias, key_start, key_end)
-    if chunks is not None:
-        key_start, key_end = _within(chunks, query.shape[1], key.shape[1], key_start, key_end)
-    arrays = query, key, value, relative_bias, key_start, key_end
+    first, stop = (0, key.shape[1]) if chunks is None else _allowed(chunks, query.shape[1], key.shape[1])
+    if query.size == 0:
+        return query
+    arrays = query, key, value, relative_bias, jnp.maximum(key_start, first), jnp.minimum(key_end, stop)
     return dispatch("chunked_attention", IMPLEMENTATIONS, implementation, *arrays, softmax, chunks)
 
 
@@ -69,15 +70,15 @@ IMPLEMENTATIONS = {
 }
 
 
-def _within(
-    chunks: tuple[int, int], num_queries: int, num_keys: int, key_start: Array, key_end: Array
-) -> tuple[Array, Array]:
+def _allowed(chunks: tuple[int, int], num_queries: int, num_keys: int) -> tuple[Array, Array]:
+    """The first key that each query may see, and the one past the last."""
+    if not all(isinstance(number, numbers.Integral) for number in chunks):
+        raise ValueError(f"chunks={chunks} must be integers known before tracing: give None where they are traced")
     chunk_size, num_left_chunks = chunks
     if chunk_size < 1 or num_left_chunks < 0:
         raise ValueError(f"chunks={chunks} must hold at least 1 and at least 0: give None where there is no such limit")
-    first = jnp.arange(num_keys - num_queries, num_keys) // chunk_size * chunk_size
-    start = jnp.maximum(key_start, first - num_left_chunks * chunk_size)
-    return start, jnp.minimum(key_end, first + chunk_size)
+    chunk = jnp.arange(num_keys - num_queries, num_keys) // chunk_size * chunk_size
+    return jnp.maximum(chunk - num_left_chunks * chunk_size, 0), jnp.minimum(chunk + chunk_size, num_keys)
 
 
 def _check(query: Array, key: Array, value: Array, relative_bias: Array, key_start: Array, key_end: Array) -> None:
@@ -99,8 +100,8 @@ def _check(query: Array, key: Array, value: Array, relative_bias: Array, key_sta
     for name, rows in (("key_start", key_start), ("key_end", key_end)):
         if rows.shape != (batch, num_queries):
             raise ValueError(f"{name} of shape {rows.shape} must be {(batch, num_queries)}, a number for each query")
-    if query.dtype.name not in _DTYPES or not query.dtype == key.dtype == value.dtype:
+    if query.dtype.name not in formats.COMPUTED or not query.dtype == key.dtype == value.dtype:
         raise ValueError(
-            f"query is {query.dtype}, key {key.dtype} and value {value.dtype}: give one of {', '.join(_DTYPES)} for "
-            "all three (float8 is for storage: convert it first)"
+            f"query is {query.dtype}, key {key.dtype} and value {value.dtype}: give all three in one of "
+            f"{', '.join(formats.COMPUTED)} (float8 is for storage: convert it first)"
         )

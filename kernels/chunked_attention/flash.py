@@ -17,19 +17,19 @@ import jax.numpy as jnp
 
 from kernels.chunked_attention.blocks import Diagonals, key_blocks, query_blocks
 from kernels.chunked_attention.online import OnlineSoftmax, online_softmax
-from kernels.typing import Array, Float, Int
+from kernels.typing import Array
 
 HEAD_DIM = 64  # head dimensions are padded to a multiple of it
 
 
-class Backend(NamedTuple):
-    """The kernels of a device. All their arrays are padded to whole blocks; ranges of blocks are [first, last).
+class Kernels(NamedTuple):
+    """Those of a device. All their arrays are padded to whole blocks; ranges of blocks are pairs [first, last).
 
     Args:
-        forward: (diagonals, online, query, key, value, tiles, start, end, first, last) -> (out, lse); online is the
+        forward: (diagonals, online, key_range, query, key, value, tiles, start, end) -> (out, lse); online is the
             softmax from tables or None; lse (batch, heads, queries) in float32, anything for a row that sees nothing,
             and with tables.
-        backward: (diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent) ->
+        backward: (diagonals, key_range, query_range, query, key, value, tiles, start, end, lse, delta, cotangent) ->
             gradients of query, key, value and tiles; delta = rowsum(dO O), (batch, heads, queries) in float32.
         block: queries, and keys, of a block.
     """
@@ -39,30 +39,20 @@ class Backend(NamedTuple):
     block: int
 
 
-def attention(
-    backend: Backend,
-    query: Float[Array, "batch queries heads head_dim"],
-    key: Float[Array, "batch keys heads head_dim"],
-    value: Float[Array, "batch keys heads head_dim"],
-    relative_bias: Float[Array, "heads distances"],
-    key_start: Int[Array, "batch queries"],
-    key_end: Int[Array, "batch queries"],
-    softmax: Callable[[Array, Array], Array],
-) -> Float[Array, "batch queries heads head_dim"]:
+def attention(kernels: Kernels, query, key, value, relative_bias, key_start, key_end, softmax) -> Array:
     """See `api.chunked_attention`. Raises Unsupported for another softmax than the exact one and `SoftmaxTables`."""
     online = online_softmax(softmax, key.shape[1], query.dtype)
     num_queries, head_dim = query.shape[1], query.shape[3]
-    diagonals = Diagonals(num_queries, key.shape[1], relative_bias.shape[1] // 2, backend.block)
+    diagonals = Diagonals(num_queries, key.shape[1], relative_bias.shape[1] // 2, kernels.block)
     tiles = diagonals.tiles(relative_bias)
     padding = (-head_dim) % HEAD_DIM
-    query, key, value = (_pad(_pad(x, 1, (-x.shape[1]) % backend.block), 3, padding) for x in (query, key, value))
-    start, end = (_pad(x.astype(jnp.int32), 1, (-num_queries) % backend.block) for x in (key_start, key_end))
+    query, key, value = (_pad(_pad(x, 1, (-x.shape[1]) % kernels.block), 3, padding) for x in (query, key, value))
+    start, end = (_pad(x.astype(jnp.int32), 1, (-num_queries) % kernels.block) for x in (key_start, key_end))
     arrays = query, key, value, tiles, start, end
-    out: Any = (
-        _attention(backend, diagonals, *arrays)
-        if online is None
-        else _forward_pass(backend, diagonals, online, *arrays)[0]
-    )
+    if online is None:
+        out: Any = _attention(kernels, diagonals, *arrays)
+    else:
+        out, _ = _forward_pass(kernels, diagonals, online, *arrays)
     return out[:, :num_queries, :, :head_dim]
 
 
@@ -71,33 +61,32 @@ def _pad(x: Array, axis: int, amount: int) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attention(backend: Backend, diagonals: Diagonals, *arrays: Array) -> Array:
-    return _forward_pass(backend, diagonals, None, *arrays)[0]
+def _attention(kernels: Kernels, diagonals: Diagonals, *arrays: Array) -> Array:
+    return _forward_pass(kernels, diagonals, None, *arrays)[0]
 
 
-def _forward(backend: Backend, diagonals: Diagonals, *arrays: Array):
-    out, lse = _forward_pass(backend, diagonals, None, *arrays)
+def _forward(kernels: Kernels, diagonals: Diagonals, *arrays: Array):
+    out, lse = _forward_pass(kernels, diagonals, None, *arrays)
     return out, (*arrays, out, lse)
 
 
 def _forward_pass(
-    backend: Backend, diagonals: Diagonals, online: OnlineSoftmax | None, query, key, value, tiles, start, end
+    kernels: Kernels, diagonals: Diagonals, online: OnlineSoftmax | None, query, key, value, tiles, start, end
 ) -> tuple[Array, Array]:
     def forward(tiles, query, key, value, start, end):
-        first, last = key_blocks(start, end, backend.block)
-        return backend.forward(diagonals, online, query, key, value, tiles, start, end, first, last)
+        key_range = key_blocks(start, end, kernels.block)
+        return kernels.forward(diagonals, online, key_range, query, key, value, tiles, start, end)
 
     return _folded(forward, per_example=False)(tiles, query, key, value, start, end)
 
 
-def _backward(backend: Backend, diagonals: Diagonals, residuals: tuple[Array, ...], cotangent: Array):
+def _backward(kernels: Kernels, diagonals: Diagonals, residuals: tuple[Array, ...], cotangent: Array):
     def backward(tiles, query, key, value, start, end, out, lse, cotangent):
-        first, last = key_range = key_blocks(start, end, backend.block)
-        query_range = query_blocks(first, last, key.shape[1] // backend.block)
+        key_range = key_blocks(start, end, kernels.block)
+        query_range = query_blocks(*key_range, key.shape[1] // kernels.block)
         delta = jnp.einsum("bqhd,bqhd->bhq", cotangent, out, preferred_element_type=jnp.float32)
-        return backend.backward(
-            diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent
-        )
+        arrays = query, key, value, tiles, start, end, lse, delta, cotangent
+        return kernels.backward(diagonals, key_range, query_range, *arrays)
 
     query, key, value, tiles, start, end, out, lse = residuals
     gradients = _folded(backward, per_example=True)(tiles, query, key, value, start, end, out, lse, cotangent)
@@ -107,13 +96,13 @@ def _backward(backend: Backend, diagonals: Diagonals, residuals: tuple[Array, ..
 _attention.defvjp(_forward, _backward)
 
 
-def _folded(kernels: Callable, *, per_example: bool) -> Callable:
-    """`kernels(tiles, *batched)` with a rule for vmap: one call for all, the mapped axis as part of the batch.
+def _folded(call: Callable, *, per_example: bool) -> Callable:
+    """`call(tiles, *batched)` with a rule for vmap: one call for all, the mapped axis as part of the batch.
 
     Args:
         per_example: an output is summed over the batch (the gradient of the tiles), so that vmap is a loop.
     """
-    function = jax.custom_batching.custom_vmap(kernels)
+    function = jax.custom_batching.custom_vmap(call)
 
     @function.def_vmap
     def _(size: int, in_batched: list[bool], tiles: Array, *arrays: Array):

@@ -23,7 +23,7 @@ from kernels.chunked_attention.online import OnlineSoftmax
 from kernels.device import is_interpreted
 from kernels.implementation import Unsupported
 from kernels.lut_softmax.mosaic_gpu import gather
-from kernels.typing import Array, Float, Int
+from kernels.typing import Array
 
 BLOCK = 64  # of queries and of keys: rows of one wgmma
 LARGEST_HEAD_DIM = 128  # beyond, accumulators no longer fit into the registers
@@ -36,7 +36,7 @@ _PARAMS = plgpu.CompilerParams(approx_math=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Blocks:
+class Pipeline:
     """Args:
     steps_ahead: blocks being loaded or computed at a time.
     splits: programs that share the sum over the batch in the gradient of a tile.
@@ -46,21 +46,12 @@ class Blocks:
     splits: int = 32
 
 
-def candidates() -> list[Blocks]:
+def candidates(width: int, format: str) -> list[Pipeline]:
     """What tuning chooses among; a block is one wgmma, whatever the problem."""
-    return [Blocks(*choice) for choice in ((2, 32), (3, 32), (4, 32), (2, 8), (2, 128))]
+    return [Pipeline(*choice) for choice in ((2, 32), (3, 32), (4, 32), (2, 8), (2, 128))]
 
 
-def chunked_attention(
-    query: Float[Array, "batch queries heads head_dim"],
-    key: Float[Array, "batch keys heads head_dim"],
-    value: Float[Array, "batch keys heads head_dim"],
-    relative_bias: Float[Array, "heads distances"],
-    key_start: Int[Array, "batch queries"],
-    key_end: Int[Array, "batch queries"],
-    softmax: Callable[[Array, Array], Array],
-    chunks: tuple[int, int] | None = None,
-) -> Float[Array, "batch queries heads head_dim"]:
+def chunked_attention(query, key, value, relative_bias, key_start, key_end, softmax, chunks=None) -> Array:
     """See `api.chunked_attention`. The ranges of blocks come from the rows; `chunks` is of no use here."""
     if query.dtype not in (jnp.float16, jnp.bfloat16):
         raise Unsupported(
@@ -72,30 +63,27 @@ def chunked_attention(
             f"chunked_attention: head_dim={query.shape[3]} is more than {LARGEST_HEAD_DIM}: use more heads, or "
             "implementation='xla'"
         )
-    blocks = tuned("chunked_attention", "mosaic_gpu", Blocks, width=query.shape[3], format=query.dtype.name)
-    return flash.attention(_backend(blocks or Blocks()), query, key, value, relative_bias, key_start, key_end, softmax)
+    pipeline = tuned("chunked_attention", "mosaic_gpu", Pipeline, width=query.shape[3], format=query.dtype.name)
+    kernels = _kernels(pipeline or Pipeline())
+    return flash.attention(kernels, query, key, value, relative_bias, key_start, key_end, softmax)
 
 
 # ------------------------------------------------------------------------ forward
 
 
-def _forward(blocks: Blocks, diagonals: Diagonals, online: OnlineSoftmax | None, *arrays: Array):
-    query, key, value, tiles, start, end, first, last = arrays
+def _forward(pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | None, key_range, query, *arrays):
     batch, length, heads, head_dim = query.shape
     tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
 
-    def kernel(q_all, k_all, v_all, tiles, start, end, first, last, *refs):
+    def kernel(b, h, i, first, last, q_all, k_all, v_all, tiles, start, end, *refs):
         *tables, out_all, lse_all, q, row, barrier = refs
-        b, h, i = lax.axis_index("batch"), lax.axis_index("heads"), lax.axis_index("blocks")
-        queries = pl.ds(i * BLOCK, BLOCK)
-        plgpu.copy_gmem_to_smem(q_all.at[b, queries, h], q, barrier)
-        begin, steps = first[b, i], last[b, i] - first[b, i]
+        queries = _part(i)
+        _fetch(barrier, (q_all.at[b, queries, h], q))
         row_start, row_end = (_load(x.at[b, queries], _ROWS) for x in (start, end))
         plgpu.barrier_wait(barrier)
 
-        def step(indices, k, v, carry):
+        def step(j, k, v, carry):
             accumulator, maximum, total = carry
-            j = begin + indices[0]
             bias = _load(tiles.at[h, diagonals.index(i, j)], plgpu.Layout.WGMMA)
             scores = _product(q, k.transpose((1, 0)), onto=bias) * (_LOG2E if online is None else 1.0)
             seen = _seen(j * BLOCK, 1, row_start, row_end)
@@ -104,208 +92,125 @@ def _forward(blocks: Blocks, diagonals: Diagonals, online: OnlineSoftmax | None,
             if online is None:
                 decay = jnp.exp2(maximum - new)
                 # A row that has seen nothing yet has the maximum _NEVER, and would weigh what is masked by one.
-                weights = jnp.where(scores > _NEVER / 2, jnp.exp2(scores - _spread(new, 0)), 0.0)
+                weights = jnp.where(scores > _NEVER / 2, jnp.exp2(scores - _across(new, 0)), 0.0)
             else:
                 lookups = gather(tables[0], plgpu.Layout.WGMMA), gather(tables[0], _ROWS)
-                weights, decay = online.block(scores, seen, maximum, new, lambda x: _spread(x, 0), *lookups)
+                weights, decay = online.weigh(scores, seen, maximum, new, lambda x: _across(x, 0), *lookups)
             total = total * decay + jnp.sum(weights, axis=1)
-            accumulator = _product(weights.astype(v.dtype), v, onto=accumulator * _spread(decay, 0, head_dim))
+            accumulator = _product(weights.astype(v.dtype), v, onto=accumulator * _across(decay, 0, head_dim))
             return accumulator, new, total
 
-        accumulator, maximum, total = plgpu.emit_pipeline(
-            step,
-            grid=(steps,),
-            in_specs=[_block_spec(head_dim, begin), _block_spec(head_dim, begin)],
-            max_concurrent_steps=blocks.steps_ahead,
-            init_carry=(_zeros(head_dim), _vector(_NEVER, _ROWS), _vector(0.0, _ROWS)),
-        )(k_all.at[b, :, h], v_all.at[b, :, h])
+        nothing = _zeros(head_dim), _vector(_NEVER, _ROWS), _vector(0.0, _ROWS)
+        met = first[b, i], last[b, i]
+        accumulator, maximum, total = _over(met, step, nothing, pipeline, k_all.at[b, :, h], v_all.at[b, :, h])
         if online is None:
             empty = total == 0.0
             total = jnp.where(empty, 1.0, total)
-            out = accumulator / _spread(total, 0, head_dim)
-            row[...] = jnp.where(empty, 0.0, maximum + jnp.log2(total))
+            out = accumulator / _across(total, 0, head_dim)
+            lse = jnp.where(empty, 0.0, maximum + jnp.log2(total))
         else:
             reciprocal, scale = online.inverse(total, gather(tables[1], _ROWS))
-            out = accumulator * _spread(reciprocal, 0, head_dim) * _spread(scale, 0, head_dim)
-            row[...] = maximum
-        q[...] = out.astype(q.dtype)
-        plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(q, out_all.at[b, queries, h])
-        plgpu.copy_smem_to_gmem(row, lse_all.at[b, h, queries])
-        plgpu.wait_smem_to_gmem(0)
+            out = accumulator * _across(reciprocal, 0, head_dim) * _across(scale, 0, head_dim)
+            lse = maximum
+        _store((lse, row, lse_all.at[b, h, queries]), (out, q, out_all.at[b, queries, h]))
 
-    return plgpu.kernel(
-        kernel,
-        out_type=(
-            jax.ShapeDtypeStruct(query.shape, query.dtype),
-            jax.ShapeDtypeStruct((batch, heads, length), jnp.float32),
-        ),
-        grid=(heads, length // BLOCK, batch),
-        grid_names=("heads", "blocks", "batch"),
-        scratch_types=[_buffer(query), plgpu.SMEM((BLOCK,), jnp.float32), plgpu.Barrier()],
-        compiler_params=_PARAMS,
-    )(query, key, value, tiles, start, end, first, last, *map(jnp.asarray, tables))
+    sums = jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)
+    scratch = [_buffer(query), plgpu.SMEM((BLOCK,), jnp.float32), plgpu.Barrier()]
+    call = _call(kernel, query, (jax.ShapeDtypeStruct(query.shape, query.dtype), sums), scratch)
+    return call(*key_range, query, *arrays, *map(jnp.asarray, tables))
 
 
 # ----------------------------------------------------------------------- backward
 
 
-def _backward(
-    blocks: Blocks,
-    diagonals: Diagonals,
-    query,
-    key,
-    value,
-    tiles,
-    start,
-    end,
-    key_range,
-    query_range,
-    lse,
-    delta,
-    cotangent,
-):
-    arrays = query, key, value, cotangent, tiles, start, end, lse, delta
-    query_gradient = _query_gradient(blocks, diagonals, key_range, *arrays)
-    key_gradient, value_gradient = _key_gradient(blocks, diagonals, query_range, *arrays)
-    tiles_gradient = _tiles_gradient(blocks, diagonals, key_range, *arrays)
+def _backward(pipeline: Pipeline, diagonals: Diagonals, key_range, query_range, *arrays):
+    query_gradient = _query_gradient(pipeline, diagonals, key_range, *arrays)
+    key_gradient, value_gradient = _key_gradient(pipeline, diagonals, query_range, *arrays)
+    tiles_gradient = _tiles_gradient(pipeline, diagonals, key_range, *arrays)
     return query_gradient, key_gradient, value_gradient, tiles_gradient
 
 
-def _query_gradient(
-    blocks: Blocks, diagonals: Diagonals, ranges, query, key, value, cotangent, tiles, start, end, lse, delta
-):
-    batch, length, heads, head_dim = query.shape
-
-    def kernel(first, last, q_all, k_all, v_all, do_all, tiles, start, end, lse, delta, dq_all, q, do, barrier):
-        b, h, i = lax.axis_index("batch"), lax.axis_index("heads"), lax.axis_index("blocks")
-        queries = pl.ds(i * BLOCK, BLOCK)
-        plgpu.copy_gmem_to_smem(q_all.at[b, queries, h], q, barrier)
-        plgpu.copy_gmem_to_smem(do_all.at[b, queries, h], do, barrier)
-        begin, steps = first[b, i], last[b, i] - first[b, i]
-        rows = [_load(x.at[b, queries], _ROWS) for x in (start, end)]
-        rows += [_load(x.at[b, h, queries], _ROWS) for x in (lse, delta)]
+def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, *arrays):
+    def kernel(b, h, i, first, last, q_all, k_all, v_all, tiles, *refs):
+        *vectors, do_all, dq_all, q, do, barrier = refs
+        queries = _part(i)
+        _fetch(barrier, (q_all.at[b, queries, h], q), (do_all.at[b, queries, h], do))
+        rows = _vectors(vectors, b, h, queries, _ROWS)
         plgpu.barrier_wait(barrier)
 
-        def step(indices, k, v, accumulator):
-            j = begin + indices[0]
+        def step(j, k, v, accumulator):
             tile = tiles.at[h, diagonals.index(i, j)]
             _, d_scores = _gradients(q, k, v, do, tile, rows, keys=j * BLOCK)
             return _product(d_scores.astype(k.dtype), k, onto=accumulator)
 
-        accumulator = plgpu.emit_pipeline(
-            step,
-            grid=(steps,),
-            in_specs=[_block_spec(head_dim, begin), _block_spec(head_dim, begin)],
-            max_concurrent_steps=blocks.steps_ahead,
-            init_carry=_zeros(head_dim),
-        )(k_all.at[b, :, h], v_all.at[b, :, h])
-        q[...] = accumulator.astype(q.dtype)
-        plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(q, dq_all.at[b, queries, h])
-        plgpu.wait_smem_to_gmem(0)
+        met = first[b, i], last[b, i]
+        gradient = _over(met, step, _zeros(query.shape[3]), pipeline, k_all.at[b, :, h], v_all.at[b, :, h])
+        _store((gradient, q, dq_all.at[b, queries, h]))
 
-    return plgpu.kernel(
-        kernel,
-        out_type=jax.ShapeDtypeStruct(query.shape, query.dtype),
-        grid=(heads, length // BLOCK, batch),
-        grid_names=("heads", "blocks", "batch"),
-        scratch_types=[_buffer(query), _buffer(query), plgpu.Barrier(num_arrivals=2)],
-        compiler_params=_PARAMS,
-    )(*ranges, query, key, value, cotangent, tiles, start, end, lse, delta)
+    scratch = [_buffer(query), _buffer(query), plgpu.Barrier(num_arrivals=2)]
+    call = _call(kernel, query, jax.ShapeDtypeStruct(query.shape, query.dtype), scratch)
+    return call(*key_range, query, *arrays)
 
 
-def _key_gradient(
-    blocks: Blocks, diagonals: Diagonals, ranges, query, key, value, cotangent, tiles, start, end, lse, delta
-):
-    batch, length, heads, head_dim = key.shape
-
-    def kernel(first, last, q_all, k_all, v_all, do_all, tiles, start, end, lse, delta, dk_all, dv_all, k, v, barrier):
-        b, h, j = lax.axis_index("batch"), lax.axis_index("heads"), lax.axis_index("blocks")
-        keys = pl.ds(j * BLOCK, BLOCK)
-        plgpu.copy_gmem_to_smem(k_all.at[b, keys, h], k, barrier)
-        plgpu.copy_gmem_to_smem(v_all.at[b, keys, h], v, barrier)
-        begin, steps = first[b, j], last[b, j] - first[b, j]
+def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, query_range, query, key, value, tiles, *arrays):
+    def kernel(b, h, j, first, last, q_all, k_all, v_all, tiles, *refs):
+        *vectors, do_all, dk_all, dv_all, k, v, barrier = refs
+        keys = _part(j)
+        _fetch(barrier, (k_all.at[b, keys, h], k), (v_all.at[b, keys, h], v))
         plgpu.barrier_wait(barrier)
 
-        def step(indices, q, do, carry):
+        def step(i, q, do, carry):
             k_accumulator, v_accumulator = carry
-            i = begin + indices[0]
-            queries = pl.ds(i * BLOCK, BLOCK)
-            columns = [_load(x.at[b, queries], _COLUMNS) for x in (start, end)]
-            columns += [_load(x.at[b, h, queries], _COLUMNS) for x in (lse, delta)]
+            columns = _vectors(vectors, b, h, _part(i), _COLUMNS)
             tile = tiles.at[h, diagonals.index(i, j)]
             weights, d_scores = _gradients(k, q, do, v, tile, columns, keys=j * BLOCK, transposed=True)
             v_accumulator = _product(weights.astype(do.dtype), do, onto=v_accumulator)
             k_accumulator = _product(d_scores.astype(q.dtype), q, onto=k_accumulator)
             return k_accumulator, v_accumulator
 
-        k_gradient, v_gradient = plgpu.emit_pipeline(
-            step,
-            grid=(steps,),
-            in_specs=[_block_spec(head_dim, begin), _block_spec(head_dim, begin)],
-            max_concurrent_steps=blocks.steps_ahead,
-            init_carry=(_zeros(head_dim), _zeros(head_dim)),
-        )(q_all.at[b, :, h], do_all.at[b, :, h])
-        k[...] = k_gradient.astype(k.dtype)
-        v[...] = v_gradient.astype(v.dtype)
-        plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(k, dk_all.at[b, keys, h])
-        plgpu.copy_smem_to_gmem(v, dv_all.at[b, keys, h])
-        plgpu.wait_smem_to_gmem(0)
+        met, nothing = (first[b, j], last[b, j]), (_zeros(key.shape[3]), _zeros(key.shape[3]))
+        k_gradient, v_gradient = _over(met, step, nothing, pipeline, q_all.at[b, :, h], do_all.at[b, :, h])
+        _store((k_gradient, k, dk_all.at[b, keys, h]), (v_gradient, v, dv_all.at[b, keys, h]))
 
-    return plgpu.kernel(
-        kernel,
-        out_type=(jax.ShapeDtypeStruct(key.shape, key.dtype), jax.ShapeDtypeStruct(value.shape, value.dtype)),
-        grid=(heads, length // BLOCK, batch),
-        grid_names=("heads", "blocks", "batch"),
-        scratch_types=[_buffer(key), _buffer(value), plgpu.Barrier(num_arrivals=2)],
-        compiler_params=_PARAMS,
-    )(*ranges, query, key, value, cotangent, tiles.swapaxes(2, 3), start, end, lse, delta)
+    scratch = [_buffer(key), _buffer(value), plgpu.Barrier(num_arrivals=2)]
+    call = _call(kernel, key, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (key, value)], scratch)
+    return call(*query_range, query, key, value, tiles.swapaxes(2, 3), *arrays)
 
 
-def _tiles_gradient(
-    blocks: Blocks, diagonals: Diagonals, ranges, query, key, value, cotangent, tiles, start, end, lse, delta
-):
+def _tiles_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, key, value, tiles, *arrays):
     """Sums of dS along each diagonal of blocks.
 
     Programs share the query blocks; XLA adds their parts up, in an order that does not depend on timing.
     """
     batch, length, heads, _ = query.shape
     num_blocks, items = length // BLOCK, batch * length // BLOCK
-    splits = min(blocks.splits, items)
+    splits = min(pipeline.splits, items)
 
-    def kernel(
-        first, last, q_all, k_all, v_all, do_all, tiles, start, end, lse, delta, out, q, k, v, do, tile, barrier
-    ):
+    def kernel(first, last, q_all, k_all, v_all, tiles, *refs):
+        *vectors, do_all, out, q, k, v, do, tile, barrier = refs
         h, t, split = lax.axis_index("heads"), lax.axis_index("tiles"), lax.axis_index("splits")
 
         def item(index, total):
             position = split + index * splits
             b, i = position // num_blocks, position % num_blocks
-            queries = pl.ds(i * BLOCK, BLOCK)
+            queries = _part(i)
             # Block j = i - (first diagonal + t); the outermost tiles stand for all diagonals beyond them as well.
             j = i - diagonals.first - t
             begin = jnp.maximum(first[b, i], jnp.where(t == tiles.shape[1] - 1, 0, j))
             stop = jnp.minimum(last[b, i], jnp.where(t == 0, key.shape[1] // BLOCK, j + 1))
 
             def step(j, total):
-                keys = pl.ds(j * BLOCK, BLOCK)
-                for source, target in ((q_all, q), (do_all, do)):
-                    plgpu.copy_gmem_to_smem(source.at[b, queries, h], target, barrier)
-                for source, target in ((k_all, k), (v_all, v)):
-                    plgpu.copy_gmem_to_smem(source.at[b, keys, h], target, barrier)
-                rows = [_load(x.at[b, queries], _ROWS) for x in (start, end)]
-                rows += [_load(x.at[b, h, queries], _ROWS) for x in (lse, delta)]
+                of_queries = [(source.at[b, queries, h], target) for source, target in ((q_all, q), (do_all, do))]
+                of_keys = [(source.at[b, _part(j), h], target) for source, target in ((k_all, k), (v_all, v))]
+                _fetch(barrier, *of_queries, *of_keys)
+                rows = _vectors(vectors, b, h, queries, _ROWS)
                 plgpu.barrier_wait(barrier)
                 return total + _gradients(q, k, v, do, tiles.at[h, t], rows, keys=j * BLOCK)[1]
 
             return lax.fori_loop(begin, stop, step, total)
 
-        tile[...] = lax.fori_loop(0, (items - split + splits - 1) // splits, item, _zeros(BLOCK))
-        plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(tile, out.at[split, h, t])
-        plgpu.wait_smem_to_gmem(0)
+        total = lax.fori_loop(0, (items - split + splits - 1) // splits, item, _zeros(BLOCK))
+        _store((total, tile, out.at[split, h, t]))
 
     parts = plgpu.kernel(
         kernel,
@@ -313,12 +218,12 @@ def _tiles_gradient(
         grid=(heads, tiles.shape[1], splits),
         grid_names=("heads", "tiles", "splits"),
         scratch_types=[
-            *[_buffer(x) for x in (query, key, value, cotangent)],
+            *[_buffer(x) for x in (query, key, value, query)],
             plgpu.SMEM((BLOCK, BLOCK), jnp.float32),
             plgpu.Barrier(num_arrivals=4),
         ],
         compiler_params=_PARAMS,
-    )(*ranges, query, key, value, cotangent, tiles, start, end, lse, delta)
+    )(*key_range, query, key, value, tiles, *arrays)
     return jnp.sum(parts, axis=0)
 
 
@@ -335,11 +240,70 @@ def _gradients(a, b, c, d, tile, vectors: list[Array], *, keys, transposed: bool
     start, end, lse, delta = vectors
     scores = _product(a, b.transpose((1, 0)), onto=_load(tile, plgpu.Layout.WGMMA)) * _LOG2E
     seen = _seen(keys, 1 - axis, start, end)
-    weights = jnp.exp2(jnp.where(seen, scores - _spread(lse, axis), _NEVER))
-    return weights, weights * (_product(d, c.transpose((1, 0)), onto=BLOCK) - _spread(delta, axis))
+    weights = jnp.exp2(jnp.where(seen, scores - _across(lse, axis), _NEVER))
+    return weights, weights * (_product(d, c.transpose((1, 0)), onto=BLOCK) - _across(delta, axis))
 
 
 # ------------------------------------------------------------------------- common
+
+
+def _call(kernel: Callable[..., None], like: Array, out_type: Any, scratch: list) -> Callable:
+    """Runs `kernel(b, h, i, *references)` for each block i of each head of an array (batch, length, heads, ...)."""
+    batch, length, heads, _ = like.shape
+
+    def program(*references):
+        kernel(lax.axis_index("batch"), lax.axis_index("heads"), lax.axis_index("blocks"), *references)
+
+    return plgpu.kernel(
+        program,
+        out_type=out_type,
+        grid=(heads, length // BLOCK, batch),
+        grid_names=("heads", "blocks", "batch"),
+        scratch_types=scratch,
+        compiler_params=_PARAMS,
+    )
+
+
+def _over(met: tuple[Array, Array], step: Callable, carry: Any, pipeline: Pipeline, *arrays: Any) -> Any:
+    """The carry after `step(j, *blocks, carry)` for each block [first, last) of the arrays, loaded steps ahead."""
+    first, last = met
+    spec = plgpu.BlockSpec((BLOCK, arrays[0].shape[1]), lambda index: (first + index, 0), transforms=_TRANSFORMS)
+    return plgpu.emit_pipeline(
+        lambda indices, *blocks: step(first + indices[0], *blocks),
+        grid=(last - first,),
+        in_specs=[spec] * len(arrays),
+        max_concurrent_steps=pipeline.steps_ahead,
+        init_carry=carry,
+    )(*arrays)
+
+
+def _fetch(barrier: Any, *copies: tuple[Any, Any]) -> None:
+    """Begins to copy from global to shared memory."""
+    for source, target in copies:
+        plgpu.copy_gmem_to_smem(source, target, barrier)
+
+
+def _store(*results: tuple[Array, Any, Any]) -> None:
+    """Each value through its buffer in shared memory to its place in global memory."""
+    for value, buffer, _ in results:
+        buffer[...] = value.astype(buffer.dtype)
+    plgpu.commit_smem()
+    for _, buffer, target in results:
+        plgpu.copy_smem_to_gmem(buffer, target)
+    plgpu.wait_smem_to_gmem(0)
+
+
+def _vectors(references: Any, b, h, queries: Any, layout: Any) -> list[Array]:
+    """Of start, end, lse and delta what belongs to the queries."""
+    start, end, lse, delta = references
+    return [_load(x.at[b, queries], layout) for x in (start, end)] + [
+        _load(x.at[b, h, queries], layout) for x in (lse, delta)
+    ]
+
+
+def _part(block: Any) -> Any:
+    """The place of a block, by its number."""
+    return pl.ds(block * BLOCK, BLOCK)
 
 
 def _product(a, b, onto: Array | int) -> Any:
@@ -381,10 +345,10 @@ def _interpreted_product(a, b, onto: Array | int) -> Any:
 def _seen(keys: Array, axis: int, start: Array, end: Array) -> Array:
     """(BLOCK, BLOCK): which of the keys, along `axis`, from number `keys` on, the queries see."""
     index = keys + plgpu.broadcasted_iota(jnp.int32, (BLOCK, BLOCK), axis, layout=plgpu.Layout.WGMMA)
-    return (_spread(start, 1 - axis) <= index) & (index < _spread(end, 1 - axis))
+    return (_across(start, 1 - axis) <= index) & (index < _across(end, 1 - axis))
 
 
-def _spread(vector: Array, axis: int, size: int = BLOCK) -> Array:
+def _across(vector: Array, axis: int, size: int = BLOCK) -> Array:
     """A vector along `axis` of a block with `size` columns."""
     return lax.broadcast_in_dim(vector, (BLOCK, size), (axis,))
 
@@ -405,10 +369,6 @@ def _buffer(array: Array) -> Any:
     return plgpu.SMEM((BLOCK, array.shape[3]), array.dtype, transforms=_TRANSFORMS)
 
 
-def _block_spec(head_dim: int, begin: Array) -> Any:
-    return plgpu.BlockSpec((BLOCK, head_dim), lambda step: (begin + step, 0), transforms=_TRANSFORMS)
-
-
-@functools.cache  # the same functions for the same blocks: they are part of the key of jit's cache
-def _backend(blocks: Blocks) -> flash.Backend:
-    return flash.Backend(functools.partial(_forward, blocks), functools.partial(_backward, blocks), BLOCK)
+@functools.cache  # the same functions for the same pipeline: they are part of the key of jit's cache
+def _kernels(pipeline: Pipeline) -> flash.Kernels:
+    return flash.Kernels(functools.partial(_forward, pipeline), functools.partial(_backward, pipeline), BLOCK)

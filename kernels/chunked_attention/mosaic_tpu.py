@@ -8,6 +8,7 @@ its last block again, which is not loaded again, and does nothing with it.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,14 @@ from kernels.chunked_attention.online import OnlineSoftmax
 from kernels.implementation import Unsupported
 from kernels.lut_softmax.mosaic_tpu import gather, lanes
 from kernels.lut_softmax.table import Lookup
-from kernels.typing import Array, Float, Int
+from kernels.typing import Array, Float
 
 LARGEST_TILES = 8 * 2**20  # bytes of VMEM that the bias of one head may take, twice in the backward pass
 _NEVER = -1e30  # a score below all others, whose differences are finite
 
 
 @dataclasses.dataclass(frozen=True)
-class Blocks:
+class BlockSize:
     """Args:
     block: queries, and keys, of a block; multiples of 128, for Mosaic cannot prove smaller slices of lanes aligned.
     """
@@ -36,58 +37,42 @@ class Blocks:
     block: int = 128
 
 
-def candidates() -> list[Blocks]:
+def candidates(width: int, format: str) -> list[BlockSize]:
     """What tuning chooses among, whatever the problem."""
-    return [Blocks(128), Blocks(256)]
+    return [BlockSize(128), BlockSize(256)]
 
 
-def chunked_attention(
-    query: Float[Array, "batch queries heads head_dim"],
-    key: Float[Array, "batch keys heads head_dim"],
-    value: Float[Array, "batch keys heads head_dim"],
-    relative_bias: Float[Array, "heads distances"],
-    key_start: Int[Array, "batch queries"],
-    key_end: Int[Array, "batch queries"],
-    softmax: Callable[[Array, Array], Array],
-    chunks: tuple[int, int] | None = None,
-) -> Float[Array, "batch queries heads head_dim"]:
+def chunked_attention(query, key, value, relative_bias, key_start, key_end, softmax, chunks=None) -> Array:
     """See `api.chunked_attention`. The ranges of blocks come from the rows; `chunks` is of no use here."""
     if query.dtype not in (jnp.float32, jnp.bfloat16):
         raise Unsupported(
             f"chunked_attention: query is {query.dtype}, which a TPU kernel cannot load: use float32 or bfloat16, or "
             "implementation='xla'"
         )
-    blocks = tuned("chunked_attention", "mosaic_tpu", Blocks, width=query.shape[3], format=query.dtype.name) or Blocks()
-    if (size := 4 * 2 * blocks.block * relative_bias.shape[1]) > LARGEST_TILES:
+    width, distances = query.shape[3], relative_bias.shape[1]
+    size = tuned("chunked_attention", "mosaic_tpu", BlockSize, width=width, format=query.dtype.name) or BlockSize()
+    if (tiles_bytes := 4 * 2 * size.block * distances) > LARGEST_TILES:
         raise Unsupported(
-            f"chunked_attention: relative_bias has {relative_bias.shape[1]} distances, about {size / 2**20:.0f} MiB of "
-            "VMEM a head: use fewer, or implementation='xla'"
+            f"chunked_attention: relative_bias has {distances} distances, about {tiles_bytes / 2**20:.0f} MiB of VMEM "
+            "a head: use fewer, or implementation='xla'"
         )
-    return flash.attention(_backend(blocks.block), query, key, value, relative_bias, key_start, key_end, softmax)
+    return flash.attention(_kernels(size.block), query, key, value, relative_bias, key_start, key_end, softmax)
 
 
 # ------------------------------------------------------------------------ forward
 
 
-def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, query, key, value, tiles, start, end, first, last):
+def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, key_range, query, key, value, tiles, start, end):
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     tiles = tiles.swapaxes(2, 3)
     (batch, heads, length, head_dim), block = query.shape, diagonals.block
     tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
     tables = [jnp.asarray(lanes(table)) for table in tables]
 
-    def kernel(first, last, q, k, v, tile, start, end, *refs):
+    def kernel(i, j, meet, done, q, k, v, tile, start, end, *refs):
         *tables, out, lse, total, maximum, accumulator = refs
-        b, i, step = pl.program_id(1), pl.program_id(2), pl.program_id(3)
-        j = first[b, i] + step
 
-        @pl.when(step == 0)
-        def _():
-            total[...] = jnp.zeros_like(total)
-            maximum[...] = jnp.full_like(maximum, _NEVER)
-            accumulator[...] = jnp.zeros_like(accumulator)
-
-        @pl.when(j < last[b, i])
+        @pl.when(meet)
         def _():
             seen = _seen(j, start[0], end[0])
             scores = jnp.where(seen, _scores(k, q) + tile[0, diagonals.index(i, j)], _NEVER)
@@ -96,14 +81,14 @@ def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, query, key, val
                 weights, decay = jnp.where(seen, jnp.exp(scores - new), 0.0), jnp.exp(old - new)
             else:
                 lookups = gather(tables[0][...]), _row_gather(tables[0][...])
-                weights, decay = online.block(
+                weights, decay = online.weigh(
                     scores, seen, old, new, lambda x: jnp.broadcast_to(x, seen.shape), *lookups
                 )
             maximum[...] = new
             total[...] = decay * total[...] + jnp.sum(weights, axis=0, keepdims=True)
             accumulator[...] = decay * accumulator[...] + _dot(v[0, 0], weights.astype(v.dtype), (0, 0))
 
-        @pl.when(step == pl.num_programs(3) - 1)
+        @pl.when(done)
         def _():
             if online is None:
                 empty = total[...] == 0.0
@@ -115,38 +100,15 @@ def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, query, key, val
                 out[0, 0] = (accumulator[...] * reciprocal * scale).astype(out.dtype)
                 lse[0, 0] = maximum[...]
 
-    queries, keys, columns, rows = _index_maps(_own, _met)
-    out, lse = pl.pallas_call(
-        kernel,
-        out_shape=(
-            jax.ShapeDtypeStruct((batch, heads, head_dim, length), query.dtype),
-            jax.ShapeDtypeStruct((batch, heads, 1, length), jnp.float32),
-        ),
-        grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2,
-            grid=(heads, batch, length // block, _longest(first, last)),
-            in_specs=[
-                pl.BlockSpec((1, 1, block, head_dim), queries),
-                pl.BlockSpec((1, 1, block, head_dim), keys),
-                pl.BlockSpec((1, 1, block, head_dim), keys),
-                pl.BlockSpec((1, *tiles.shape[1:]), lambda h, *_: (h, 0, 0, 0)),
-                pl.BlockSpec((1, 1, block), rows),
-                pl.BlockSpec((1, 1, block), rows),
-                *(pl.BlockSpec(table.shape, lambda *_: (0, 0)) for table in tables),
-            ],
-            out_specs=(
-                pl.BlockSpec((1, 1, head_dim, block), columns),
-                pl.BlockSpec((1, 1, 1, block), columns),
-            ),
-            scratch_shapes=[
-                pltpu.VMEM((1, block), jnp.float32),
-                pltpu.VMEM((1, block), jnp.float32),
-                pltpu.VMEM((head_dim, block), jnp.float32),
-            ],
-        ),
-        compiler_params=_PARAMS,
-        name="chunked_attention",
-    )(first, last, query, key, value, tiles, start[:, None], end[:, None], *tables)
+    specs = _Specs(tiles.shape, block, head_dim, queries=_own, keys=_met)
+    inputs = specs.inputs + [pl.BlockSpec(table.shape, lambda *_: (0, 0)) for table in tables]
+    results = [
+        (jax.ShapeDtypeStruct((batch, heads, head_dim, length), query.dtype), specs.columns(head_dim)),
+        (jax.ShapeDtypeStruct((batch, heads, 1, length), jnp.float32), specs.columns(1)),
+    ]
+    scratch = [((1, block), 0.0), ((1, block), _NEVER), ((head_dim, block), 0.0)]
+    call = _call("chunked_attention", kernel, key_range, inputs, results, scratch)
+    out, lse = call(query, key, value, tiles, start[:, None], end[:, None], *tables)
     return out.transpose(0, 3, 1, 2), lse[:, :, 0]
 
 
@@ -154,13 +116,13 @@ def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, query, key, val
 
 
 def _backward(
-    diagonals: Diagonals, query, key, value, tiles, start, end, key_range, query_range, lse, delta, cotangent
+    diagonals: Diagonals, key_range, query_range, query, key, value, tiles, start, end, lse, delta, cotangent
 ):
     query, key, value, cotangent = (x.swapaxes(1, 2) for x in (query, key, value, cotangent))
     rows = start[:, None], end[:, None], lse[:, :, None], delta[:, :, None]
-    tiles = tiles.swapaxes(2, 3)
-    query_gradient, tiles_gradient = _query_gradient(diagonals, key_range, query, key, value, cotangent, tiles, *rows)
-    key_gradient, value_gradient = _key_gradient(diagonals, query_range, query, key, value, cotangent, tiles, *rows)
+    arrays = query, key, value, tiles.swapaxes(2, 3), *rows, cotangent
+    query_gradient, tiles_gradient = _query_gradient(diagonals, key_range, *arrays)
+    key_gradient, value_gradient = _key_gradient(diagonals, query_range, *arrays)
     return (
         query_gradient.transpose(0, 3, 1, 2),
         key_gradient.swapaxes(1, 2),
@@ -169,107 +131,55 @@ def _backward(
     )
 
 
-def _query_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
+def _query_gradient(diagonals: Diagonals, key_range, query, key, value, tiles, *arrays):
     (batch, heads, length, head_dim), block = query.shape, diagonals.block
 
-    def kernel(first, last, q, k, v, do, tile, start, end, lse, delta, dq, d_tile, accumulator):
-        b, i, step = pl.program_id(1), pl.program_id(2), pl.program_id(3)
-        j = first[b, i] + step
-
-        @pl.when(step == 0)
-        def _():
-            accumulator[...] = jnp.zeros_like(accumulator)
-
-        @pl.when((b == 0) & (i == 0) & (step == 0))
+    def kernel(i, j, meet, done, q, k, v, tile, start, end, lse, delta, do, dq, d_tile, accumulator):
+        @pl.when((pl.program_id(1) == 0) & (i == 0) & (pl.program_id(3) == 0))
         def _():
             d_tile[...] = jnp.zeros_like(d_tile)
 
-        @pl.when(j < last[b, i])
+        @pl.when(meet)
         def _():
             diagonal = diagonals.index(i, j)
             _, d_scores = _gradients(j, diagonal, q, k, v, do, tile, start, end, lse, delta)
             d_tile[0, diagonal] += d_scores
             accumulator[...] += _dot(k[0, 0], d_scores.astype(k.dtype), (0, 0))
 
-        @pl.when(step == pl.num_programs(3) - 1)
+        @pl.when(done)
         def _():
             dq[0, 0] = accumulator[...].astype(dq.dtype)
 
-    queries, keys, columns, rows = _index_maps(_own, _met)
-    return pl.pallas_call(
-        kernel,
-        out_shape=(
-            jax.ShapeDtypeStruct((batch, heads, head_dim, length), query.dtype),
-            jax.ShapeDtypeStruct(tiles.shape, jnp.float32),
-        ),
-        grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2,
-            grid=(heads, batch, length // block, _longest(*blocks)),
-            in_specs=_backward_specs(queries, keys, columns, rows, (block, head_dim), tiles.shape),
-            out_specs=(
-                pl.BlockSpec((1, 1, head_dim, block), columns),
-                pl.BlockSpec((1, *tiles.shape[1:]), lambda h, *_: (h, 0, 0, 0)),
-            ),
-            scratch_shapes=[pltpu.VMEM((head_dim, block), jnp.float32)],
-        ),
-        compiler_params=_PARAMS,
-        name="chunked_attention_query_gradient",
-    )(*blocks, query, key, value, cotangent, tiles, start, end, lse, delta)
+    specs = _Specs(tiles.shape, block, head_dim, queries=_own, keys=_met)
+    results = [
+        (jax.ShapeDtypeStruct((batch, heads, head_dim, length), query.dtype), specs.columns(head_dim)),
+        (jax.ShapeDtypeStruct(tiles.shape, jnp.float32), specs.tiles),
+    ]
+    inputs, scratch = specs.inputs + specs.saved, [((head_dim, block), 0.0)]
+    call = _call("chunked_attention_query_gradient", kernel, key_range, inputs, results, scratch)
+    return call(query, key, value, tiles, *arrays)
 
 
-def _key_gradient(diagonals: Diagonals, blocks, query, key, value, cotangent, tiles, start, end, lse, delta):
-    (batch, heads, length, head_dim), block = key.shape, diagonals.block
+def _key_gradient(diagonals: Diagonals, query_range, query, key, value, tiles, *arrays):
+    head_dim, block = key.shape[3], diagonals.block
 
-    def kernel(first, last, q, k, v, do, tile, start, end, lse, delta, dk, dv, k_accumulator, v_accumulator):
-        b, j, step = pl.program_id(1), pl.program_id(2), pl.program_id(3)
-        i = first[b, j] + step
-
-        @pl.when(step == 0)
-        def _():
-            k_accumulator[...] = jnp.zeros_like(k_accumulator)
-            v_accumulator[...] = jnp.zeros_like(v_accumulator)
-
-        @pl.when(i < last[b, j])
+    def kernel(j, i, meet, done, q, k, v, tile, start, end, lse, delta, do, dk, dv, k_accumulator, v_accumulator):
+        @pl.when(meet)
         def _():
             weights, d_scores = _gradients(j, diagonals.index(i, j), q, k, v, do, tile, start, end, lse, delta)
             v_accumulator[...] += _dot(weights.astype(do.dtype), do[0, 0], (1, 0))
             k_accumulator[...] += _dot(d_scores.astype(q.dtype), q[0, 0], (1, 0))
 
-        @pl.when(step == pl.num_programs(3) - 1)
+        @pl.when(done)
         def _():
             dk[0, 0] = k_accumulator[...].astype(dk.dtype)
             dv[0, 0] = v_accumulator[...].astype(dv.dtype)
 
-    queries, keys, columns, rows = _index_maps(_met, _own)
-    return pl.pallas_call(
-        kernel,
-        out_shape=(jax.ShapeDtypeStruct(key.shape, key.dtype), jax.ShapeDtypeStruct(value.shape, value.dtype)),
-        grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2,
-            grid=(heads, batch, length // block, _longest(*blocks)),
-            in_specs=_backward_specs(queries, keys, columns, rows, (block, head_dim), tiles.shape),
-            out_specs=(pl.BlockSpec((1, 1, block, head_dim), keys),) * 2,
-            scratch_shapes=[pltpu.VMEM((block, head_dim), jnp.float32)] * 2,
-        ),
-        compiler_params=_PARAMS,
-        name="chunked_attention_key_gradient",
-    )(*blocks, query, key, value, cotangent, tiles, start, end, lse, delta)
-
-
-def _backward_specs(queries, keys, columns, rows, shape: tuple[int, int], tiles: tuple[int, ...]) -> list[pl.BlockSpec]:
-    """Of query, key, value, cotangent, tiles, start, end, lse and delta; a block has the shape (block, head_dim)."""
-    block, head_dim = shape
-    return [
-        pl.BlockSpec((1, 1, block, head_dim), queries),
-        pl.BlockSpec((1, 1, block, head_dim), keys),
-        pl.BlockSpec((1, 1, block, head_dim), keys),
-        pl.BlockSpec((1, 1, block, head_dim), queries),
-        pl.BlockSpec((1, *tiles[1:]), lambda h, *_: (h, 0, 0, 0)),
-        pl.BlockSpec((1, 1, block), rows),
-        pl.BlockSpec((1, 1, block), rows),
-        pl.BlockSpec((1, 1, 1, block), columns),
-        pl.BlockSpec((1, 1, 1, block), columns),
-    ]
+    specs = _Specs(tiles.shape, block, head_dim, queries=_met, keys=_own)
+    results = [(jax.ShapeDtypeStruct(x.shape, x.dtype), specs.keys) for x in (key, value)]
+    inputs, scratch = specs.inputs + specs.saved, [((block, head_dim), 0.0)] * 2
+    call = _call("chunked_attention_key_gradient", kernel, query_range, inputs, results, scratch)
+    return call(query, key, value, tiles, *arrays)
 
 
 def _gradients(j, diagonal, q, k, v, do, tile, start, end, lse, delta) -> tuple[Array, Array]:
@@ -289,32 +199,83 @@ def _own(b, i, step, first, last):
 
 
 def _met(b, i, step, first, last):
-    """The block of the other side that it meets in a step."""
-    return _block(first[b, i], last[b, i], step)
+    """The block of the other side that it meets in a step; beyond the range the last one of it."""
+    return jnp.maximum(jnp.minimum(first[b, i] + step, last[b, i] - 1), 0)
 
 
-def _index_maps(queries: Callable, keys: Callable) -> tuple[Callable, Callable, Callable, Callable]:
-    """Of blocks of queries, of keys, of one number for each head and query, and of one for each query.
+class _Specs:
+    """How arrays are cut into blocks.
 
     Args:
         queries, keys: `_own` and `_met`, or the other way round.
     """
-    return (
-        lambda h, b, *at: (b, h, queries(b, *at), 0),
-        lambda h, b, *at: (b, h, keys(b, *at), 0),
-        lambda h, b, *at: (b, h, 0, queries(b, *at)),
-        lambda h, b, *at: (b, 0, queries(b, *at)),
-    )
+
+    def __init__(self, tiles: tuple[int, ...], block: int, head_dim: int, queries: Callable, keys: Callable):
+        self._block, self._queries = block, queries
+        self.queries = pl.BlockSpec((1, 1, block, head_dim), lambda h, b, *at: (b, h, queries(b, *at), 0))
+        self.keys = pl.BlockSpec((1, 1, block, head_dim), lambda h, b, *at: (b, h, keys(b, *at), 0))
+        self.tiles = pl.BlockSpec((1, *tiles[1:]), lambda h, *_: (h, 0, 0, 0))
+
+    @property
+    def inputs(self) -> list[pl.BlockSpec]:
+        """Of query, key, value, tiles, start and end."""
+        rows = pl.BlockSpec((1, 1, self._block), lambda h, b, *at: (b, 0, self._queries(b, *at)))
+        return [self.queries, self.keys, self.keys, self.tiles, rows, rows]
+
+    @property
+    def saved(self) -> list[pl.BlockSpec]:
+        """Of lse, delta and cotangent."""
+        return [self.columns(1), self.columns(1), self.queries]
+
+    def columns(self, size: int) -> pl.BlockSpec:
+        """Of a column of this size for each head and query: (batch, heads, size, queries)."""
+        return pl.BlockSpec((1, 1, size, self._block), lambda h, b, *at: (b, h, 0, self._queries(b, *at)))
 
 
-def _longest(first: Array, last: Array) -> Array:
-    """Steps of the grid's last axis; at least one, for the outputs are written in the last."""
-    return jnp.maximum(jnp.max(last - first), 1)
+def _call(name: str, kernel: Callable[..., None], ranges, inputs: list, results: list, scratch: list) -> Callable:
+    """Runs `kernel(own, met, meet, done, *references)` over the grid (heads, batch, blocks, steps).
 
+    There are as many steps as the longest of the ranges has blocks, and at least one, for the results are written in
+    the last.
 
-def _block(first: Array, last: Array, step: Array) -> Array:
-    """The block of a step; beyond the range its last one."""
-    return jnp.maximum(jnp.minimum(first + step, last - 1), 0)
+    Args:
+        kernel: given the numbers of its own block and of that which it meets in a step, whether there is such a one,
+            and whether the step is the last.
+        inputs: their specs; the first is like the query, (batch, heads, length, head_dim).
+        results: shapes and specs.
+        scratch: shapes in float32, and what they are filled with before the first step.
+    """
+    first, last = ranges
+    batch, blocks = first.shape
+    out_shape, out_specs = zip(*results, strict=True)
+
+    def program(first, last, *references):
+        b, own, step = pl.program_id(1), pl.program_id(2), pl.program_id(3)
+        met = first[b, own] + step
+
+        @pl.when(step == 0)
+        def _():
+            for reference, (_, value) in zip(references[-len(scratch) :], scratch, strict=True):
+                reference[...] = jnp.full_like(reference, value)
+
+        kernel(own, met, met < last[b, own], step == pl.num_programs(3) - 1, *references)
+
+    def call(query: Array, *arrays: Array) -> Any:
+        return pl.pallas_call(
+            program,
+            out_shape=out_shape,
+            grid_spec=pltpu.PrefetchScalarGridSpec(
+                num_scalar_prefetch=2,
+                grid=(query.shape[1], batch, blocks, jnp.maximum(jnp.max(last - first), 1)),
+                in_specs=inputs,
+                out_specs=out_specs,
+                scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape, _ in scratch],
+            ),
+            compiler_params=_PARAMS,
+            name=name,
+        )(first, last, query, *arrays)
+
+    return call
 
 
 def _seen(j: Array, start: Array, end: Array) -> Array:
@@ -344,6 +305,6 @@ def _dot(a: Array, b: Array, contracted: tuple[int, int]) -> Array:
 _PARAMS = pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary"))
 
 
-@functools.cache  # one for each size: backends are part of the key of jit's cache
-def _backend(block: int) -> flash.Backend:
-    return flash.Backend(_forward, _backward, block)
+@functools.cache  # one for each size: they are part of the key of jit's cache
+def _kernels(block: int) -> flash.Kernels:
+    return flash.Kernels(_forward, _backward, block)

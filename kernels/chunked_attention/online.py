@@ -34,13 +34,13 @@ class OnlineSoftmax:
     tables: SoftmaxTables
     num_keys: int
 
-    def block(
+    def weigh(
         self,
         scores: Float[Array, "rows columns"],
         seen: Bool[Array, "rows columns"],
         before: Float[Array, "..."],
         maximum: Float[Array, "..."],
-        spread: Callable[[Array], Array],
+        across: Callable[[Array], Array],
         exp: Lookup,
         row_exp: Lookup,
     ) -> tuple[Float[Array, "rows columns"], Float[Array, "..."]]:
@@ -48,11 +48,11 @@ class OnlineSoftmax:
 
         Args:
             before, maximum: of each query, without this block and with it; far below all scores where none was seen.
-            spread: lays what there is one of for each query over the scores.
+            across: lays what there is one of for each query over the scores.
             exp, row_exp: entries of the table of `tables.exp`, for each score and for each query.
         """
         (old_shift, old_headroom), (shift, headroom) = self._shift(before), self._shift(maximum)
-        weights = self.tables.exp(jnp.where(seen, scores - spread(shift), 0.0), spread(headroom), exp)
+        weights = self.tables.exp(jnp.where(seen, scores - across(shift), 0.0), across(headroom), exp)
         decay = self.tables.exp(old_shift - shift, headroom - old_headroom, row_exp)
         return jnp.where(seen, weights, 0.0), decay
 

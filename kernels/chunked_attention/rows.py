@@ -18,14 +18,14 @@ def chunk_rows(
 
     Args:
         num_frames: padded frames T.
-        lengths: valid frames of each utterance.
+        lengths: valid frames of each utterance; more than T are T.
         chunk_size: frames in a chunk; 0 = the whole utterance.
         num_left_chunks: chunks of left context; negative = all.
 
     Returns:
         key_start and key_end, both (batch, T); frames past the end see no key.
     """
-    frames = jnp.arange(num_frames)
+    frames, lengths = jnp.arange(num_frames), jnp.minimum(lengths, num_frames)
     size = jnp.where(jnp.asarray(chunk_size) == 0, num_frames, chunk_size)
     chunk = frames // size
     start = jnp.where(jnp.asarray(num_left_chunks) < 0, 0, jnp.maximum(chunk - num_left_chunks, 0) * size)

@@ -3,29 +3,18 @@
 `chunked_attention` has the rule by which one is taken, from measurements on a CPU (`benchmarks/long_audio.py`).
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from kernels.chunked_attention import reference
-from kernels.typing import Array, Float, Int
+from kernels.typing import Array
 
 BAND = 64  # about so many queries share a slice of the keys
 LOOP = 256  # queries at a time where the keys are not limited
 DENSE = 1024  # keys up to which all scores at once are small where they are not limited
 
 
-def chunked_attention(
-    query: Float[Array, "batch queries heads head_dim"],
-    key: Float[Array, "batch keys heads head_dim"],
-    value: Float[Array, "batch keys heads head_dim"],
-    relative_bias: Float[Array, "heads distances"],
-    key_start: Int[Array, "batch queries"],
-    key_end: Int[Array, "batch queries"],
-    softmax: Callable[[Array, Array], Array],
-    chunks: tuple[int, int] | None = None,
-) -> Float[Array, "batch queries heads head_dim"]:
+def chunked_attention(query, key, value, relative_bias, key_start, key_end, softmax, chunks=None) -> Array:
     """See `api.chunked_attention`.
 
     With static `chunks`, `banded` if it computes at most half of the scores: 4 times as fast as the reference for 256

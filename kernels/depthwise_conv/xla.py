@@ -30,9 +30,9 @@ def _backward(strides: tuple[int, ...], residuals: tuple[Array, Array], cotangen
     else:
         _, transpose = jax.vjp(lambda x: reference.depthwise_conv(x, kernel, strides), x)
         (x_gradient,) = transpose(cotangent)
-    form = functools.partial(_by_product if x.shape[-1] < kernel.shape[-1] else _by_frame, kernel.shape, strides)
+    on_cpu = functools.partial(_by_product if x.shape[-1] < kernel.shape[-1] else _by_frame, kernel.shape, strides)
     correlate = functools.partial(_correlate, kernel.shape, strides)
-    kernel_gradient = jax.lax.platform_dependent(x, cotangent, cpu=form, default=correlate)
+    kernel_gradient = jax.lax.platform_dependent(x, cotangent, cpu=on_cpu, default=correlate)
     return x_gradient, kernel_gradient
 
 

@@ -52,25 +52,14 @@ class Arithmetic:
         return self.round(a * b)
 
     def divide(self, a: Float[Array, "..."] | float, b: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self.round(self.quotient(a, b))
+        return self.round(a / b)
 
     def sqrt(self, a: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self.round(self.root(a))
+        return self.round(jnp.sqrt(a))
 
     def rsqrt(self, a: Float[Array, "..."]) -> Float[Array, "..."]:
         """1 / sqrt(a), rounded once."""
-        return self.round(self.quotient(1.0, self.root(a)))
-
-    def quotient(self, a: Float[Array, "..."] | float, b: Float[Array, "..."]) -> Float[Array, "..."]:
-        """a / b in float32, correctly rounded, as `root` is: not what every device computes unless told to."""
-        return a / b
-
-    def root(self, a: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.sqrt(a)
-
-    def max(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The largest along the last axis, which is kept."""
-        return jnp.max(x, axis=-1, keepdims=True)
+        return self.round(1.0 / jnp.sqrt(a))
 
     def sum(self, x: Float[Array, "..."], axis: int = -1, *, keepdims: bool = False) -> Float[Array, "..."]:
         """Sum along an axis, each partial sum rounded to the accumulation format; an empty sum is 0."""

@@ -6,9 +6,8 @@ import functools
 import jax.numpy as jnp
 from jax import lax
 
+from kernels.formats import STORED
 from kernels.typing import Array, Float
-
-NAMES = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Format:
     from any other, and `x.astype(format.name)` stores one without loss.
 
     Args:
-        name: its NumPy name, one of `NAMES`.
+        name: its NumPy name, one of `kernels.formats.STORED`.
         flush_to_zero: results that are subnormal become zero, as on hardware that has none; "subnormal" is decided
             after rounding with an unbounded exponent (IEEE 754, 7.5 a). float32 and bfloat16, whose subnormals are
             float32's, follow the machine instead: XLA flushes them on CPU and TPU.
@@ -29,8 +28,8 @@ class Format:
     flush_to_zero: bool = False
 
     def __post_init__(self):
-        if self.name not in NAMES:
-            raise ValueError(f"format {self.name!r} is not one of {', '.join(NAMES)}")
+        if self.name not in STORED:
+            raise ValueError(f"format {self.name!r} is not one of {', '.join(STORED)}")
 
     @functools.cached_property
     def _info(self):

@@ -1,11 +1,14 @@
 """The public functions; they pick the implementation."""
 
+import numbers
+
 import jax.numpy as jnp
 
+from kernels import formats
 from kernels.implementation import Unsupported, deferred, dispatch
 from kernels.layer_norm import reference
-from kernels.layer_norm.faithful import NormNumerics, normalise
-from kernels.layer_norm.form import FORMATS, Form
+from kernels.layer_norm.faithful import NormNumerics, standardise
+from kernels.layer_norm.norm import Norm
 from kernels.layer_norm.pre_normaliser import NONE, PreNormaliser
 from kernels.typing import Array, Float
 
@@ -15,18 +18,12 @@ IMPLEMENTATIONS = {
     "mosaic_gpu": deferred("kernels.layer_norm.mosaic_gpu", "normalise"),
     "mosaic_tpu": deferred("kernels.layer_norm.mosaic_tpu", "normalise"),
 }
-EMULATED = {
-    "reference": normalise,
-    "xla": normalise,
-    "mosaic_gpu": deferred("kernels.layer_norm.emulated_gpu", "emulated"),
-    "mosaic_tpu": deferred("kernels.layer_norm.emulated_tpu", "emulated"),
-}
 
 
 def layer_norm(
     x: Float[Array, "*shape"],
-    scale: Float[Array, " channels"],
-    bias: Float[Array, " channels"],
+    scale: Float[Array, " channels"] | None,
+    bias: Float[Array, " channels"] | None,
     *,
     eps: float = 1e-5,
     pre_normaliser: PreNormaliser = NONE,
@@ -41,37 +38,31 @@ def layer_norm(
     Args:
         x: input; every row along `axis` is normalised by itself, in float32, and the result has its format:
             float32, bfloat16, float16, float8_e4m3fn or float8_e5m2 (results beyond a float8 become its largest value).
-        scale, bias: one value a channel.
-        eps: added to the variance, in the squared unit of x.
+        scale, bias: one value a channel; None is one, or zero.
+        eps: added to the variance, in the squared unit of x; known before tracing.
         pre_normaliser: divides rows before they are squared: the same result, also for elements beyond 1e18.
         numerics: a device's arithmetic, emulated operation by operation (not differentiable), with its pre-normaliser.
             None is the definition in float32: fast, differentiable, and what a stabilised device computes up to its
-            rounding (`docs/numerics.md` bounds it). The kernels do the same, bit for bit, in one pass.
-        axis: of the channels: the last, or 1 where the channels stand first ("reference" and "xla" alone).
+            rounding (`docs/numerics.md` bounds it).
+        axis: of the channels: the last, or 1 where the channels stand first.
         implementation: "reference", "xla", "mosaic_gpu", "mosaic_tpu", or None for what was measured to be the fastest
-            on this device (`kernels.implementation`).
+            on this device (`kernels.implementation`). The kernels take the last axis alone, and no numerics.
 
     Raises:
         ValueError: shapes, formats or settings that do not fit.
         Unsupported: the named implementation cannot run on this device or with these arguments.
     """
+    norm = Norm(eps, True, pre_normaliser, axis)
     if numerics is None:
-        return _normalise(x, None, scale, bias, Form(eps, True, pre_normaliser, axis), implementation)[0]
-    if axis != -1:
-        rows = jnp.moveaxis(x, axis, -1)
-        rows = layer_norm(rows, scale, bias, eps=eps, numerics=numerics, implementation=implementation)
-        return jnp.moveaxis(rows, -1, axis)
-    arithmetic = numerics.arithmetic
-    normalised = _emulate(x, Form(eps, True, pre_normaliser), numerics, implementation)
-    scaled = arithmetic.multiply(normalised, arithmetic.round(scale))
-    return arithmetic.add(scaled, arithmetic.round(bias))
+        return _normalise(x, None, scale, bias, norm, implementation)[0]
+    return _emulate(x, scale, bias, norm, numerics, implementation)
 
 
 def add_layer_norm(
     x: Float[Array, "*batch channels"],
     residual: Float[Array, "*batch channels"],
-    scale: Float[Array, " channels"],
-    bias: Float[Array, " channels"],
+    scale: Float[Array, " channels"] | None,
+    bias: Float[Array, " channels"] | None,
     *,
     eps: float = 1e-5,
     pre_normaliser: PreNormaliser = NONE,
@@ -83,14 +74,14 @@ def add_layer_norm(
     """
     if x.shape != residual.shape:
         raise ValueError(f"residual of shape {residual.shape} cannot be added to x of shape {x.shape}")
-    y, total = _normalise(x, residual, scale, bias, Form(eps, True, pre_normaliser), implementation)
+    y, total = _normalise(x, residual, scale, bias, Norm(eps, True, pre_normaliser), implementation)
     assert total is not None
     return y, total
 
 
 def rms_norm(
     x: Float[Array, "*batch channels"],
-    scale: Float[Array, " channels"],
+    scale: Float[Array, " channels"] | None,
     *,
     eps: float = 1e-6,
     pre_normaliser: PreNormaliser = NONE,
@@ -103,31 +94,54 @@ def rms_norm(
 
     Arguments as in `layer_norm`.
     """
+    norm = Norm(eps, False, pre_normaliser)
     if numerics is None:
-        return _normalise(x, None, scale, None, Form(eps, False, pre_normaliser), implementation)[0]
-    normalised = _emulate(x, Form(eps, False, pre_normaliser), numerics, implementation)
-    return numerics.arithmetic.multiply(normalised, numerics.arithmetic.round(scale))
+        return _normalise(x, None, scale, None, norm, implementation)[0]
+    return _emulate(x, scale, None, norm, numerics, implementation)
 
 
 def _normalise(
-    x: Array, residual: Array | None, scale: Array, bias: Array | None, form: Form, implementation: str | None
+    x: Array, residual: Array | None, scale: Array | None, bias: Array | None, norm: Norm, implementation: str | None
 ) -> tuple[Array, Array | None]:
-    if jnp.dtype(x.dtype).name not in FORMATS:
-        raise ValueError(f"layer_norm: x is {x.dtype}, not one of {', '.join(FORMATS)}: cast it")
-    for name, parameter in {"scale": scale, "bias": bias}.items():
-        if parameter is not None and parameter.shape != (x.shape[form.axis],):
-            raise ValueError(f"layer_norm: {name} of shape {parameter.shape} does not fit x of shape {x.shape}")
-    if form.eps < 0:
-        raise ValueError(f"layer_norm: eps={form.eps} must not be negative")
-    if form.axis != -1:
+    formats.check("layer_norm", "x", x, formats.STORED)
+    _check(x, scale, bias, norm)
+    if norm.axis != -1:
         if implementation not in (None, "reference", "xla"):
-            raise Unsupported(f"layer_norm: axis={form.axis} is not the last, which kernels need: use 'xla'")
+            raise Unsupported(f"layer_norm: axis={norm.axis} is not the last, which kernels need: use 'xla'")
         implementation = "xla"
-    return dispatch("layer_norm", IMPLEMENTATIONS, implementation, x, residual, scale, bias, form)
+    if x.size == 0:
+        return x, residual
+    scale = jnp.ones(x.shape[norm.axis]) if scale is None else scale
+    return dispatch("layer_norm", IMPLEMENTATIONS, implementation, x, residual, scale, bias, norm)
 
 
-def _emulate(x: Array, form: Form, numerics: NormNumerics, implementation: str | None) -> Array:
-    if form.pre_normaliser != NONE:
+def _emulate(
+    x: Array,
+    scale: Array | None,
+    bias: Array | None,
+    norm: Norm,
+    numerics: NormNumerics,
+    implementation: str | None,
+) -> Array:
+    _check(x, scale, bias, norm)
+    if norm.pre_normaliser != NONE:
         raise ValueError("layer_norm: give pre_normaliser to NormNumerics, where there is a numerics")
-    operation = "layer_norm with numerics"
-    return dispatch(operation, EMULATED, implementation, x, form.eps, numerics, centred=form.centred)
+    if implementation not in (None, "reference", "xla"):
+        raise Unsupported(f"layer_norm: implementation={implementation!r} emulates no numerics: use 'xla', or None")
+    arithmetic, rows = numerics.arithmetic, jnp.moveaxis(x, norm.axis, -1)
+    if x.size == 0:
+        return x
+    rows = standardise(rows, norm.eps, numerics, centred=norm.centred)
+    rows = rows if scale is None else arithmetic.multiply(rows, arithmetic.round(scale))
+    rows = rows if bias is None else arithmetic.add(rows, arithmetic.round(bias))
+    return jnp.moveaxis(rows, -1, norm.axis)
+
+
+def _check(x: Array, scale: Array | None, bias: Array | None, norm: Norm) -> None:
+    for name, parameter in {"scale": scale, "bias": bias}.items():
+        if parameter is not None and parameter.shape != (x.shape[norm.axis],):
+            raise ValueError(f"layer_norm: {name} of shape {parameter.shape} does not fit x of shape {x.shape}")
+    if not isinstance(norm.eps, numbers.Real):
+        raise ValueError(f"layer_norm: eps={norm.eps} must be a number that is known before tracing")
+    if norm.eps < 0:
+        raise ValueError(f"layer_norm: eps={norm.eps} must not be negative")

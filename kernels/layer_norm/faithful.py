@@ -45,7 +45,7 @@ class NormNumerics:
         return (2.5 * self.arithmetic.depth(width) + 11) * self.arithmetic.format.unit_roundoff
 
 
-def normalise(
+def standardise(
     x: Float[Array, "*batch channels"], eps: float, numerics: NormNumerics, *, centred: bool
 ) -> Float[Array, "*batch channels"]:
     """(x - mean) / sqrt(mean (x - mean)^2 + eps), or without the mean, each result rounded to the format.
@@ -63,21 +63,20 @@ def normalise(
     """
     if eps <= 0:
         raise ValueError(f"eps={eps}: low precision needs a positive one, or constant rows divide zero by zero")
-    arithmetic, norm, width = numerics.arithmetic, numerics.pre_normaliser, x.shape[-1]
+    arithmetic, pre_normaliser, width = numerics.arithmetic, numerics.pre_normaliser, x.shape[-1]
     x = arithmetic.round(x)
-    if norm == NONE:
+    if pre_normaliser == NONE:
         return _by_definition(x, eps, arithmetic, centred)
     floor = 2.0 ** math.ceil(math.log2(math.sqrt(width * eps / numerics.limit)))  # f, in the unit of x
-    shift = jnp.float32(1 / norm.static)  # the power of two that x is multiplied by
-    if norm.safe_statistics:
-        largest = arithmetic.max(jnp.abs(x))
-        below = arithmetic.quotient(numerics.largest / (2 * width), jnp.maximum(largest, floor))
-        shift = _power_of_two_below(below)
-    elif norm.surrogate == "none" and norm.static < floor:
-        raise ValueError(f"static={norm.static}: make it {floor} or more, or the term of eps={eps} overflows")
+    shift = jnp.float32(1 / pre_normaliser.static)  # the power of two that x is multiplied by
+    if pre_normaliser.safe_statistics:
+        largest = _largest(jnp.abs(x))
+        shift = _power_of_two_below(numerics.largest / (2 * width) / jnp.maximum(largest, floor))
+    elif pre_normaliser.surrogate == "none" and pre_normaliser.static < floor:
+        raise ValueError(f"static={pre_normaliser.static}: make it {floor} or more, or the term of eps={eps} overflows")
     c = arithmetic.multiply(x, shift)
     if centred:
-        c = _centre(c, norm.safe_statistics, arithmetic)
+        c = _centre(c, pre_normaliser.safe_statistics, arithmetic)
     z, h, ratio = _scaled(c, arithmetic.round(shift * floor), numerics, centred)
     y = arithmetic.multiply(z, h)
     variance = _over_width(arithmetic.sum(arithmetic.multiply(y, y), keepdims=True), width, arithmetic)
@@ -93,26 +92,26 @@ def _scaled(
     c: Float[Array, "*batch channels"], floor: Float[Array, "..."], numerics: NormNumerics, centred: bool
 ) -> tuple[Float[Array, "*batch channels"], Float[Array, "..."], Float[Array, "..."]]:
     """c / 2^k, 2^k / s (1 where the scale is a power of two) and floor / 2^k."""
-    arithmetic, norm, width = numerics.arithmetic, numerics.pre_normaliser, c.shape[-1]
+    arithmetic, pre_normaliser, width = numerics.arithmetic, numerics.pre_normaliser, c.shape[-1]
     one = jnp.float32(1)
-    if norm.surrogate == "none":
+    if pre_normaliser.surrogate == "none":
         return c, one, floor
     magnitude = jnp.abs(c)
-    k = norm.constant(width, numerics.limit, centred=centred)
+    k = pre_normaliser.constant(width, numerics.limit, centred=centred)
     # In terms of the sum of |c| = D MAD, which spares a division by D that could underflow.
-    if norm.surrogate == "max":
-        s = arithmetic.max(magnitude)
-    elif norm.surrogate == "mad":
+    if pre_normaliser.surrogate == "max":
+        s = _largest(magnitude)
+    elif pre_normaliser.surrogate == "mad":
         s, k = arithmetic.sum(magnitude, keepdims=True), k / width
     else:
-        largest = arithmetic.max(magnitude)
+        largest = _largest(magnitude)
         total = arithmetic.sum(magnitude, keepdims=True)
         # Roots first: the product itself may overflow.
         s, k = arithmetic.multiply(arithmetic.sqrt(total), arithmetic.sqrt(largest)), k / math.sqrt(width)
     s = arithmetic.multiply(s, arithmetic.round(jnp.float32(k)))
     s = jnp.maximum(jnp.maximum(s, floor), arithmetic.format.smallest_normal)
     above = _power_of_two_above(s)
-    h = one if norm.power_of_two else arithmetic.divide(one, arithmetic.divide(s, above))
+    h = one if pre_normaliser.power_of_two else arithmetic.divide(one, arithmetic.divide(s, above))
     return arithmetic.divide(c, above), h, arithmetic.divide(floor, above)
 
 
@@ -122,7 +121,7 @@ def _centre(x: Array, safely: bool, arithmetic: Arithmetic) -> Array:
     if not safely:
         return arithmetic.subtract(x, mean)
     # The mean lies between the extremes, whatever its rounding: that of a constant row is exact.
-    mean = jnp.clip(mean, -arithmetic.max(-x), arithmetic.max(x))
+    mean = jnp.clip(mean, -_largest(-x), _largest(x))
     x = arithmetic.subtract(x, mean)
     return arithmetic.subtract(x, _over_width(arithmetic.sum(x, keepdims=True), x.shape[-1], arithmetic))
 
@@ -133,6 +132,11 @@ def _by_definition(x: Array, eps: float, arithmetic: Arithmetic, centred: bool) 
     squares = arithmetic.sum(arithmetic.multiply(x, x), keepdims=True)
     variance = _over_width(squares, x.shape[-1], arithmetic)
     return arithmetic.multiply(x, arithmetic.rsqrt(arithmetic.add(variance, arithmetic.round(jnp.float32(eps)))))
+
+
+def _largest(x: Array) -> Array:
+    """Of each row."""
+    return jnp.max(x, axis=-1, keepdims=True)
 
 
 def _over_width(x: Array, width: int, arithmetic: Arithmetic) -> Array:

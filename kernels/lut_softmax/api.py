@@ -1,14 +1,12 @@
 """The public functions; they pick the implementation."""
 
 import jax
-import jax.numpy as jnp
 
+from kernels import formats
 from kernels.implementation import Unsupported, deferred, dispatch
 from kernels.lut_softmax import lut, reference
 from kernels.lut_softmax.lut import SoftmaxTables
 from kernels.typing import Array, Bool, Float
-
-FORMATS = ("float32", "bfloat16", "float16")
 
 
 def _plain(scores: Array, mask: Array, tables: SoftmaxTables | None, axis: int = -1) -> Array:
@@ -51,11 +49,12 @@ def softmax(
         ValueError: a format or a mask that does not fit.
         Unsupported: the named implementation cannot run on this device or with these arguments.
     """
-    if jnp.dtype(scores.dtype).name not in FORMATS:
-        raise ValueError(f"softmax: scores are {scores.dtype}, not one of {', '.join(FORMATS)}: cast them")
+    formats.check("lut_softmax", "scores", scores, formats.COMPUTED)
+    if axis != -1 and implementation not in (None, "reference", "xla"):
+        raise Unsupported(f"lut_softmax: axis={axis} is not the last, which kernels need: use implementation='xla'")
+    if scores.size == 0:
+        return scores
     if axis != -1:
-        if implementation not in (None, "reference", "xla"):
-            raise Unsupported(f"softmax: axis={axis} is not the last, which kernels need: use implementation='xla'")
         return _plain(scores, mask, tables, axis)
     return dispatch("lut_softmax", IMPLEMENTATIONS, implementation, scores, mask, tables)
 

@@ -2,119 +2,90 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from kernels import gpu_rows
-from kernels.autotune import tuned
+from kernels.broadcast import along
 from kernels.device import is_interpreted
-from kernels.gpu_rows import Blocks, at_least, load
-from kernels.lut_softmax import block, fused
+from kernels.gpu_rows import Threads, load
+from kernels.lut_softmax import rowwise
 from kernels.lut_softmax.lut import SoftmaxTables
 from kernels.lut_softmax.table import Lookup
-from kernels.typing import Array, Bool, Float
+from kernels.typing import Array
 
-PER_LANE, PER_LANE_WITH_TABLES = 64, 32  # elements of a row a thread; with twice as many, registers spill
+_ROWS = gpu_rows.Rows("lut_softmax", "keys of scores", per_lane=64)
+_PER_LANE_WITH_TABLES = 32
 _STEP = 128  # numbers of keys that are not multiples of 16 are filled up to one of this
+candidates = _ROWS.candidates
 
 
-def softmax(
-    scores: Float[Array, "*batch keys"], mask: Bool[Array, "*#batch keys"], tables: SoftmaxTables | None
-) -> Float[Array, "*batch keys"]:
+def softmax(scores: Array, mask: Array, tables: SoftmaxTables | None) -> Array:
     """See `reference.softmax` and `lut.softmax`. Raises Unsupported for more keys than a warp's registers hold.
 
     Scores whose keys are not a multiple of 16 are copied, filled up with masked ones.
     """
+    rows = _ROWS if tables is None else _ROWS._replace(per_lane=_PER_LANE_WITH_TABLES)
     num_keys = scores.shape[-1]
-    heuristic(num_keys + _fill(num_keys), scores.dtype, PER_LANE if tables is None else PER_LANE_WITH_TABLES)
-    return fused.softmax(_KERNELS, scores, mask, tables)
-
-
-def heuristic(width: int, format: Any, per_lane: int = PER_LANE) -> Blocks:
-    """Blocks for a number of keys that was not measured."""
-    return gpu_rows.heuristic("softmax", "keys of scores", width, format, per_lane)
+    rows.heuristic(num_keys + _fill(num_keys), scores.dtype)
+    return rowwise.softmax(_KERNELS, scores, mask, tables)
 
 
 def _fill(num_keys: int) -> int:
     return -num_keys % _STEP if num_keys % 16 else 0
 
 
-def _widened(x: Array, fill: int) -> Array:
+def _widened(x: Array) -> Array:
+    fill = _fill(x.shape[1])
     return jnp.pad(x, ((0, 0), (0, fill))) if fill else x
-
-
-def _blocks(x: Array) -> Blocks:
-    count, width = x.shape
-    found = tuned("lut_softmax", "mosaic_gpu", Blocks, width=width, format=x.dtype.name)
-    return (found or heuristic(width, x.dtype)).fitted(count)
 
 
 def _forward(scores: Array, mask: Array, tables: SoftmaxTables | None) -> Array:
     count, num_keys = scores.shape
-    scores, mask = _widened(scores, _fill(num_keys)), _widened(mask, _fill(num_keys))
-    blocks, layout = _blocks(scores), _blocks(scores).layout
-    shared = mask.shape[0] == 1 < count
-    scores = at_least(scores, blocks.rows)
-    mask = mask[0] if shared else at_least(mask, blocks.rows)
-    entries = [] if tables is None else [tables.exp.table.values, _padded(tables.reciprocal.table.values, blocks)]
+    scores, mask = _widened(scores), _widened(mask)
+    threads = _ROWS.threads(scores)
+    layout, shared = threads.layout, mask.shape[0] == 1 < count
+    entries = [] if tables is None else [tables.exp.table.values, _padded(tables.reciprocal.table.values, threads)]
 
-    def body(*refs):
-        scores_ref, mask_ref, *table_refs, out_ref = refs
-        here = gpu_rows.here(blocks, scores_ref.shape[0])
+    def body(here, scores_ref, mask_ref, shared_ref, *refs):
+        *table_refs, out_ref = refs
         x = load(scores_ref.at[here], layout)
         if shared:
-            seen = jax.lax.broadcast_in_dim(load(mask_ref, layout.reduce(0)), x.shape, (1,)) > 0
+            seen = along(load(shared_ref, layout.reduce(0)), threads.rows) > 0
         else:
             seen = load(mask_ref.at[here], layout) > 0
         if tables is None:
-            out = block.softmax(x, seen, None, num_keys, _no_table, _no_table)
+            out = rowwise.exact(x, seen)
         else:
             exp_ref, reciprocal_ref = table_refs
-            shape = (blocks.rows, *reciprocal_ref.shape)
-            reciprocals = jax.lax.broadcast_in_dim(load(reciprocal_ref, layout.reduce(0)), shape, (1,))
-            pick = block.one_hot(reciprocals, plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=layout))
-            out = block.softmax(x, seen, tables, num_keys, gather(exp_ref, layout), pick)
+            reciprocals = along(load(reciprocal_ref, layout.reduce(0)), threads.rows)
+            places = plgpu.broadcasted_iota(jnp.int32, reciprocals.shape, 1, layout=layout)
+            lookups = gather(exp_ref, layout), rowwise.one_hot(reciprocals, places)
+            out = rowwise.from_tables(x, seen, tables, num_keys, *lookups)
         out_ref.at[here][...] = out.astype(out_ref.dtype)
 
-    return _call(body, blocks, scores, mask, *entries)[:count, :num_keys]
+    tensors, others = ((scores, None), [mask[0]]) if shared else ((scores, mask), [None])
+    (out,) = gpu_rows.call(body, threads, tensors, [*others, *map(jnp.asarray, entries)])
+    return out[:, :num_keys]
 
 
 def _backward(probabilities: Array, cotangent: Array) -> Array:
-    count, num_keys = probabilities.shape
-    fill = _fill(num_keys)
-    probabilities, cotangent = _widened(probabilities, fill), _widened(cotangent, fill)
-    blocks = _blocks(probabilities)
+    num_keys = probabilities.shape[1]
+    probabilities, cotangent = _widened(probabilities), _widened(cotangent)
+    threads = _ROWS.threads(probabilities)
 
-    def body(probabilities_ref, cotangent_ref, out_ref):
-        here = gpu_rows.here(blocks, out_ref.shape[0])
-        arrays = (load(ref.at[here], blocks.layout) for ref in (probabilities_ref, cotangent_ref))
-        out_ref.at[here][...] = block.gradient(*arrays).astype(out_ref.dtype)
+    def body(here, probabilities_ref, cotangent_ref, out_ref):
+        arrays = (load(ref.at[here], threads.layout) for ref in (probabilities_ref, cotangent_ref))
+        out_ref.at[here][...] = rowwise.gradient(*arrays).astype(out_ref.dtype)
 
-    arrays = at_least(probabilities, blocks.rows), at_least(cotangent, blocks.rows)
-    return _call(body, blocks, *arrays)[:count, :num_keys]
+    (out,) = gpu_rows.call(body, threads, (probabilities, cotangent))
+    return out[:, :num_keys]
 
 
-def _call(body: Any, blocks: Blocks, x: Array, *others: Any) -> Array:
-    """A result like x."""
-    kernel = plgpu.kernel(
-        body,
-        out_type=jax.ShapeDtypeStruct(x.shape, x.dtype),
-        grid=(pl.cdiv(x.shape[0], blocks.rows),),
-        grid_names=("block",),
-    )
-    return kernel(x, *map(jnp.asarray, others))
-
-
-def _padded(values: np.ndarray, blocks: Blocks) -> np.ndarray:
+def _padded(values: np.ndarray, threads: Threads) -> np.ndarray:
     """A table that fills the layout of a row."""
-    return np.pad(values, (0, -len(values) % (blocks.lanes * blocks.vector)))
-
-
-def _no_table(table: Any, index: Array) -> Array:
-    raise NotImplementedError("a softmax without tables looks nothing up")
+    return np.pad(values, (0, -len(values) % (threads.lanes * threads.vector)))
 
 
 def gather(ref: Any, layout: Any) -> Lookup:
@@ -147,4 +118,4 @@ def gather(ref: Any, layout: Any) -> Lookup:
     return lookup
 
 
-_KERNELS = fused.Kernels(_forward, _backward)
+_KERNELS = rowwise.Kernels(_forward, _backward)

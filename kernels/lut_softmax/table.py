@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 
 from kernels.typing import Array, Float, Int
 
-type Lookup = Callable[["Table", Array], Array]  # the entries of a table at indices, in the form that a device has
+type Lookup = Callable[["Table", Array], Array]  # the entries of a table at indices, as a device finds them
 
 
 def take(table: "Table", index: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -122,22 +123,28 @@ class BoundedExp:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reciprocal:
-    """1/x for x > 0: x = m 2^e with 1 <= m < 2, a table of 1/m, and an exact scaling by 2^-e.
+class _OfMantissa:
+    """A function of x > 0, with x = m 2^e and 1 <= m < 2, from a table of it over [1, 2], whatever x is."""
 
-    The table's domain is [1, 2] whatever x is; the error is that of 1/m, h^2/4 at most with h = step.
-    """
-
-    step: float = 2**-7
+    function: ClassVar[Callable[[np.ndarray], np.ndarray]]
+    step: float
     interpolated: bool = True
 
     @functools.cached_property
     def table(self) -> Table:
-        return Table(np.reciprocal, 1.0, self.step, round(1 / self.step) + 1, self.interpolated)
+        return Table(self.function, 1.0, self.step, round(1 / self.step) + 1, self.interpolated)
 
     @property
     def entries(self) -> int:
         return self.table.entries
+
+
+@dataclasses.dataclass(frozen=True)
+class Reciprocal(_OfMantissa):
+    """1/x from a table of 1/m, and an exact scaling by 2^-e; the error is that of 1/m, h^2/4 at most with h = step."""
+
+    function = np.reciprocal
+    step: float = 2**-7
 
     def times(self, numerator: Float[Array, "*shape"], x: Float[Array, "*#shape"]) -> Float[Array, "*shape"]:
         """numerator / x. The scaling comes last, for 1/x itself may be too small for the format."""
@@ -153,19 +160,11 @@ class Reciprocal:
 
 
 @dataclasses.dataclass(frozen=True)
-class Logarithm:
-    """ln(x) for x > 0: e ln 2 + a table of ln(m), as `Reciprocal`; error h^2/8."""
+class Logarithm(_OfMantissa):
+    """ln(x) = e ln 2 + ln(m), from a table of ln(m); error h^2/8."""
 
+    function = np.log
     step: float = 2**-5
-    interpolated: bool = True
-
-    @functools.cached_property
-    def table(self) -> Table:
-        return Table(np.log, 1.0, self.step, round(1 / self.step) + 1, self.interpolated)
-
-    @property
-    def entries(self) -> int:
-        return self.table.entries
 
     def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         mantissa, exponent = split(x)

@@ -5,9 +5,9 @@ import json
 import pathlib
 from typing import Any
 
+from conformer.artefacts.formats import FORMATS, ExportError
+from conformer.artefacts.geometry import Geometry
 from conformer.config import FeatureConfig
-from conformer.export.formats import FORMATS, ExportError
-from conformer.export.step import Geometry
 
 
 @dataclasses.dataclass
@@ -61,8 +61,8 @@ def load_cards(path: pathlib.Path) -> list[Card]:
             values = json.loads(file.read_text())
             geometry, features = Geometry(**values.pop("geometry")), FeatureConfig(**values.pop("features"))
             cards.append(Card(geometry=geometry, features=features, **values))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise ExportError(f"{file} is not a card that export.py wrote: export again") from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ExportError(f"{file} is no card of this export.py ({error}): export again") from None
     return sorted(cards, key=lambda card: (list(FORMATS).index(card.format), card.name))
 
 

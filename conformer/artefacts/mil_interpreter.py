@@ -14,7 +14,7 @@ import numpy as np
 from coremltools.converters.mil.frontend.milproto.load import load  # pyright: ignore[reportMissingImports]
 from coremltools.converters.mil.mil import types  # pyright: ignore[reportMissingImports]
 
-from conformer.export.formats import ExportError
+from conformer.artefacts.formats import ExportError
 
 
 def load_package(path: pathlib.Path) -> Any:
@@ -104,10 +104,10 @@ def _slice(x, begin, size) -> np.ndarray:
     return x[tuple(slice(b, b + s) for b, s in zip(begin, size, strict=True))]
 
 
-def _slice_by_index(x, begin, end, begin_mask=None, end_mask=None, **_) -> np.ndarray:
+def _slice_by_index(x, begin, end, stride=None, begin_mask=None, end_mask=None, **_) -> np.ndarray:
     starts = [None if begin_mask is not None and begin_mask[i] else b for i, b in enumerate(begin)]
     ends = [None if end_mask is not None and end_mask[i] else e for i, e in enumerate(end)]
-    return x[tuple(map(slice, starts, ends))]
+    return x[tuple(map(slice, starts, ends, [None] * x.ndim if stride is None else stride))]
 
 
 def _split(x, axis, num_splits=None, split_sizes=None) -> list[np.ndarray]:
@@ -127,6 +127,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "concat": lambda values, axis, interleave=False: np.concatenate(values, axis),
     "conv": _conv,
     "einsum": lambda values, equation: np.einsum(equation, *values),
+    "exp2": lambda x: np.exp2(x),
+    "floor": lambda x: np.floor(x),
+    "log": lambda x, epsilon=0.0: np.log(x + epsilon),
     "maximum": lambda x, y: np.maximum(x, y),
     "mul": lambda x, y: x * y,
     "real_div": lambda x, y: x / y,

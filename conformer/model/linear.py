@@ -1,4 +1,4 @@
-"""What every module is made of: linear maps in a chosen format, layer normalisation, dropout."""
+"""Linear maps in a chosen format, and dropout."""
 
 import functools
 import math
@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from kernels.layer_norm import add_layer_norm, layer_norm
 from kernels.typing import Array, Float, Key, Num
 
 
@@ -93,31 +92,6 @@ _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 def _product(equation: str, a: Array, b: Array, compute: str) -> Array:
     return jnp.einsum(equation, a.astype(compute), b.astype(compute), preferred_element_type=jnp.float32)
-
-
-class LayerNorm(nnx.Module):
-    """Layer normalisation with a learned scale and bias.
-
-    Args:
-        kernels: as `ModelConfig.kernels`.
-    """
-
-    def __init__(self, features: int, kernels: str):
-        self.eps = 1e-5
-        self.implementation = kernels or None
-        self.scale = nnx.Param(jnp.ones(features))
-        self.bias = nnx.Param(jnp.zeros(features))
-
-    def __call__(self, x: Float[Array, "*shape"], *, axis: int = -1) -> Float[Array, "*shape"]:
-        scale, bias = self.scale[...], self.bias[...]
-        return layer_norm(x, scale, bias, eps=self.eps, axis=axis, implementation=self.implementation)
-
-    def of_sum(
-        self, x: Float[Array, "*batch channels"], residual: Float[Array, "*batch channels"]
-    ) -> Float[Array, "*batch channels"]:
-        """Of x + residual, in one pass where the implementation has one."""
-        scale, bias = self.scale[...], self.bias[...]
-        return add_layer_norm(x, residual, scale, bias, eps=self.eps, implementation=self.implementation)[0]
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:

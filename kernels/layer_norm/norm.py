@@ -2,16 +2,11 @@
 
 import dataclasses
 
-import jax.numpy as jnp
-
 from kernels.layer_norm.pre_normaliser import NONE, PreNormaliser
-from kernels.typing import Array, Float
-
-FORMATS = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
+class Norm:
     """y = c / sqrt(mean c^2 + eps) * scale + bias, c = x - mean(x) or, for RMSNorm, x itself.
 
     Computed in float32 whatever the format of x, with a pre-normaliser s from the statistics of c:
@@ -32,11 +27,3 @@ class Form:
     def smallest_scale(self) -> float:
         """Of s, and positive if eps is zero."""
         return max(self.eps**0.5, 2.0**-60)
-
-
-def stored(y: Float[Array, "*shape"], format: jnp.dtype) -> Float[Array, "*shape"]:
-    """y in the format of a tensor; beyond the range of a float8, which may have no infinity, its largest value."""
-    if jnp.dtype(format).itemsize == 1:
-        largest = float(jnp.finfo(format).max)
-        y = jnp.clip(y, -largest, largest)
-    return y.astype(format)

@@ -1,0 +1,40 @@
+"""Core ML, where there is no macOS: the saved package in NumPy (`mil_interpreter`)."""
+
+import pathlib
+
+import numpy as np
+
+from conformer.artefacts.geometry import MASKED, Geometry
+from conformer.artefacts.mil_interpreter import MilInterpreter, load_package
+from conformer.artefacts.runtime import Runtime
+
+
+class CoreMl(Runtime):
+    """The saved package, interpreted operation by operation in NumPy, every result rounded to its type."""
+
+    emulated = True
+
+    def _load(self, path: pathlib.Path) -> None:
+        self._program = MilInterpreter(load_package(path))
+
+    @property
+    def layouts(self) -> dict[str, int]:
+        return self._program.layouts()
+
+    def _initial_state(self) -> dict[str, np.ndarray]:
+        return {name: np.zeros(shape, np.float16) for name, shape in state_shapes(self.geometry).items()}
+
+    def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        mask = np.where(valid, 0, MASKED).astype(np.float32)[None, :, None, None]
+        results = self._program({"window": window.T[None, None], "mask": mask}, self._state)
+        return results["log_probs"][0, :, 0].T
+
+
+def state_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
+    """Of the states: all blocks in one array each."""
+    g = geometry
+    return {
+        "key": (g.num_layers, g.left, 1, g.encoder_dim),
+        "value": (g.num_layers, g.encoder_dim, 1, g.left),
+        "inputs": (g.num_layers, g.encoder_dim, 1, g.kernel_size - 1),
+    }

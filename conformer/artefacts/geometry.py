@@ -1,0 +1,97 @@
+"""The sizes of an artefact, and the state that it carries: what those who write it and those who run it agree on."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from conformer.config import Config, FeatureConfig
+from conformer.streaming.stepper import Framing
+from kernels.typing import Bool, Float
+
+if TYPE_CHECKING:
+    from conformer.model import ConformerCTC
+
+MASKED = -1e4  # what a key that is not valid adds to its scores: exp of it is zero
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """The sizes that an artefact has for ever."""
+
+    chunk_size: int  # encoder frames
+    num_left_chunks: int
+    subsampling_factor: int  # feature frames an encoder frame
+    right_context: int  # feature frames that an encoder frame needs beyond its first
+    num_mel_bins: int
+    num_layers: int
+    num_heads: int
+    encoder_dim: int
+    kernel_size: int
+    vocab_size: int
+
+    @classmethod
+    def of(cls, config: Config, model: "ConformerCTC", chunk_size: int, num_left_chunks: int) -> "Geometry":
+        """That of a model in streams of one chunk size and left context."""
+        sizes = config.model
+        return cls(
+            chunk_size,
+            num_left_chunks,
+            model.encoder.subsampling.subsampling_factor,
+            model.encoder.subsampling.right_context,
+            config.features.num_mel_bins,
+            sizes.num_layers,
+            sizes.num_heads,
+            sizes.encoder_dim,
+            sizes.kernel_size,
+            sizes.vocab_size,
+        )
+
+    @property
+    def window(self) -> int:
+        """Feature frames that go in."""
+        return (self.chunk_size - 1) * self.subsampling_factor + self.right_context + 1
+
+    @property
+    def shift(self) -> int:
+        """Feature frames from a window's start to the next one's."""
+        return self.chunk_size * self.subsampling_factor
+
+    def framing(self, features: FeatureConfig) -> Framing:
+        """How audio is cut for it."""
+        return Framing(features, self.chunk_size, self.window, self.shift)
+
+    @property
+    def left(self) -> int:
+        """Encoder frames of left context."""
+        return self.chunk_size * self.num_left_chunks
+
+    @property
+    def num_keys(self) -> int:
+        """Encoder frames attended to."""
+        return self.left + self.chunk_size
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of an attention head."""
+        return self.encoder_dim // self.num_heads
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of a state's parts, in order: keys, values and newest inputs of the convolution (key_0, value_0, inputs_0),
+        block after block.
+        """
+        keys = (self.num_heads, self.left, self.head_dim)
+        block = {"key": keys, "value": keys, "inputs": (self.kernel_size - 1, self.encoder_dim)}
+        return {f"{part}_{layer}": shape for layer in range(self.num_layers) for part, shape in block.items()}
+
+    def valid_keys(self, frames_seen: int, num_frames: int) -> Bool[np.ndarray, " keys"]:
+        """Those that the next chunk, of `num_frames` valid frames, attends to."""
+        key = np.arange(self.num_keys)
+        return (key >= self.left - min(frames_seen, self.left)) & (key < self.left + num_frames)
+
+
+def zeros(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Float[np.ndarray, "..."]]:
+    """The state of a new stream, in float32."""
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}

@@ -1,0 +1,45 @@
+"""ONNX Runtime, with the interface of WeNet's CTC models.
+
+Inputs and outputs are bound by position, in the order of INPUTS and OUTPUTS; the client keeps the state, the offset and
+the mask (csrc/online-wenet-ctc-model.cc of sherpa-onnx). `offset` and `required_cache_size` are there because it sends
+them; the step does not need them.
+"""
+
+import pathlib
+
+import numpy as np
+import onnxruntime  # pyright: ignore[reportMissingImports]
+
+from conformer.artefacts.geometry import Geometry, zeros
+from conformer.artefacts.runtime import Runtime
+
+INPUTS = ("x", "offset", "required_cache_size", "attn_cache", "conv_cache", "attn_mask")
+OUTPUTS = ("log_probs", "next_attn_cache", "next_conv_cache")
+
+
+class OnnxRuntime(Runtime):
+    """ONNX Runtime on one thread."""
+
+    def _load(self, path: pathlib.Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def _initial_state(self) -> dict[str, np.ndarray]:
+        return zeros(cache_shapes(self.geometry))
+
+    def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        zero = np.zeros(1, np.int64)
+        inputs = (window[None], zero, zero, *self._state.values(), valid[None, None])
+        log_probs, *caches = self._session.run(None, dict(zip(INPUTS, inputs, strict=True)))
+        self._state = dict(zip(self._state, caches, strict=True))
+        return np.asarray(log_probs)[0]
+
+
+def cache_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
+    """Of the state: all blocks in one array, keys beside values."""
+    g = geometry
+    return {
+        "attn_cache": (g.num_layers, g.num_heads, g.left, 2 * g.head_dim),
+        "conv_cache": (g.num_layers, 1, g.encoder_dim, g.kernel_size - 1),
+    }

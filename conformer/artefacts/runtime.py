@@ -1,0 +1,80 @@
+"""What all that run artefacts have in common: each is a `Stepper` of one stream."""
+
+import abc
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from conformer.artefacts.geometry import Geometry, zeros
+from conformer.config import FeatureConfig
+from kernels.typing import Bool, Float, Int
+
+
+class Runtime(abc.ABC):
+    """A `Stepper` of one stream through an artefact.
+
+    Args:
+        options: one of `variants`.
+    """
+
+    batch_size = 1
+    emulated = False  # its speed here says nothing
+
+    def __init__(self, path: pathlib.Path, geometry: Geometry, features: FeatureConfig, **options: Any):
+        self.geometry, self.framing = geometry, geometry.framing(features)
+        self._load(path, **options)
+        self.reset()
+
+    @classmethod
+    def variants(cls) -> dict[str, dict[str, Any]]:
+        """Ways to run the same artefact: what is added to its name, and the options of the constructor."""
+        return {"": {}}
+
+    def __call__(
+        self,
+        windows: Float[np.ndarray, "1 window mel"],
+        num_frames: Int[np.ndarray, " 1"],
+        fresh: Bool[np.ndarray, " 1"] | None = None,
+    ) -> Float[np.ndarray, "1 frames vocab"]:
+        """See `Stepper`."""
+        if fresh is not None and fresh[0]:
+            self.reset()
+        valid = self.geometry.valid_keys(self._frames_seen, int(num_frames[0]))
+        self._frames_seen += int(num_frames[0])
+        return self._step(windows[0], valid)[None]
+
+    def reset(self) -> None:
+        """See `Stepper`."""
+        self._frames_seen, self._state = 0, self._initial_state()
+
+    def warm_up(self) -> None:
+        """See `Stepper`."""
+        shape = (1, self.geometry.window, self.geometry.num_mel_bins)
+        self(np.zeros(shape, np.float32), np.ones(1, np.int32))
+        self.reset()
+
+    @property
+    def state_bytes(self) -> int:
+        """See `Stepper`."""
+        return sum(array.nbytes for array in self._state.values())
+
+    @property
+    def arena_bytes(self) -> int | None:
+        """Working memory that the interpreter asks for, where it says so."""
+        return None
+
+    @property
+    def layouts(self) -> dict[str, int]:
+        """How many results of operations have each layout, where that decides on speed."""
+        return {}
+
+    def _initial_state(self) -> dict[str, np.ndarray]:
+        return zeros(self.geometry.state_shapes)
+
+    @abc.abstractmethod
+    def _load(self, path: pathlib.Path, **options: Any) -> None: ...
+
+    @abc.abstractmethod
+    def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Log-probabilities of a chunk, given which keys are valid; replaces the state."""

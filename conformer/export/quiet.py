@@ -1,0 +1,16 @@
+"""Converters without what they print."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what converters print, and warnings of theirs that nobody can act on."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors")
+        warnings.simplefilter("ignore", ResourceWarning)  # coremltools leaves a folder to the garbage collector
+        yield

@@ -1,0 +1,104 @@
+"""The exporters' form: one stream, arrays of rank two and three, weights and position biases as constants.
+
+Which keys are valid comes in as a mask to add to scores, since small runtimes lack integer arithmetic; constant factors
+are multiplied into the weights; and every operation is one that ONNX and LiteRT have an operator for.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from conformer.model.layouts.layout import Layout, Past, Scale
+from conformer.model.norm import LayerNorm
+from kernels.typing import Array, Float
+
+
+class Constant(Layout):
+    """(frames, channels) after the front end, (1, time, frequency, channels) in it.
+
+    The state is that of one stream: keys and values (heads, left, head_dim), inputs (past, channels). The model must be
+    laid out (`lay_out`).
+    """
+
+    name = "constant"
+
+    def image(self, features: Float[Array, "window mel"]):
+        return features[None, ..., None]
+
+    def stack(self, x, count):
+        _, time, bins, channels = x.shape
+        return x[:, : time // count * count].reshape(1, time // count, count * bins, channels)
+
+    def convolve(self, x, kernel, bias, strides):
+        return _convolve(x, kernel, strides) + bias
+
+    def filter(self, x, kernel, strides):
+        return _convolve(x, kernel[:, :, None], strides, groups=kernel.shape[2])
+
+    def flatten(self, x):
+        return x.reshape(x.shape[1], -1)
+
+    def relu(self, x):
+        return jax.nn.relu(x)
+
+    def swish(self, x):
+        return jax.nn.swish(x)
+
+    def gate(self, x):
+        value, gate = jnp.split(x, 2, axis=-1)
+        return value * jax.nn.sigmoid(gate)
+
+    def add(self, x, y):
+        return x + y
+
+    def linear(self, module, x, scale: Scale = 1.0):
+        weight, bias = weights(module, scale)
+        return x @ weight + bias
+
+    def norm(self, module, x):
+        """As Flax has it, which converters know; the variance as the mean square of what is centred."""
+        if not isinstance(module, LayerNorm):
+            self.lacks(module)
+        own = nnx.LayerNorm(x.shape[-1], epsilon=module.eps, use_fast_variance=False, rngs=nnx.Rngs(0))
+        own.scale, own.bias = nnx.Param(module.scale[...]), nnx.Param(module.bias[...])
+        return own(x)
+
+    def extend(self, past, x):
+        return jnp.concatenate([past, x])
+
+    def newest(self, x, count):
+        return x[len(x) - count :]
+
+    def depthwise(self, x, kernel, bias=None):
+        y = _convolve(x[None], kernel[:, None], (1,), groups=x.shape[1])[0]
+        return y if bias is None else y + bias
+
+    def attend(self, module, projected, seen: Float[Array, " keys"], past: Past):
+        frames, channels = projected.shape[0], projected.shape[1] // 3
+        heads = projected.reshape(frames, 3 * module.num_heads, -1)
+        query, new_key, new_value = jnp.split(heads.transpose(1, 0, 2), 3)
+        key = jnp.concatenate([past.key, new_key], axis=1)
+        value = jnp.concatenate([past.value, new_value], axis=1)
+        bias = np.asarray(module.relative_bias[...])
+        weights = jax.nn.softmax(jnp.matmul(query, key.transpose(0, 2, 1)) + (bias + seen))
+        out = jnp.matmul(weights, value).transpose(1, 0, 2).reshape(frames, channels)
+        return out, key[:, frames:], value[:, frames:]
+
+
+def weights(module: nnx.Linear, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
+    """W scale and b scale of a linear map, (in, out) and (out,)."""
+    assert module.bias is not None  # every linear map of the model has one
+    weight, bias = np.asarray(module.kernel[...]), np.asarray(module.bias[...])
+    parts = np.array(scale if isinstance(scale, tuple) else (scale,), np.float32)
+    factor = np.repeat(parts, len(bias) // len(parts))
+    return weight * factor, bias * factor
+
+
+def _convolve(
+    x: Float[Array, "1 *space in"], kernel: Float[Array, "..."], strides: tuple[int, ...], groups: int = 1
+) -> Float[Array, "1 *out_space out"]:
+    layout = ("NWC", "WIO", "NWC") if x.ndim == 3 else ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, "VALID", dimension_numbers=layout, feature_group_count=groups
+    )

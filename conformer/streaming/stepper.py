@@ -1,0 +1,64 @@
+"""What a stream needs of a network: the numbers that its audio is cut by, and a step that keeps the state."""
+
+import dataclasses
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from conformer.config import FeatureConfig
+from kernels.typing import Bool, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Framing:
+    """How audio becomes windows of features, and each window a chunk of encoder frames."""
+
+    features: FeatureConfig
+    chunk_size: int  # encoder frames of a window
+    window: int  # feature frames of a window
+    shift: int  # feature frames from a window's start to the next one's
+
+    @property
+    def frame_seconds(self) -> float:
+        """Audio from an encoder frame to the next."""
+        return self.shift // self.chunk_size * self.features.frame_shift_ms / 1000
+
+    def num_frames(self, feature_frames: int) -> int:
+        """Encoder frames of a recording."""
+        return max(feature_frames - (self.window - self.shift), 0) // (self.shift // self.chunk_size)
+
+
+@runtime_checkable
+class Stepper(Protocol):
+    """Steps `batch_size` streams at once; each row of the batch is a slot that a stream can hold. Knows no text."""
+
+    framing: Framing
+    batch_size: int
+
+    def __call__(
+        self,
+        windows: Float[np.ndarray, "batch window mel"],
+        num_frames: Int[np.ndarray, " batch"],
+        fresh: Bool[np.ndarray, " batch"] | None = None,
+    ) -> Float[np.ndarray, "batch frames vocab"]:
+        """Log-probabilities of each slot's next chunk.
+
+        Args:
+            windows: features; rows of slots with nothing to do are ignored.
+            num_frames: valid encoder frames of each slot's chunk; 0 = nothing to do.
+            fresh: slots that begin a new stream with this chunk.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Begins new streams in all slots."""
+        ...
+
+    def warm_up(self) -> None:
+        """Takes what a first step costs more than others ahead of the first audio."""
+        ...
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of state of one stream."""
+        ...

@@ -1,0 +1,105 @@
+"""The first half of a stream: audio in, windows for the network out."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import soxr
+
+from conformer.filterbank import StreamingLogMel
+from conformer.streaming.stepper import Framing
+from kernels.typing import Float
+
+
+class StreamError(ValueError):
+    """A stream used in a way that it cannot serve; the message says what to do instead."""
+
+
+class Window(NamedTuple):
+    """Features of one chunk, and how many encoder frames of it are valid."""
+
+    features: Float[np.ndarray, "window mel"]
+    num_frames: int
+
+
+class Windows:
+    """Cuts audio of any length, in any pieces, into windows that overlap.
+
+    Args:
+        framing: that of the network.
+        sample_rate: of the audio that will come; None = the network's. Other rates are resampled as they come.
+    """
+
+    def __init__(self, framing: Framing, sample_rate: int | None = None):
+        own_rate = framing.features.sample_rate
+        self._framing = framing
+        self._rate = sample_rate or own_rate
+        self._resampler = None if self._rate == own_rate else soxr.ResampleStream(self._rate, own_rate, 1)
+        self._features = StreamingLogMel(framing.features)
+        self._pending = np.zeros((0, framing.features.num_mel_bins), np.float32)
+        self._remaining: int | None = None  # encoder frames still to come, once the audio has ended
+        self._num_samples = 0  # received, at the stream's rate
+
+    @property
+    def audio_seconds(self) -> float:
+        """Audio received so far."""
+        return self._num_samples / self._rate
+
+    def accept(self, samples: Float[np.ndarray, " samples"], sample_rate: int | None = None) -> None:
+        """Takes the next samples, float in [-1, 1). Raises StreamError for audio that does not continue the stream."""
+        if self._remaining is not None:
+            raise StreamError("audio after the end of the stream: start a new stream for it")
+        if sample_rate not in (None, self._rate):
+            raise StreamError(
+                f"the stream began at {self._rate} Hz and now sends {sample_rate} Hz: start a new stream for it"
+            )
+        if not np.isfinite(samples).all():
+            raise StreamError("the audio holds values that are not finite: repair its source")
+        self._num_samples += len(samples)
+        self._extend(samples, last=False)
+
+    def end(self) -> None:
+        """No more audio will come. May be called again."""
+        if self._remaining is not None:
+            return
+        self._extend(np.zeros(0, np.float32), last=True)
+        self._pending = np.concatenate([self._pending, self._features.flush()])
+        framing = self._framing
+        self._remaining = framing.num_frames(len(self._pending))
+        windows = math.ceil(self._remaining / framing.chunk_size)
+        self._pending = np.pad(self._pending, ((0, windows * framing.shift + framing.window), (0, 0)))
+
+    def next_window(self) -> Window | None:
+        """The next chunk to encode; None until there is more audio, or when all of it has been encoded."""
+        framing = self._framing
+        if self._remaining is None:
+            num_frames = framing.chunk_size if len(self._pending) >= framing.window else 0
+        else:
+            num_frames = min(self._remaining, framing.chunk_size)
+            self._remaining -= num_frames
+        if num_frames == 0:
+            return None
+        window = Window(self._pending[: framing.window], num_frames)
+        self._pending = self._pending[framing.shift :]
+        return window
+
+    @property
+    def finished(self) -> bool:
+        """True when the audio has ended and all of it has been taken."""
+        return self._remaining == 0
+
+    def _extend(self, samples: np.ndarray, *, last: bool) -> None:
+        samples = samples.astype(np.float32)
+        if self._resampler is not None:
+            samples = self._resampler.resample_chunk(samples, last=last)
+        self._pending = np.concatenate([self._pending, self._features.accept(samples)])
+
+
+def windows_of(framing: Framing, samples: Float[np.ndarray, " samples"]) -> Iterator[Window]:
+    """The windows of a whole recording at the network's rate."""
+    windows = Windows(framing)
+    windows.accept(samples)
+    windows.end()
+    while (window := windows.next_window()) is not None:
+        yield window
