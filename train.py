@@ -111,7 +111,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         say(f"dropped {len(dropped)} utterances: {reason}; first: {', '.join(training[i].id for i in dropped[:3])}")
 
     # ----------------------------------------------------------------- state
-    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+    checkpoints = Checkpoints(workdir)
     start = checkpoints.latest_step()
     mean, std = feature_statistics(config, loader) if start is None else (np.zeros(config.features.num_mel_bins),) * 2
     trainer = Trainer(config, mean, std, mesh)

@@ -25,6 +25,7 @@ from absl import flags
 
 from conformer.policy import POLICIES
 
+RETIRED = {"train.keep_checkpoints": "the newest two are kept"}  # keys of older files, and why they went
 EXECUTIONS = ("sequence", "channels_first")
 
 # Kinds of modules that a configuration can name, and the class of each.
@@ -154,7 +155,6 @@ class TrainConfig:
     log_every: int = 20  # steps between lines of metrics.jsonl
     eval_every: int = 500  # steps between evaluations on data.eval_splits
     checkpoint_every: int = 500  # steps between checkpoints
-    keep_checkpoints: int = 2  # newest checkpoints kept
     max_skipped_steps: int = 50  # non-finite updates in a row that stop the run
 
 
@@ -203,7 +203,6 @@ class Config:
                 "log_every",
                 "eval_every",
                 "checkpoint_every",
-                "keep_checkpoints",
             ),
         }
         for section, keys in at_least_one.items():
@@ -368,6 +367,8 @@ def _from_dict(cls: Any, values: Any, origin: str, section: str = ""):
     fields = {field.name: field for field in dataclasses.fields(cls)}
     arguments = {}
     for name, value in values.items():
+        if reason := RETIRED.get(section + name):
+            raise ConfigError(f"{origin}: config key {section}{name} is retired ({reason}): remove it from the file")
         if name not in fields:
             raise ConfigError(f"{origin}: unknown config key {name!r}{_nearest(name, fields)}")
         kind = fields[name].type

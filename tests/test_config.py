@@ -90,6 +90,7 @@ def test_a_stored_file_that_is_not_a_config_is_named(tmp_path):
         ("[1]", r"\[1\] stands where Config needs"),
         ('{"model": 3}', "3 stands where ModelConfig needs"),
         ('{"model": {"encoder_dims": 3}}', "unknown config key 'encoder_dims'; did you mean 'encoder_dim'"),
+        ('{"train": {"keep_checkpoints": 2}}', r"train\.keep_checkpoints is retired \(.*\): remove it from the file"),
         ('{"model": {"num_heads": 5}}', "model.num_heads=5 does not divide"),
     ]:
         path.write_text(text)
