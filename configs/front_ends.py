@@ -1,10 +1,10 @@
 """An ablation of front ends on real speech: everything but the front end the same, the seed too.
 
   python train.py --config=configs/front_ends.py:words,small --workdir=runs/words_small
-  python sweep.py --sweep=configs/sweeps/subsampling.py --workdir=runs/subsampling    all six, compared
+  python sweep.py --sweep=configs/sweeps/subsampling.py --workdir=runs/subsampling    all eight, compared
 
 `vanilla` and `depthwise_separable` have the same number of channels; `small` has fewer, and one stride more along
-frequency, which leaves it less than 2.5 % of all arithmetic.
+frequency, which leaves it less than 2.5 % of all arithmetic. `stacked` is a linear map alone.
 """
 
 from configs import libri_mini, words
@@ -15,6 +15,7 @@ FRONT_ENDS = {
     "vanilla": ("vanilla", 48, 1),
     "depthwise_separable": ("depthwise_separable", 48, 1),
     "small": ("depthwise_separable", None, 2),
+    "stacked": ("stacked", 1, 1),  # it has no channels
 }
 SMALL = {"words": 12, "libri_mini": 22}  # channels: as many as 2.5 % of all arithmetic allow
 

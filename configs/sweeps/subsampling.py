@@ -2,7 +2,7 @@
 
 python sweep.py --sweep=configs/sweeps/subsampling.py --workdir=runs/subsampling
 
-About an hour on two cores: three trainings of 1,500 steps, three of 2,000 (configs/front_ends.py).
+About an hour on two cores: four trainings of 1,500 steps, four of 2,000 (configs/front_ends.py).
 """
 
 from configs.front_ends import BASES, FRONT_ENDS
@@ -12,7 +12,7 @@ from conformer.sweep import Sweep, Trial
 def get_sweep() -> Sweep:
     return Sweep(
         "What a cheaper convolutional front end costs in words, and what it saves: the same encoder, seed and steps "
-        "behind each of three, on nine command words and on read English.",
+        "behind each of four, on nine command words and on read English.",
         tuple(
             Trial(f"{base}_{front_end}", config=f"configs/front_ends.py:{base},{front_end}", chunk_sizes=(16,))
             for base in BASES
