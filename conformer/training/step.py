@@ -36,7 +36,7 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
     accumulate = config.train.accumulate
 
     def loss_fn(params, statistics, batch, num_labels, chunk_size, num_left_chunks, key, mask_strength):
-        model = nnx.merge(graphdef, gather(mesh, params), statistics)
+        model = nnx.merge(graphdef, gather(mesh, params), statistics, copy=True)  # it changes its statistics
         dither_key, mask_key, dropout_key = jax.random.split(key, 3)
         features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths, dither_key)
         features = spec_augment(config.augment, model.normalise(features), lengths, mask_key, mask_strength)
