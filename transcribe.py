@@ -8,8 +8,9 @@
   python transcribe.py --workdir=runs/demo --microphone
   python transcribe.py --workdir=runs/demo --example
 
-`-` reads 16-bit little-endian PCM, one channel, at the model's rate from standard input. Ctrl-C ends a source: what has
-been heard is still recognised. Segments are printed as they end and then forgotten, so that a source may last for ever.
+`-` reads an audio file, or else 16-bit little-endian PCM of one channel at the model's rate, from standard input.
+Ctrl-C ends a source: what has been heard is still recognised. Segments are printed as they end and then forgotten, so
+that a source may last for ever.
 """
 
 import json
@@ -63,6 +64,7 @@ def main(arguments: list[str]) -> None:
         sys.exit("transcribe.py: name audio files, - for standard input, --microphone or --example (see --help)")
     try:
         search = SEARCH()
+        system.check_writable(JSON.value)
         stepper, tokenizer = open_artefact(ARTEFACT.value) if ARTEFACT.value else open_workdir()
         decoder = make_decoder(search, tokenizer, read_lm(search, tokenizer))
         recognizer = Recognizer(stepper, tokenizer, decoder=decoder, endpoint=EndpointConfig())
@@ -72,7 +74,7 @@ def main(arguments: list[str]) -> None:
 
     stepper.warm_up()
     records, failed = [], False
-    for name, blocks in sources.items():
+    for name, blocks in sources:
         recognizer.reset()
         record = {"source": name} | run(recognizer, blocks)
         if record["error"]:
@@ -81,7 +83,7 @@ def main(arguments: list[str]) -> None:
         if JSON.value:
             records.append(record)
     if JSON.value:
-        pathlib.Path(JSON.value).write_text(json.dumps(records, indent=2) + "\n")
+        system.write_text(pathlib.Path(JSON.value), json.dumps(records, indent=2) + "\n")
     sys.exit(1 if failed else 0)
 
 
@@ -109,20 +111,22 @@ def open_workdir() -> tuple[Stepper, Tokenizer]:
     return Engine(config, model, **sizes), tokenizer
 
 
-def open_sources(rate: int, names: Sequence[str]) -> dict[str, Iterator[np.ndarray]]:
-    """The blocks of each source that the command names, at a rate in Hz."""
-    sources = {
-        name: read_pcm(sys.stdin.buffer, rate) if name == "-" else read_audio(name, rate, BLOCK_SECONDS)
+def open_sources(rate: int, names: Sequence[str]) -> list[tuple[str, Iterator[np.ndarray]]]:
+    """The blocks of each source that the command names, at a rate in Hz. Raises AudioError for a closed input."""
+    if "-" in names and sys.stdin is None:
+        raise AudioError("-: standard input is closed: pipe audio into it, or name a file")
+    sources = [
+        (name, read_pcm(sys.stdin.buffer, rate) if name == "-" else read_audio(name, rate, BLOCK_SECONDS))
         for name in names
-    }
+    ]
     if EXAMPLE.value:
         name, samples = read_example(rate)
         size = int(BLOCK_SECONDS * rate)
-        sources[name] = (samples[start : start + size] for start in range(0, len(samples), size))
+        sources.append((name, (samples[start : start + size] for start in range(0, len(samples), size))))
     if REALTIME.value:
-        sources = {name: pace(blocks, rate) for name, blocks in sources.items()}
+        sources = [(name, pace(blocks, rate)) for name, blocks in sources]
     if MICROPHONE.value:
-        sources["microphone"] = record_microphone(rate)
+        sources.append(("microphone", record_microphone(rate)))
     return sources
 
 
@@ -186,8 +190,9 @@ class Output:
             return
         self._shown = text
         if self._on_terminal:
-            width = os.get_terminal_size(self._file.fileno()).columns - 1
-            print(f"\r\x1b[K{text[-width:]}", end="", file=self._file, flush=True)
+            columns = os.get_terminal_size(self._file.fileno()).columns  # 0 where the terminal does not know
+            shown = text[1 - columns :] if columns > 1 else text
+            print(f"\r\x1b[K{shown}", end="", file=self._file, flush=True)
         elif text:
             print(f"{seconds:7.2f} s  {text}", file=self._file, flush=True)
 
@@ -228,4 +233,7 @@ def read_example(rate: int) -> tuple[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except BrokenPipeError:  # whoever reads the text has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is left to flush

@@ -345,9 +345,28 @@ def test_a_change_of_rate_is_refused():
 def test_values_that_are_not_finite_are_refused(value):
     stream = recognizer()
     stream.accept(sound(3_000))
-    with pytest.raises(StreamError, match="not finite"):
+    with pytest.raises(StreamError, match="NaN or infinite"):
         stream.accept(np.full(4, value, np.float32))
     stream.finish()  # what came before is still recognised
+
+
+@pytest.mark.parametrize(
+    "form", [lambda x: (x * 32768).round().astype(np.int16), lambda x: x[:, None], lambda x: x.tolist(), np.float64]
+)
+def test_samples_of_another_form_give_the_same_text(form):
+    audio = (sound(8_000) * 32768).round() / np.float32(32768)
+    texts = []
+    for samples in (audio, form(audio)):
+        stream = recognizer()
+        stream.accept(samples)
+        texts.append(stream.finish())
+    assert texts[0] == texts[1]
+
+
+def test_samples_whose_scale_is_not_clear_are_refused():
+    for samples in (np.full(4, 12_000.0), np.zeros(4, np.uint8), np.zeros((4, 4, 4))):
+        with pytest.raises(StreamError, match="pass|scaled to"):
+            recognizer().accept(samples)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 100])

@@ -8,7 +8,6 @@ from conformer.streaming.stepper import Framing, Stepper
 from conformer.streaming.transcript import Transcript
 from conformer.streaming.windows import StreamError, Windows
 from conformer.tokenizer import Tokenizer
-from kernels.typing import Float
 
 
 class Stream:
@@ -25,7 +24,7 @@ class Stream:
         self.audio = Windows(framing, sample_rate)
         self.transcript = Transcript(tokenizer, framing.frame_seconds, **transcript_options)
 
-    def accept(self, samples: Float[np.ndarray, " samples"], sample_rate: int | None = None) -> None:
+    def accept(self, samples: Any, sample_rate: int | None = None) -> None:
         """Takes the next samples, any number of them. Raises StreamError (see `Windows.accept`)."""
         self.audio.accept(samples, sample_rate)
 

@@ -8,7 +8,6 @@ from conformer.streaming.pool import StreamPool
 from conformer.streaming.stepper import Stepper
 from conformer.streaming.transcript import Segment, Word
 from conformer.tokenizer import Tokenizer
-from kernels.typing import Float
 
 
 class Recognizer:
@@ -35,7 +34,7 @@ class Recognizer:
         self._pool.abandon(self.stream)
         self.stream = self._pool.open(**self._stream_options)
 
-    def accept(self, samples: Float[np.ndarray, " samples"], sample_rate: int | None = None) -> str:
+    def accept(self, samples: Any, sample_rate: int | None = None) -> str:
         """Takes the next samples, any number of them, and returns the text so far. Raises StreamError."""
         self.stream.accept(samples, sample_rate)
         return self._advance()

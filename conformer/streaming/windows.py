@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
 
+from conformer.audio import AudioError, as_samples
 from conformer.filterbank import StreamingLogMel
 from conformer.streaming.stepper import Framing
 from kernels.typing import Float
@@ -46,16 +47,18 @@ class Windows:
         """Audio received so far."""
         return self._num_samples / self._rate
 
-    def accept(self, samples: Float[np.ndarray, " samples"], sample_rate: int | None = None) -> None:
-        """Takes the next samples, float in [-1, 1). Raises StreamError for audio that does not continue the stream."""
+    def accept(self, samples: Any, sample_rate: int | None = None) -> None:
+        """Takes the next samples, as `as_samples` does. Raises StreamError for audio that does not continue the stream."""
         if self._remaining is not None:
             raise StreamError("audio after the end of the stream: start a new stream for it")
         if sample_rate not in (None, self._rate):
             raise StreamError(
                 f"the stream began at {self._rate} Hz and now sends {sample_rate} Hz: start a new stream for it"
             )
-        if not np.isfinite(samples).all():
-            raise StreamError("the audio holds values that are not finite: repair its source")
+        try:
+            samples = as_samples(samples)
+        except AudioError as error:
+            raise StreamError(str(error)) from None
         self._num_samples += len(samples)
         self._extend(samples, last=False)
 
@@ -90,7 +93,6 @@ class Windows:
         return self._remaining == 0
 
     def _extend(self, samples: np.ndarray, *, last: bool) -> None:
-        samples = samples.astype(np.float32)
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(samples, last=last)
         self._pending = np.concatenate([self._pending, self._features.accept(samples)])
