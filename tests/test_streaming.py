@@ -365,7 +365,7 @@ def test_samples_of_another_form_give_the_same_text(form):
 
 def test_samples_whose_scale_is_not_clear_are_refused():
     for samples in (np.full(4, 12_000.0), np.zeros(4, np.uint8), np.zeros((4, 4, 4))):
-        with pytest.raises(StreamError, match="pass|scaled to"):
+        with pytest.raises(StreamError, match=r"pass|scaled to"):
             recognizer().accept(samples)
 
 

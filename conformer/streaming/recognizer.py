@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from conformer.streaming.pool import StreamPool
 from conformer.streaming.stepper import Stepper
 from conformer.streaming.transcript import Segment, Word

@@ -48,7 +48,7 @@ class Windows:
         return self._num_samples / self._rate
 
     def accept(self, samples: Any, sample_rate: int | None = None) -> None:
-        """Takes the next samples, as `as_samples` does. Raises StreamError for audio that does not continue the stream."""
+        """Takes the next samples (see `as_samples`). Raises StreamError for audio that does not continue the stream."""
         if self._remaining is not None:
             raise StreamError("audio after the end of the stream: start a new stream for it")
         if sample_rate not in (None, self._rate):

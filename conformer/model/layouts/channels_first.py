@@ -75,10 +75,6 @@ class ChannelsFirst(Sequence):
     def flatten(self, x):
         return x  # `linear` takes in all frequencies that are left
 
-    def gate(self, x):
-        value, gate = jnp.split(x, 2, axis=1)
-        return value * jax.nn.sigmoid(gate)
-
     def linear(self, module, x, scale: Scale = 1.0):
         return scaled(module.channels_first(x), scale, axis=1)
 

@@ -39,19 +39,6 @@ class Constant(Layout):
     def flatten(self, x):
         return x.reshape(x.shape[1], -1)
 
-    def relu(self, x):
-        return jax.nn.relu(x)
-
-    def swish(self, x):
-        return jax.nn.swish(x)
-
-    def gate(self, x):
-        value, gate = jnp.split(x, 2, axis=-1)
-        return value * jax.nn.sigmoid(gate)
-
-    def add(self, x, y):
-        return x + y
-
     def linear(self, module, x, scale: Scale = 1.0):
         weight, bias = weights(module, scale)
         return x @ weight + bias

@@ -4,6 +4,8 @@ import abc
 import contextlib
 from typing import Any, NamedTuple, NoReturn
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from kernels.chunked_attention import toeplitz
@@ -28,12 +30,12 @@ class Past(NamedTuple):
 class Layout(abc.ABC):
     """One way to lay out tensors. A module's `__call__` takes the layout last and holds no tensor operation itself.
 
-    Arguments named `module` hold the parameters, shaped as the trained model has them. A layout that cannot express a
-    kind of module raises NotImplementedError, which names both.
+    Arguments named `module` hold the parameters, shaped as the trained model has them. What is elementwise is written
+    for arrays of JAX. A layout that cannot express a kind of module raises NotImplementedError, which names both.
     """
 
     name: str
-    channel_axis: int  # of frames, where a model can be trained
+    channel_axis = -1  # of frames
 
     def scope(self, name: str, residual: Frames | None = None) -> contextlib.AbstractContextManager:
         """Names the part of the network that the verbs inside belong to; `residual` is kept until its end."""
@@ -95,21 +97,22 @@ class Layout(abc.ABC):
 
     # ------------------------------------------------------------------ elementwise
 
-    @abc.abstractmethod
     def relu(self, x: Image) -> Image:
         """max(x, 0)."""
+        return jax.nn.relu(x)
 
-    @abc.abstractmethod
     def swish(self, x: Frames) -> Frames:
         """x sigmoid(x)."""
+        return jax.nn.swish(x)
 
-    @abc.abstractmethod
     def gate(self, x: Frames) -> Frames:
         """a sigmoid(b), where a and b are the halves of the channels."""
+        value, gate = jnp.split(x, 2, axis=self.channel_axis)
+        return value * jax.nn.sigmoid(gate)
 
-    @abc.abstractmethod
     def add(self, x: Frames, y: Frames) -> Frames:
         """x + y."""
+        return x + y
 
     def mask(self, x: Frames, inside: Inside) -> Frames:
         """Zeros in the place of frames outside their utterance."""

@@ -26,7 +26,6 @@ class Sequence(Layout):
     """Tensors with the channels last."""
 
     name = "sequence"
-    channel_axis = -1
 
     def scope(self, name: str, residual: Array | None = None) -> contextlib.AbstractContextManager:
         return jax.named_scope(name)
@@ -88,19 +87,6 @@ class Sequence(Layout):
         # Whole at last: in one loop with what follows, XLA would find the place of every value by division.
         x = jax.lax.optimization_barrier(x)
         return x.reshape(*x.shape[:2], -1)
-
-    def relu(self, x):
-        return jax.nn.relu(x)
-
-    def swish(self, x):
-        return jax.nn.swish(x)
-
-    def gate(self, x):
-        value, gate = jnp.split(x, 2, axis=-1)
-        return value * jax.nn.sigmoid(gate)
-
-    def add(self, x, y):
-        return x + y
 
     def mask(self, x, inside):
         return x if inside is None else jnp.where(inside, x, 0.0)
