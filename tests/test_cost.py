@@ -112,6 +112,7 @@ def test_memory_is_what_xla_allocates(execution):
 def test_batches_and_weights_cost_what_they_must(chunk_size, left, batch_size, device):
     """A batch reads the weights once and computes for each; narrower weights never take longer or more energy."""
     config = make_config("configs.words")
+    float16, narrower = PRECISIONS["float16"], PRECISIONS["float16_int8_weights"]
     one, many = (
         total(predict(config, Workload.chunk(config, chunk_size, left, n), DEVICES[device], float16).values())
         for n in (1, batch_size)
