@@ -25,7 +25,10 @@ from absl import flags
 
 from conformer.policy import POLICIES
 
-RETIRED = {"train.keep_checkpoints": "the newest two are kept"}  # keys of older files, and why they went
+RETIRED = {  # keys of older files, and why they went
+    "train.keep_checkpoints": "the newest two are kept",
+    "model.cache_bytes": "no measurement gained from it",
+}
 EXECUTIONS = ("sequence", "channels_first")
 
 # Kinds of modules that a configuration can name, and the class of each.

@@ -35,12 +35,14 @@ from conformer.ctc import ctc_loss
 from conformer.data import Batch, load_utterances
 from conformer.evaluation.offline import make_forward, transcribe
 from conformer.features import log_mel
+from conformer.model.norm import BatchNorm
 from conformer.tokenizer import CharTokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints, load_model, save_weights
 from conformer.training.metrics import MetricsLog, Progress
 from conformer.training.muon import UPDATE_RMS, orthogonalise_all
 from conformer.training.state import TrainState, initial_state, learning_rate, make_optimiser
 from conformer.training.step import draw_chunk, make_train_step
+from kernels.depthwise_conv import depthwise_conv
 
 ROOT = pathlib.Path(__file__).parents[1]
 RATE = 8_000
@@ -240,6 +242,44 @@ def test_every_format_takes_finite_steps_and_bad_ones_are_skipped():
     np.testing.assert_allclose(first_losses["bfloat16"], first_losses["float32"], rtol=2e-2)
     np.testing.assert_allclose(first_losses["float16"], first_losses["float32"], rtol=5e-3)
     assert len(set(first_losses.values())) == 3
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_statistics_of_batch_norm_follow_good_steps_alone(accumulate):
+    """Towards those of the batch's valid frames, once a part of the batch; never by a step that is skipped."""
+    config = tiny(convolution_norm="batch_norm").replace({"train.accumulate": accumulate})
+    graphdef, state = start(config)
+    step = make_train_step(config, graphdef)
+
+    def statistics(state):
+        return {name: leaf for name, leaf in arrays(state.statistics).items() if "middle_norm" in name}
+
+    before = statistics(state)
+    assert len(before) == 2
+    state, _ = step(state, batch_of_noise(), *FULL)
+    after = statistics(state)
+    kept = BatchNorm.MOMENTUM**accumulate
+    for name, value in after.items():
+        assert np.isfinite(value).all() and (value != before[name]).all()
+        if "variance" in name:
+            assert (value > kept * before[name]).all()
+    state, _ = step(state, batch_of_noise(np.nan), *FULL)
+    assert_same(statistics(state), after)
+
+
+def test_batch_norm_normalises_the_frames_inside_and_streams_by_what_it_remembers():
+    norm = BatchNorm(3)
+    norm.mean[...], norm.variance[...] = jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 4.0, 9.0])
+    kernel = jax.random.normal(jax.random.key(0), (4, 3))
+    x = jax.random.normal(jax.random.key(1), (2, 9, 3))
+    folded, bias = norm.fold(kernel)
+    y = depthwise_conv(x, kernel)
+    expected = (y - norm.mean[...]) / jnp.sqrt(norm.variance[...] + norm.eps) * norm.scale[...] + norm.bias[...]
+    np.testing.assert_allclose(depthwise_conv(x, folded) + bias, expected, atol=1e-5)
+    inside = (jnp.arange(9) < jnp.array([[9], [4]]))[..., None]
+    valid = np.asarray(norm.train(x, inside, axis=-1))[np.asarray(inside)[..., 0]]
+    np.testing.assert_allclose(valid.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(valid.var(0), 1, atol=1e-3)
 
 
 def test_an_intermediate_loss_is_mixed_in():

@@ -6,7 +6,7 @@ from flax import nnx
 
 from conformer.config import NORMS, load_kind
 from kernels.layer_norm import add_layer_norm, layer_norm
-from kernels.typing import Array, Float
+from kernels.typing import Array, Bool, Float
 
 
 def make_norm(kind: str, features: int, kernels: str) -> "LayerNorm | BatchNorm":
@@ -71,7 +71,7 @@ class BatchNorm(nnx.Module):
         scale = self.scale[...] * jax.lax.rsqrt(self.variance[...] + self.eps)
         return kernel * scale, self.bias[...] - self.mean[...] * scale
 
-    def train(self, x: Float[Array, "*shape"], inside: Float[Array, "*#shape"], axis: int) -> Float[Array, "*shape"]:
+    def train(self, x: Float[Array, "*shape"], inside: Bool[Array, "*#shape"], axis: int) -> Float[Array, "*shape"]:
         """Normalises by the statistics of the frames where `inside` is true, and adds them to the moving average.
 
         Args:
