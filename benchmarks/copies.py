@@ -104,7 +104,7 @@ def _step(config: Config) -> tuple[Any, Any, tuple]:
 
     def step(state, cache, window):
         model = nnx.merge(graphdef, state)
-        x, cache = model.encoder.step(cache, model.normalise(window))
+        x, cache = model.encoder.step(cache, model.standardise(window))
         return model.log_softmax(model.head(x)), cache
 
     window = (1, model.encoder.subsampling.window(CHUNK_SIZE), config.features.num_mel_bins)

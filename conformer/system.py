@@ -95,6 +95,21 @@ def check_folder(path: str | pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Lets SIGINT and SIGTERM wait until the end, and raises KeyboardInterrupt then; for the main thread."""
+    came = []
+    names = [name for name in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(name) is not signal.SIG_IGN]
+    before = {name: signal.signal(name, lambda *_: came.append(True)) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A path to write to, which takes the place of `path` at the end: that one is there whole or as it was.
 

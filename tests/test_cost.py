@@ -67,7 +67,7 @@ def lower(name, workload, execution="sequence"):
 
     def step(state, cache, features, num_frames):
         model = nnx.merge(graphdef, state)
-        x, cache = model.encoder.step(cache, model.normalise(features), num_frames)
+        x, cache = model.encoder.step(cache, model.standardise(features), num_frames)
         return model.log_softmax(model.head(x)), cache
 
     return jax.jit(step).lower(state, cache, features, lengths)

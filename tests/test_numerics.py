@@ -80,7 +80,7 @@ def test_a_stream_equals_the_whole_utterance_on_the_edge_device(features):
         model.encoder.subsampling.window(chunk_size),
         chunk_size * model.encoder.subsampling.subsampling_factor,
     )
-    step = jax.jit(lambda cache, window: model.encoder.step(cache, model.normalise(window)))
+    step = jax.jit(lambda cache, window: model.encoder.step(cache, model.standardise(window)))
     cache, chunks = model.encoder.initial_cache(1, chunk_size, left), []
     for start in range(0, 58 - window + 1, shift):
         x, cache = step(cache, features[:1, start : start + window])

@@ -171,7 +171,7 @@ def test_streaming_step_agrees(tmp_path, subsampling_factor, num_left_chunks):
 
     @jax.jit
     def step(cache, window):
-        x, cache = model.encoder.step(cache, model.normalise(window))
+        x, cache = model.encoder.step(cache, model.standardise(window))
         return jax.nn.log_softmax(model.head(x)), cache
 
     cache = model.encoder.initial_cache(1, **chunking)

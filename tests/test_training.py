@@ -290,7 +290,7 @@ def test_an_intermediate_loss_is_mixed_in():
         graphdef, state = start(config)
         model = nnx.merge(graphdef, jax.tree.map(jnp.copy, state.params), state.statistics)
         features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths)
-        outputs, lengths = model.encoder.outputs(model.normalise(features), lengths)
+        outputs, lengths = model.encoder.outputs(model.standardise(features), lengths)
         losses = [ctc_loss(model.head(x), lengths, batch.labels, batch.label_lengths)[:2].sum() / 6 for x in outputs]
         return make_train_step(config, graphdef)(state, batch, *FULL)[1]["loss"], losses
 

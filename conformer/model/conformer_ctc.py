@@ -41,9 +41,9 @@ class ConformerCTC(nnx.Module):
         self.head = linear(config.model.encoder_dim, config.model.vocab_size, compute="float32", rngs=rngs)
         self.log_softmax = log_softmax  # of logits: what decoders read
 
-    def normalise(self, features: Any, layout: Layout = SEQUENCE) -> Any:
+    def standardise(self, features: Any, layout: Layout = SEQUENCE) -> Any:
         """Global mean and variance normalisation: unlike an utterance's own, it can stream."""
-        return layout.normalise(features, self.feature_mean[...], self.feature_scale[...])
+        return layout.standardise(features, self.feature_mean[...], self.feature_scale[...])
 
     def logits(self, features: Any, seen: Seen, pasts: Sequence[Past] | None, layout: Layout) -> tuple[Any, list[Past]]:
         """The whole network in any layout: logits of features not yet normalised, and the next state of each block.
@@ -52,7 +52,7 @@ class ConformerCTC(nnx.Module):
             pasts: as `Encoder.run`.
         """
         with layout.scope("front end"):
-            features = self.normalise(features, layout)
+            features = self.standardise(features, layout)
         outputs, pasts = self.encoder.run(features, seen, None, pasts, layout)
         with layout.scope("head"):
             return layout.linear(self.head, outputs[-1]), pasts
@@ -67,6 +67,6 @@ class ConformerCTC(nnx.Module):
     ) -> tuple[Float[Array, "batch frames vocab"], Int[Array, " batch"]]:
         """Logits of whole utterances and the valid number of them; as `Encoder`, of features not yet normalised."""
         x, lengths = self.encoder(
-            self.normalise(features), lengths, chunk_size=chunk_size, num_left_chunks=num_left_chunks
+            self.standardise(features), lengths, chunk_size=chunk_size, num_left_chunks=num_left_chunks
         )
         return self.head(x), lengths

@@ -59,7 +59,7 @@ class Engine:
         ) -> tuple[Float[Array, "batch frames vocab"], Cache]:
             model = nnx.merge(graphdef, weights)
             cache = _choose(fresh, jax.tree.map(jnp.zeros_like, cache), cache) if batch_size > 1 else cache
-            x, new_cache = model.encoder.step(cache, model.normalise(windows), num_frames)
+            x, new_cache = model.encoder.step(cache, model.standardise(windows), num_frames)
             # A slot with no frames this time keeps its state.
             new_cache = _choose(num_frames > 0, new_cache, cache) if batch_size > 1 else new_cache
             return model.log_softmax(model.head(x)), new_cache

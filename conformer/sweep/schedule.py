@@ -69,12 +69,14 @@ def run_sweep(
         while waiting or running:
             for slot in set(range(jobs)) - {entry.slot for entry in running}:
                 if waiting:
-                    running += _start(waiting.pop(0), None, slot, jobs, say)
+                    with system.interrupts_held():  # else a process could begin that nobody knows of
+                        running += _start(waiting.pop(0), None, slot, jobs, say)
             time.sleep(POLL_SECONDS)
             done = [entry for entry in running if entry.process.poll() is not None]
             for entry in done:
-                running.remove(entry)
-                running += _start(entry.rest, entry.process.returncode, entry.slot, jobs, say)
+                with system.interrupts_held():
+                    running.remove(entry)
+                    running += _start(entry.rest, entry.process.returncode, entry.slot, jobs, say)
             if done:
                 records = [found for trial in trials if (found := read_trial(workdir, trial))]
                 if len(records) + len(failures) > ended:
@@ -85,7 +87,8 @@ def run_sweep(
                 for entry in running:
                     say(f"{entry.job.trial.name}: {_last_line(entry.job.log)}")
     finally:
-        _stop([entry.process for entry in running])
+        with system.interrupts_held():
+            _stop(running)
     return failures
 
 
@@ -191,15 +194,18 @@ def _lock(folder: pathlib.Path) -> TextIO | None:
             time.sleep(POLL_SECONDS)
 
 
-def _stop(processes: Sequence[subprocess.Popen]) -> None:
-    """Ends them; train.py resumes from its newest checkpoint."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
+def _stop(running: Sequence[_Running]) -> None:
+    """Ends them, and returns when nothing of them is left; train.py resumes from its newest checkpoint."""
+    for entry in running:
+        entry.process.terminate()
+    for entry in running:
         try:
-            process.wait(GRACE_SECONDS)
+            entry.process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
+            entry.process.kill()
+            entry.process.wait()
+        with (entry.job.log.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # its own processes hold the lock too, until they have ended
 
 
 def _progress(ended: int, trials: int, failures: dict[str, str], seconds: Sequence[float], jobs: int) -> str:

@@ -39,7 +39,7 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
         model = nnx.merge(graphdef, gather(mesh, params), statistics, copy=True)  # it changes its statistics
         dither_key, mask_key, dropout_key = jax.random.split(key, 3)
         features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths, dither_key)
-        features = spec_augment(config.augment, model.normalise(features), lengths, mask_key, mask_strength)
+        features = spec_augment(config.augment, model.standardise(features), lengths, mask_key, mask_strength)
         outputs, lengths = model.encoder.outputs(
             features, lengths, chunk_size=chunk_size, num_left_chunks=num_left_chunks, dropout_key=dropout_key
         )

@@ -28,7 +28,7 @@ class CoreMl(Layout):
 
     name = "coreml"
 
-    def normalise(self, features, mean, scale):
+    def standardise(self, features, mean, scale):
         mean, scale = (np.asarray(a)[None, None, :, None] for a in (mean, scale))
         return mb.cast(x=mb.mul(x=mb.sub(x=features, y=mean), y=scale), dtype="fp16")
 

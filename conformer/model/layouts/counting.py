@@ -82,8 +82,8 @@ class Counting(Layout):
 
     # ------------------------------------------------------------------ verbs
 
-    def normalise(self, features, mean, scale):
-        return self._loop("normalise", features, elementwise=2 * features.size)
+    def standardise(self, features, mean, scale):
+        return self._loop("standardise", features, elementwise=2 * features.size)
 
     def image(self, features):
         if self._channels_first:

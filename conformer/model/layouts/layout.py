@@ -65,7 +65,7 @@ class Layout(abc.ABC):
 
     # ------------------------------------------------------------------ front end
 
-    def normalise(self, features: Any, mean: Float[Array, " mel"], scale: Float[Array, " mel"]) -> Any:
+    def standardise(self, features: Any, mean: Float[Array, " mel"], scale: Float[Array, " mel"]) -> Any:
         """(features - mean) scale."""
         return (features - mean) * scale
 
