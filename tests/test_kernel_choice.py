@@ -10,6 +10,7 @@ from flax import nnx
 
 from conformer.config import ConfigError
 from conformer.model import ConformerCTC
+from conformer.model.layouts import SEQUENCE
 from conformer.numerics import apply_policy
 from kernels.chunked_attention import chunk_rows
 from kernels.implementation import Unsupported
@@ -65,9 +66,9 @@ def emulated_attention(name, compute):
     model = nnx.merge(nnx.graphdef(model), nnx.state(random_model(make_config(num_layers=1), seed=1, vectors=0.3)))
     attention = apply_policy(model, "edge_fp16").encoder.blocks[0].attention
     x = 4 * np.random.default_rng(0).standard_normal((2, 10, 16)).astype(np.float32)
-    rows = chunk_rows(10, jnp.array([10, 7]), 4, 1)
+    seen = SEQUENCE.seen(*chunk_rows(10, jnp.array([10, 7]), 4, 1), 10, None)
     with running(name):
-        return np.asarray(jax.jit(lambda x: attention(x, *rows)[0])(x))
+        return np.asarray(jax.jit(lambda x: attention(x, seen, None, SEQUENCE)[0])(x))
 
 
 @pytest.mark.parametrize("name, compute", [("mosaic_tpu", "float32"), ("mosaic_gpu", "float16")])

@@ -1,24 +1,25 @@
-"""BatchNorm after the depthwise convolution in the place of LayerNorm, trained on words with the same seed and steps.
+"""The norm after the depthwise convolution, trained on words with the same seed and steps.
 
 python sweep.py --sweep=configs/sweeps/convolution_norm.py --workdir=runs/convolution_norm
 
-About 6 minutes on two cores: one training of 1,500 steps. With LayerNorm it is `words_depthwise_separable` of
-configs/sweeps/subsampling.py.
+About 15 minutes on two cores: two trainings of 1,500 steps.
 """
 
+from conformer.config import NORMS
 from conformer.sweep import Sweep, Trial
 
 
 def get_sweep() -> Sweep:
     return Sweep(
-        "What BatchNorm, which a device folds into the convolution before it, costs or gains in words: the encoder, "
-        "seed and steps of words_depthwise_separable in the sweep of front ends, which has LayerNorm.",
-        (
+        "What BatchNorm, which a device folds into the convolution, costs or gains in words beside LayerNorm: the same "
+        "encoder, seed and steps, on nine command words.",
+        tuple(
             Trial(
-                "words_batch_norm",
+                f"words_{norm}",
                 config="configs/front_ends.py:words,depthwise_separable",
-                overrides={"model.convolution_norm": "batch_norm"},
+                overrides={"model.convolution_norm": norm},
                 chunk_sizes=(16,),
-            ),
+            )
+            for norm in NORMS
         ),
     )
