@@ -175,9 +175,6 @@ class Config:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
     def __post_init__(self):
-        self.validate()
-
-    def validate(self) -> None:
         """Raises ConfigError for the first value that no run could use."""
         model, train, data = self.model, self.train, self.data
         _choice("numerics", self.numerics, tuple(POLICIES))
