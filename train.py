@@ -23,7 +23,6 @@ from jax.experimental import multihost_utils
 
 from conformer import runtime
 from conformer.audio import AudioError
-from conformer.augment import AugmentError
 from conformer.config import Config, ConfigError, define_config_flag, parse_flags
 from conformer.data import Corpus, DataError, TrainLoader, in_splits, load_utterances, speak_runs, texts_of
 from conformer.evaluation.scorer import ScoreError
@@ -67,7 +66,6 @@ class TrainingError(ValueError):
 
 EXPECTED = (
     AudioError,
-    AugmentError,
     CheckpointError,
     ConfigError,
     DataError,
