@@ -13,11 +13,9 @@ import subprocess
 import sys
 import time
 
-import jax
-
 from conformer import record
 from conformer.config import Config
-from conformer.training.state import count_parameters, make_model
+from conformer.cost import num_parameters
 
 ROOT = pathlib.Path(__file__).resolve().parent
 WORKDIR = pathlib.Path("runs", "demo")
@@ -46,7 +44,7 @@ def main() -> None:
         "words": score["words"],
         "real_time_factor": example["rtf"],
         "one_core": bool(one_core),
-        "parameters": count_parameters(jax.eval_shape(lambda: make_model(config)[1])),
+        "parameters": num_parameters(config),
         "training_minutes": seconds / 60 if fresh else None,  # unknown for a run that was resumed
     }
     print(f"\n{table(results)}")

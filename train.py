@@ -19,10 +19,10 @@ import time
 import jax
 import numpy as np
 from absl import app, flags
+from jax.experimental import multihost_utils
 
 from conformer import runtime
 from conformer.audio import AudioError
-from conformer.augment import AugmentError
 from conformer.config import Config, ConfigError, define_config_flag, parse_flags
 from conformer.data import Corpus, DataError, TrainLoader, in_splits, load_utterances, speak_runs, texts_of
 from conformer.evaluation.scorer import ScoreError
@@ -31,7 +31,7 @@ from conformer.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints
 from conformer.training.mesh import make_mesh, share_of
 from conformer.training.metrics import MetricsLog, Progress
-from conformer.training.processes import in_child, join, leaving_when_others_are_lost, wait_for_all
+from conformer.training.processes import in_child, join, leaving_when_others_are_lost
 from conformer.training.run import Trainer, feature_statistics, make_loader
 from conformer.training.state import count_parameters
 from conformer.training.step import draw_chunk
@@ -66,7 +66,6 @@ class TrainingError(ValueError):
 
 EXPECTED = (
     AudioError,
-    AugmentError,
     CheckpointError,
     ConfigError,
     DataError,
@@ -95,7 +94,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         if not (workdir / "config.json").exists():
             train_tokenizer(config.tokenizer, texts_of(training)).save(workdir)
-    wait_for_all("tokenizer")
+    multihost_utils.sync_global_devices("tokenizer")
     tokenizer = load_tokenizer(workdir)
     config = config.replace({"model.vocab_size": tokenizer.vocab_size})
     if first:

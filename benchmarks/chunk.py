@@ -22,19 +22,23 @@ ENERGY_SECONDS = 2.0  # for which a model runs while its energy is counted
 
 def benchmark_config() -> Config:
     """About 20 M parameters."""
-    return Config(
-        model=ModelConfig(
-            subsampling="depthwise_separable",
-            subsampling_factor=4,
-            subsampling_channels=256,
-            encoder_dim=256,
-            num_layers=12,
-            num_heads=4,
-            feed_forward_dim=1024,
-            kernel_size=15,
-            vocab_size=500,
-        ),
-        train=TrainConfig(chunk_sizes=(CHUNK_SIZE,), num_left_chunks=(NUM_LEFT_CHUNKS,)),
+    train = TrainConfig(chunk_sizes=(CHUNK_SIZE,), num_left_chunks=(NUM_LEFT_CHUNKS,))
+    return Config(model=model_config(256, num_layers=12, vocab_size=500), train=train)
+
+
+def model_config(width: int, *, num_layers: int, vocab_size: int) -> ModelConfig:
+    """Of the usual proportions."""
+    return ModelConfig(
+        subsampling="depthwise_separable",
+        subsampling_factor=4,
+        subsampling_channels=width,
+        encoder_dim=width,
+        num_layers=num_layers,
+        num_heads=4,
+        feed_forward_dim=4 * width,
+        kernel_size=15,
+        dropout=0.1,
+        vocab_size=vocab_size,
     )
 
 

@@ -19,9 +19,10 @@ import jax
 import numpy as np
 
 from benchmarks import harness
+from benchmarks.chunk import model_config
 from benchmarks.peers import Peer, flat_weights, peers_python
 from conformer import record, system
-from conformer.config import AugmentConfig, Config, ModelConfig, TrainConfig
+from conformer.config import AugmentConfig, Config, TrainConfig
 from conformer.data import Batch
 from conformer.features import log_mel
 from conformer.training.run import Trainer
@@ -44,18 +45,7 @@ def benchmark_config(compute: str) -> Config:
     """About 10 M parameters."""
     return Config(
         augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
-        model=ModelConfig(
-            subsampling="depthwise_separable",
-            subsampling_factor=4,
-            subsampling_channels=176,
-            encoder_dim=176,
-            num_layers=13,
-            num_heads=4,
-            feed_forward_dim=704,
-            kernel_size=15,
-            dropout=0.1,
-            vocab_size=128,
-        ),
+        model=model_config(176, num_layers=13, vocab_size=128),
         train=TrainConfig(compute=compute),
     )
 

@@ -33,22 +33,16 @@ def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], lab
     left = MARGIN + 7.2 * max(len(name) for name, *_ in rows) + 10
     right, step, top = WIDTH - 64.0, 24.0, 8.0
     bottom = top + step * len(rows)
-    largest = max(value if high is None else high for _, value, _, high in rows)
-    ticks = _ticks(0.0, largest)
-    scale = (right - left) / (ticks[-1] or 1.0)
-    parts = []
-    for tick in ticks:
-        x = left + scale * tick
-        parts.append(f'<line class="grid" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}"/>')
-        parts.append(_text(x, bottom + 18, f"{tick:g}", "middle"))
-    for index, (name, value, low, high) in enumerate(rows):
+    ends = [value if high is None else high for _, value, _, high in rows]
+    across = _Scale.over(ends, left, right)
+    parts = _upright_grid(across, top, bottom)
+    for index, ((name, value, low, high), end) in enumerate(zip(rows, ends, strict=True)):
         y = top + step * (index + 0.5)
         parts.append(_text(left - 10, y + 4.5, name, "end"))
         if low is not None and high is not None:
-            x1, x2 = left + scale * low, left + scale * high
-            parts.append(f'<line class="whisker s0" x1="{x1:.1f}" y1="{y}" x2="{x2:.1f}" y2="{y}"/>')
-        parts.append(f'<circle class="s0" cx="{left + scale * value:.1f}" cy="{y}" r="4.5"/>')
-        parts.append(_text(left + scale * (value if high is None else high) + 10, y + 4.5, f"{value:.3g}"))
+            parts.append(f'<line class="whisker s0" x1="{across(low)}" y1="{y}" x2="{across(high)}" y2="{y}"/>')
+        parts.append(f'<circle class="s0" cx="{across(value)}" cy="{y}" r="4.5"/>')
+        parts.append(_text(float(across(end)) + 10, y + 4.5, f"{value:.3g}"))
     parts.append(_text((left + right) / 2, bottom + 40, label, "middle"))
     return _svg(parts, bottom + 52, label)
 
@@ -77,11 +71,7 @@ def lines(
     across = _Scale.over([point.x for point in points], left, right, "x" in log)
     tops = [point.y if point.high is None else point.high for point in points]
     up = _Scale.over([*tops, *levels.values()], bottom, top, "y" in log)
-    parts = []
-    for tick in across.ticks:
-        x = across(tick)
-        parts.append(f'<line class="grid" x1="{x}" y1="{top}" x2="{x}" y2="{bottom}"/>')
-        parts.append(_text(float(x), bottom + 18, f"{tick:g}", "middle"))
+    parts = _upright_grid(across, top, bottom)
     for tick in up.ticks:
         y = up(tick)
         parts.append(f'<line class="grid" x1="{left}" y1="{y}" x2="{right}" y2="{y}"/>')
@@ -117,10 +107,7 @@ def bars(rows: Mapping[str, Mapping[str, float]], label: str) -> str:
     left, right, step, top = MARGIN + 7.2 * max(map(len, rows)) + 10, WIDTH - 24.0, 24.0, 8.0
     bottom = top + step * len(rows)
     across = _Scale.over([sum(row.values()) for row in rows.values()], left, right)
-    parts = []
-    for tick in across.ticks:
-        parts.append(f'<line class="grid" x1="{across(tick)}" y1="{top}" x2="{across(tick)}" y2="{bottom}"/>')
-        parts.append(_text(float(across(tick)), bottom + 18, f"{tick:g}", "middle"))
+    parts = _upright_grid(across, top, bottom)
     for index, (name, row) in enumerate(rows.items()):
         y, done = top + step * index, 0.0
         parts.append(_text(left - 10, y + 16.5, name, "end"))
@@ -185,6 +172,16 @@ class _Scale(NamedTuple):
             share = (math.log(value) - low) / (high - low)
             return f"{self.start + (self.end - self.start) * share:.1f}"
         return f"{self.start + (self.end - self.start) * value / self.ticks[-1]:.1f}"
+
+
+def _upright_grid(across: _Scale, top: float, bottom: float) -> list[str]:
+    """A line a tick, and its number below."""
+    parts = []
+    for tick in across.ticks:
+        x = across(tick)
+        parts.append(f'<line class="grid" x1="{x}" y1="{top}" x2="{x}" y2="{bottom}"/>')
+        parts.append(_text(float(x), bottom + 18, f"{tick:g}", "middle"))
+    return parts
 
 
 def _powers(low: float, high: float) -> list[float]:

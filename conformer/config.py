@@ -79,6 +79,20 @@ class AugmentConfig:
     time_mask_share: float = 0.2  # and at most this share of the utterance a mask
     mask_ramp_steps: int = 0  # the widths grow to these values over this many steps
 
+    def __post_init__(self):
+        """Raises ConfigError for the first value that no run could use."""
+        if not self.speed_factors or min(self.speed_factors) <= 0:
+            raise ConfigError(f"augment.speed_factors={self.speed_factors} must be positive, and at least one")
+        for key in ("noise_snr_db", "gain_db"):
+            if len(ends := getattr(self, key)) != 2 or not ends[0] <= ends[1]:
+                raise ConfigError(f"augment.{key}={ends} must be a range (lowest, highest)")
+        for key in ("noise_probability", "time_mask_share"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ConfigError(f"augment.{key}={getattr(self, key)} must lie in [0, 1]")
+        for key in ("num_freq_masks", "freq_mask_width", "num_time_masks", "time_mask_width"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"augment.{key}={getattr(self, key)} must not be negative")
+
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
@@ -175,9 +189,6 @@ class Config:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
     def __post_init__(self):
-        self.validate()
-
-    def validate(self) -> None:
         """Raises ConfigError for the first value that no run could use."""
         model, train, data = self.model, self.train, self.data
         _choice("numerics", self.numerics, tuple(POLICIES))
@@ -226,8 +237,6 @@ class Config:
             raise ConfigError(f"train.chunk_sizes={train.chunk_sizes} must be at least 0, and at least one")
         if not train.num_left_chunks:
             raise ConfigError("train.num_left_chunks=() must hold at least one")
-        if not self.augment.speed_factors or min(self.augment.speed_factors) <= 0:
-            raise ConfigError(f"augment.speed_factors={self.augment.speed_factors} must be positive, and at least one")
         if model.encoder_dim % model.num_heads:
             raise ConfigError(
                 f"model.num_heads={model.num_heads} does not divide model.encoder_dim={model.encoder_dim}"

@@ -11,7 +11,6 @@ on sample (t + 1/2) shift, and audio is reflected about its ends, its edge sampl
 Source: Povey et al., "The Kaldi Speech Recognition Toolkit", ASRU 2011 (feature-window.cc, mel-computations.cc).
 """
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -46,7 +45,7 @@ class StreamingLogMel:
     def __init__(self, config: FeatureConfig):
         """Raises FeatureError for an impossible config."""
         self._plan = plan_of(config)
-        self._config = dataclasses.replace(config)
+        self._config = config
         self._buffer = np.zeros(0, np.float32)
         self._buffer_start = 0  # position of the buffer's first sample in the utterance
         self._num_frames = 0  # frames given out so far
@@ -110,42 +109,26 @@ class Plan(NamedTuple):
     filters: np.ndarray  # float32 [fft_size // 2 + 1, mel]
 
 
+@functools.lru_cache
 def plan_of(config: FeatureConfig) -> Plan:
     """The plan of a configuration. Raises FeatureError for an impossible one."""
-    return _make_plan(
-        config.sample_rate,
-        config.num_mel_bins,
-        config.frame_length_ms,
-        config.frame_shift_ms,
-        config.low_freq,
-        config.high_freq,
-    )
-
-
-@functools.lru_cache
-def _make_plan(
-    sample_rate: int,
-    num_mel_bins: int,
-    frame_length_ms: int | float,
-    frame_shift_ms: int | float,
-    low_freq: int | float,
-    high_freq: int | float,
-) -> Plan:
-    length, shift = int(sample_rate * frame_length_ms / 1000), int(sample_rate * frame_shift_ms / 1000)
+    rate, low, high = config.sample_rate, config.low_freq, config.high_freq
+    length, shift = int(rate * config.frame_length_ms / 1000), int(rate * config.frame_shift_ms / 1000)
     if not 1 <= shift <= length or length < 2:
         raise FeatureError(
-            f"features.frame_length_ms={frame_length_ms} and features.frame_shift_ms={frame_shift_ms} give a window of "
-            f"{length} and a hop of {shift} samples at {sample_rate} Hz: a hop takes from 1 sample to a whole window"
+            f"features.frame_length_ms={config.frame_length_ms} and features.frame_shift_ms={config.frame_shift_ms} "
+            f"give a window of {length} and a hop of {shift} samples at {rate} Hz: a hop takes from 1 sample to a "
+            "whole window"
         )
-    if not 0 <= low_freq < high_freq <= sample_rate / 2:
+    if not 0 <= low < high <= rate / 2:
         raise FeatureError(
-            f"features.low_freq={low_freq} and features.high_freq={high_freq} must ascend within 0 to "
-            f"{sample_rate / 2:g} Hz, half of features.sample_rate"
+            f"features.low_freq={low} and features.high_freq={high} must ascend within 0 to {rate / 2:g} Hz, half of "
+            "features.sample_rate"
         )
     fft_size = 1 << (length - 1).bit_length()
     left = length // 2 - shift // 2
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / (length - 1))) ** 0.85
-    filters = _mel_filters(sample_rate, fft_size, num_mel_bins, low_freq, high_freq)
+    filters = _mel_filters(rate, fft_size, config.num_mel_bins, low, high)
     constants = [array.astype(np.float32) for array in (window, filters)]
     for array in constants:
         array.flags.writeable = False  # they are shared by every caller

@@ -89,8 +89,8 @@ def test_figures_compare_the_kernel_with_the_best_of_the_others():
         "torch compiled",
         2.0,
     )
-    assert "80% of the copy at least, goal 90%" in figures.text({"figures": [figure]})
-    assert "left open" in figures.text({"figures": [], "training_step": {"text": "left open"}})
+    assert "80% of the copy at least, goal 90%" in figures.table({"figures": [figure]})
+    assert "left open" in figures.table({"figures": [], "training_step": {"text": "left open"}})
 
 
 def test_tuning_keeps_the_fastest_choice_and_the_fastest_implementation(kept):

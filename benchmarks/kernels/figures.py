@@ -53,8 +53,8 @@ def attention_memory(kernel: str) -> dict[str, int]:
     return needed
 
 
-def text(result: dict[str, Any]) -> str:
-    """Goals and what was reached; nothing is claimed where no kernel ran."""
+def table(result: dict[str, Any]) -> str:
+    """Goals and what was reached; nothing is claimed where no kernel ran. The rows were printed one by one."""
     # Attention from tables simulates a device: no speed is asked of it.
     found = [f for f in result["figures"] if (f["operation"], f["variant"]) != ("chunked_attention", "tables")]
     if not found and "training_step" not in result:

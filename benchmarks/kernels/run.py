@@ -7,6 +7,7 @@ import jax
 from benchmarks.kernels import figures, step
 from benchmarks.kernels.cases import Case, SelectionError, select
 from benchmarks.kernels.contestants import Torch, functions, kernel_here, measure
+from benchmarks.kernels.figures import table as table
 from benchmarks.kernels.timing import rates
 from kernels.device import current_device
 from kernels.implementation import NAMES
@@ -68,8 +69,3 @@ def line(row: dict[str, Any], bounds: dict[str, float]) -> str:
     copied = row["bytes"] / row["seconds"] / bounds["copy_bytes_per_second"]
     multiplied = row["operations"] / row["seconds"] / bounds["operations_per_second"]
     return f"{start}{row['seconds'] * 1e6:10.1f}{copied:9.0%}" + (f"{multiplied:10.0%}" if multiplied else "")
-
-
-def table(result: dict[str, Any]) -> str:
-    """The figures, for a reader; each line of the table was printed when it was measured."""
-    return figures.text(result)

@@ -10,6 +10,7 @@ from benchmarks.kernels import run as kernels
 from benchmarks.report.page import Report, sweep, sweep_plot, sweep_table, way
 from conformer.charts import Point, intervals, lines
 from conformer.evaluation.latency import AXES, latency_plot
+from conformer.sweep.table import markdown
 
 
 def front_ends(report: Report) -> None:
@@ -91,6 +92,9 @@ def training(report: Report, name: str, record: Mapping) -> str:
     return f"after {record['step']:,} updates" + (" (an earlier model)" if earlier else "")
 
 
+ARTEFACT = ("artefact", "WER, streams", "errors", "largest difference", "file", "state", "speed, measured")
+
+
 def artefacts(report: Report) -> None:
     report.say("## float32 against every artefact")
     shown = False
@@ -99,10 +103,8 @@ def artefacts(report: Report) -> None:
         if record is None:
             continue
         shown = True
-        table = ["| artefact | WER, streams | errors | largest difference | file | state | speed, measured |"]
-        table.append("|---|---|---|---|---|---|---|")
-        for artefact, row in record["rows"].items():
-            cells = [
+        cells = [
+            (
                 artefact,
                 f"{row['wer']:.2%}",
                 f"{row['errors']} of {row['words']}",
@@ -110,11 +112,12 @@ def artefacts(report: Report) -> None:
                 f"{row['file_bytes'] / 1e6:.2f} MB" if "file_bytes" in row else "",
                 f"{row['state_bytes'] / 1024:.0f} KiB" if "state_bytes" in row else "",
                 f"{row['speed']:.2f} x" if "speed" in row else "",
-            ]
-            table.append("| " + " | ".join(cells) + " |")
+            )
+            for artefact, row in record["rows"].items()
+        ]
         of = training(report, name, record)
         report.say(f"{name}, {of}, {record['split']} split, {record['utterances']} utterances:")
-        report.say("\n".join(table))
+        report.say(markdown(ARTEFACT, cells))
         report.say(f"Source: `results/parity_{name}.json`, `rows`.")
     report.say(
         "The difference is that of a log-probability from JAX float32. Speeds are relative to JAX in float32, in "
@@ -158,13 +161,12 @@ def costs(report: Report) -> None:
         )
     record = report.record("cost_cpu")
     if record is not None:
-        table = ["| one core | real-time factor, measured | predicted | error |", "|---|---|---|---|"]
-        for name, row in record["rows"].items():
-            table.append(
-                f"| {name} | {row['measured_real_time_factor']:.5f} | {row['predicted_real_time_factor']:.5f} | "
-                f"{row['error']:+.0%} |"
-            )
-        report.say("\n".join(table))
+        factors = ("measured_real_time_factor", "predicted_real_time_factor")
+        cells = [
+            (name, *(f"{row[factor]:.5f}" for factor in factors), f"{row['error']:+.0%}")
+            for name, row in record["rows"].items()
+        ]
+        report.say(markdown(("one core", "real-time factor, measured", "predicted", "error"), cells))
         report.say("Source: `results/cost_cpu.json`, `rows`.")
 
 
@@ -213,11 +215,8 @@ IN_ORDER = (front_ends, latency, numerics, artefacts, layouts, sizes, costs, ker
 def circumstances(report: Report) -> None:
     """Where, when, with what and how each record was made."""
     report.say("## Records")
-    table = ["| record | date | device | versions | seed | command |", "|---|---|---|---|---|---|"]
-    for name in sorted(report.used):
-        record = report.used[name]
-        table.append(f"| `results/{name}.json` | " + " | ".join(facts(record)) + " |")
-    report.say("\n".join(table))
+    rows = [(f"`results/{name}.json`", *facts(report.used[name])) for name in sorted(report.used)]
+    report.say(markdown(("record", "date", "device", "versions", "seed", "command"), rows))
     report.say(
         "A seed that the record does not hold is that of the config, 0. Commands of single trials are in the sweeps' "
         "records, `commands`."

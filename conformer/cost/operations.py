@@ -52,7 +52,7 @@ def operations(config: Config, workload: Workload) -> list[Operation]:
     if workload.streaming:
         context, inputs = (Tensor(workload.batch_size, n, model.encoder_dim) for n in _remembered(model, workload))
         pasts = [Past(context, context, inputs)] * model.num_layers
-    graphdef, state = _shapes(config)
+    graphdef, state = _shapes(config.features.num_mel_bins, config.model)
 
     def count(state: nnx.State) -> None:
         logits, _ = nnx.merge(graphdef, state).logits(features, None, pasts, layout)
@@ -64,7 +64,7 @@ def operations(config: Config, workload: Workload) -> list[Operation]:
 
 def num_parameters(config: Config) -> int:
     """Trained parameters."""
-    _, state = _shapes(config)
+    _, state = _shapes(config.features.num_mel_bins, config.model)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.filter_state(state, nnx.Param)))
 
 
@@ -79,12 +79,8 @@ def _remembered(model: ModelConfig, workload: Workload) -> tuple[int, int]:
     return workload.past, model.kernel_size - 1
 
 
-def _shapes(config: Config) -> tuple[nnx.GraphDef, nnx.State]:
-    """The structure of the model, and the shapes of its arrays."""
-    return _shapes_of(config.features.num_mel_bins, **dataclasses.asdict(config.model))
-
-
 @functools.lru_cache(maxsize=64)  # a model is counted many times over
-def _shapes_of(num_mel_bins: int, **model) -> tuple[nnx.GraphDef, nnx.State]:
-    config = Config(features=FeatureConfig(num_mel_bins=num_mel_bins), model=ModelConfig(**model))
+def _shapes(num_mel_bins: int, model: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """The structure of the model, and the shapes of its arrays."""
+    config = Config(features=FeatureConfig(num_mel_bins=num_mel_bins), model=model)
     return nnx.split(nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0))))

@@ -2,9 +2,7 @@
 
 import pathlib
 
-import jax
 import numpy as np
-from flax import nnx
 
 from conformer.artefacts.card import Card, artefact_name
 from conformer.artefacts.formats import FORMATS, ExportError
@@ -13,6 +11,7 @@ from conformer.artefacts.loading import load_runtimes
 from conformer.artefacts.runtime import Runtime
 from conformer.audio import AudioError
 from conformer.config import Config
+from conformer.cost import num_parameters
 from conformer.data import DataError, in_splits, load_utterances
 from conformer.export.formats import Task, backend, check_request, not_for_sherpa
 from conformer.streaming import Framing, windows_of
@@ -51,7 +50,7 @@ def export(
         numerics=numerics,
         model=workdir.absolute().name,
         step=step,
-        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))),
+        num_parameters=num_parameters(config),
         geometry=geometry,
         features=config.features,
         inputs=interface.inputs,

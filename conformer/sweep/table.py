@@ -1,9 +1,10 @@
 """A sweep's results as a table: CSV with every column, Markdown for a reader, and a page with plots."""
 
+import collections
 import csv
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from conformer.charts import Point, intervals, lines
 from conformer.evaluation.latency import AXES
@@ -31,21 +32,6 @@ COLUMNS = (
     "measured_latency_seconds",
     "measured_training_speed",
 )
-HEADINGS = (
-    "trial",
-    "utterances",
-    "WER",
-    "95 % interval",
-    "CER",
-    "parameters",
-    "front end",
-    "MACs/s",
-    "bytes/s",
-    "energy/s, predicted",
-    "RTF, measured",
-    "latency, measured",
-    "training, measured",
-)
 
 
 def csv_table(rows: Sequence[Mapping], failures: Mapping[str, str]) -> str:
@@ -58,37 +44,48 @@ def csv_table(rows: Sequence[Mapping], failures: Mapping[str, str]) -> str:
     return file.getvalue()
 
 
-def cells(row: Mapping) -> list[str]:
-    """A row as a reader sees it, under HEADINGS."""
+def columns(rows: Sequence[Mapping]) -> dict[str, list[str]]:
+    """The rows as a reader sees them: by heading, the columns that hold anything."""
+    found = collections.defaultdict(list)
+    for row in rows:
+        for heading, cell in cells(row).items():
+            found[heading].append(cell)
+    return {heading: column for heading, column in found.items() if any(column)}
+
+
+def cells(row: Mapping) -> dict[str, str]:
+    """A row as a reader sees it, by heading."""
 
     def shown(name: str, form: str, scale: float = 1.0) -> str:
         return "" if row.get(name) is None else form.format(scale * row[name])
 
-    return [
-        row["trial"],
-        "whole" if row["mode"] == "offline" else f"streams, {row['mode']}",
-        f"{row['wer']:.2%}",
-        f"{row['wer_low']:.2%} to {row['wer_high']:.2%}",
-        f"{row['cer']:.2%}",
-        f"{row['parameters']:,}",
-        f"{row['front_end_share']:.1%}",
-        shown("macs_per_second", "{:.1f} M", 1e-6),
-        shown("bytes_per_second", "{:.1f} MB", 1e-6),
-        shown("predicted_joules_per_second", "{:.3f} mJ", 1e3),
-        shown("measured_real_time_factor", "{:.4f}"),
-        shown("measured_latency_seconds", "{:.2f} s"),
-        shown("measured_training_speed", "{:.0f} x"),
-    ]
+    return {
+        "trial": row["trial"],
+        "utterances": "whole" if row["mode"] == "offline" else f"streams, {row['mode']}",
+        "WER": f"{row['wer']:.2%}",
+        "95 % interval": f"{row['wer_low']:.2%} to {row['wer_high']:.2%}",
+        "CER": f"{row['cer']:.2%}",
+        "parameters": f"{row['parameters']:,}",
+        "front end": f"{row['front_end_share']:.1%}",
+        "MACs/s": shown("macs_per_second", "{:.1f} M", 1e-6),
+        "bytes/s": shown("bytes_per_second", "{:.1f} MB", 1e-6),
+        "energy/s, predicted": shown("predicted_joules_per_second", "{:.3f} mJ", 1e3),
+        "RTF, measured": shown("measured_real_time_factor", "{:.4f}"),
+        "latency, measured": shown("measured_latency_seconds", "{:.2f} s"),
+        "training, measured": shown("measured_training_speed", "{:.0f} x"),
+    }
 
 
-def markdown_table(rows: Sequence[Mapping], failures: Mapping[str, str] | None = None) -> str:
+def markdown_table(rows: Sequence[Mapping], failures: Mapping[str, str]) -> str:
     """The columns that hold anything, then a line a failed trial."""
-    body = [cells(row) for row in rows]
-    kept = [index for index in range(len(HEADINGS)) if any(line[index] for line in body)]
-    table = [[HEADINGS[index] for index in kept], ["---"] * len(kept)]
-    table += [[line[index] for index in kept] for line in body]
-    text = "".join("| " + " | ".join(line) + " |\n" for line in table) if body else ""
-    return text + "".join(f"\n**{name} failed:** {reason}\n" for name, reason in (failures or {}).items())
+    found = columns(rows)
+    text = markdown(list(found), zip(*found.values(), strict=True)) + "\n" if rows else ""
+    return text + "".join(f"\n**{name} failed:** {reason}\n" for name, reason in failures.items())
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (headings, ["---"] * len(headings), *rows))
 
 
 def plots(rows: Sequence[Mapping]) -> dict[str, str]:
@@ -162,17 +159,14 @@ utterances.</p>
 
 def page(title: str, description: str, rows: Sequence[Mapping], failures: Mapping[str, str], command: str) -> str:
     """All of it as HTML that needs no other file."""
-    body = [cells(row) for row in rows]
-    kept = [index for index in range(len(HEADINGS)) if any(line[index] for line in body)]
+    found = columns(rows)
 
     def line(tag: str, values: Sequence[str]) -> str:
-        marks = [' class="measured"' if "measured" in HEADINGS[index] else "" for index in kept]
-        inner = "".join(
-            f"<{tag}{mark}>{html.escape(values[index])}</{tag}>" for mark, index in zip(marks, kept, strict=True)
-        )
-        return f"<tr>{inner}</tr>"
+        marks = [' class="measured"' if "measured" in heading else "" for heading in found]
+        inner = (f"<{tag}{mark}>{html.escape(value)}</{tag}>" for mark, value in zip(marks, values, strict=True))
+        return f"<tr>{''.join(inner)}</tr>"
 
-    table = "\n".join([line("th", HEADINGS), *(line("td", values) for values in body)])
+    table = "\n".join([line("th", list(found)), *(line("td", values) for values in zip(*found.values(), strict=True))])
     failed = "".join(
         f'<p class="failed"><strong>{html.escape(name)} failed:</strong> {html.escape(reason)}</p>\n'
         for name, reason in failures.items()

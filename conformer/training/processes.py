@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 
 import jax
-from jax.experimental import multihost_utils
 
 from conformer import system
 from conformer.config import ConfigError
@@ -94,11 +93,6 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         )
     except ValueError as error:  # nothing that JAX knows runs here
         raise ConfigError(f"--coordinator={coordinator}: {error}") from None
-
-
-def wait_for_all(what: str) -> None:
-    """Returns when every process of the run has come to `what`."""
-    multihost_utils.sync_global_devices(what)
 
 
 @contextlib.contextmanager

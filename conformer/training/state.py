@@ -53,18 +53,14 @@ def make_optimiser(config: TrainConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
 
 
-def make_model(config: Config, *, compute: str = "float32") -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """A model initialised from config.seed, split into (structure, parameters, statistics)."""
-    model = ConformerCTC(config, compute=compute, rngs=nnx.Rngs(config.seed))
-    graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
-    return graphdef, params, statistics
-
-
 def initial_state(
     config: Config, feature_mean: Float[np.ndarray, " mel"], feature_std: Float[np.ndarray, " mel"]
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """The state before the first step; the statistics of the training features become part of the model."""
-    graphdef, params, statistics = make_model(config, compute=config.train.compute)
+    """The state before the first step, initialised from config.seed; the statistics of the training features become
+    part of the model.
+    """
+    model = ConformerCTC(config, compute=config.train.compute, rngs=nnx.Rngs(config.seed))
+    graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
     statistics["feature_mean"][...] = jnp.asarray(feature_mean)
     statistics["feature_scale"][...] = 1.0 / jnp.maximum(jnp.asarray(feature_std), 1e-5)
     return graphdef, TrainState(
