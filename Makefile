@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint peers clean
+.PHONY: help setup demo test test-all lint peers clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -28,7 +28,7 @@ define find_python
 endef
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with everything that the demo and the tests need
 
@@ -46,8 +46,11 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## train on synthetic speech, score unseen voices, transcribe in real time
 	@$(BIN)/python demo.py
 
-test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest -n 2
+test: $(STAMP) ## run the tests, less those that are slow
+	@$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: test ## run them, then those of killed processes and long compilations
+	@$(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(STAMP) ## check style, formatting and types
 	@$(BIN)/python -m ruff check

@@ -115,6 +115,7 @@ def test_every_config_names_its_command():
         assert f"python train.py --config=configs/{path.name}" in (load_module(path).__doc__ or ""), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_config_takes_one_update(path):
     """With as few layers as it can have and short audio; what a config decides otherwise stays as it is."""

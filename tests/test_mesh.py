@@ -20,6 +20,8 @@ from conformer.training.mesh import make_mesh, partitionable, place_batch, place
 from conformer.training.state import TrainState, initial_state
 from conformer.training.step import make_train_step
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 4
 MEL = 24

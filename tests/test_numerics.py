@@ -63,6 +63,7 @@ def test_a_scaled_residual_stream_is_the_same_function(features):
         scale_residual(model, 3.0)
 
 
+@pytest.mark.slow
 def test_a_large_residual_stream_breaks_the_naive_device_alone(features):
     _, model = make_model()
     expected = log_probs(model, features)
@@ -71,6 +72,7 @@ def test_a_large_residual_stream_breaks_the_naive_device_alone(features):
     assert not np.abs(log_probs(apply_policy(scaled, "edge_fp16_naive"), features) - expected).max() < 2.0
 
 
+@pytest.mark.slow
 def test_a_stream_equals_the_whole_utterance_on_the_edge_device(features):
     _, model = make_model(causal_conv=True)
     model = apply_policy(model, "edge_fp16")
@@ -89,6 +91,7 @@ def test_a_stream_equals_the_whole_utterance_on_the_edge_device(features):
     assert np.abs(streamed - whole[: len(streamed)]).max() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "peak", "naive_fails"),
     [(LanguageModel, 1e2, False), (LanguageModel, 3e4, True), (VisionTransformer, 3e3, True)],
@@ -113,6 +116,7 @@ def test_a_stream_beyond_the_format_is_scaled_back_into_it():
     apply_policy(model, "edge_fp16")
 
 
+@pytest.mark.slow
 def test_static_scales_hold_for_the_data_they_were_made_from(features):
     _, model = make_model()
     model = scale_residual(model, 1024.0)

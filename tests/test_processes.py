@@ -16,6 +16,8 @@ import pytest
 from conformer.config import ConfigError
 from conformer.training.processes import LOST, join
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 16
 FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

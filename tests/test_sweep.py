@@ -22,6 +22,8 @@ from conformer.sweep import Sweep, SweepError, Trial, load_sweep, run_sweep, sch
 from conformer.sweep.table import page
 from conformer.training.checkpoint import save_weights
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 SWEEPS = sorted(ROOT.glob("configs/sweeps/*.py"))
 

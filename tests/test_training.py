@@ -148,6 +148,7 @@ def losses(workdir: pathlib.Path) -> list[dict]:
     return [row for row in map(json.loads, lines) if "loss" in row]
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
     """Parameters, averages and optimiser bit for bit; each step is logged once, with the same loss."""
     pytest.importorskip("espeakng_loader", reason="the embedded corpus needs pip install -e '.[demo]'")
