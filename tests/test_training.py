@@ -278,7 +278,7 @@ def test_batch_norm_normalises_the_frames_inside_and_streams_by_what_it_remember
     expected = (y - norm.mean[...]) / jnp.sqrt(norm.variance[...] + norm.eps) * norm.scale[...] + norm.bias[...]
     np.testing.assert_allclose(depthwise_conv(x, folded) + bias, expected, atol=1e-5)
     inside = (jnp.arange(9) < jnp.array([[9], [4]]))[..., None]
-    valid = np.asarray(norm.train(x, inside, axis=-1))[np.asarray(inside)[..., 0]]
+    valid = np.asarray(norm.of_batch(x, inside, axis=-1))[np.asarray(inside)[..., 0]]
     np.testing.assert_allclose(valid.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(valid.var(0), 1, atol=1e-3)
 

@@ -48,5 +48,5 @@ class Convolution(nnx.Module):
         if not isinstance(norm, BatchNorm):
             return layout.norm(norm, layout.depthwise(inputs, kernel))
         if training:
-            return norm.train(layout.depthwise(inputs, kernel), inside, layout.channel_axis)
+            return norm.of_batch(layout.depthwise(inputs, kernel), inside, layout.channel_axis)
         return layout.depthwise(inputs, *norm.fold(kernel))

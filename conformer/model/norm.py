@@ -71,7 +71,7 @@ class BatchNorm(nnx.Module):
         scale = self.scale[...] * jax.lax.rsqrt(self.variance[...] + self.eps)
         return kernel * scale, self.bias[...] - self.mean[...] * scale
 
-    def train(self, x: Float[Array, "*shape"], inside: Bool[Array, "*#shape"], axis: int) -> Float[Array, "*shape"]:
+    def of_batch(self, x: Float[Array, "*shape"], inside: Bool[Array, "*#shape"], axis: int) -> Float[Array, "*shape"]:
         """Normalises by the statistics of the frames where `inside` is true, and adds them to the moving average.
 
         Args:

@@ -38,9 +38,6 @@ class ChannelsFirst(Sequence):
     def to_sequence(self, x: Float[Array, "batch channels 1 frames"]) -> Float[Array, "batch frames channels"]:
         return jnp.squeeze(x, 2).swapaxes(1, 2)
 
-    def num_frames(self, x: Float[Array, "batch channels 1 frames"]) -> int:
-        return x.shape[3]
-
     def past_shapes(self, batch_size: int, left: int, inputs: int, num_heads: int, dim: int) -> Past:
         """As `Sequence.past_shapes`; keys are remembered as transposed."""
         return Past((batch_size, left, 1, dim), (batch_size, dim, 1, left), (batch_size, dim, 1, inputs))

@@ -50,9 +50,6 @@ class Sequence(Layout):
         """Frames as the encoder hands them over."""
         return x
 
-    def num_frames(self, x: Float[Array, "batch frames channels"]) -> int:
-        return x.shape[1]
-
     def past_shapes(self, batch_size: int, left: int, inputs: int, num_heads: int, dim: int) -> Past:
         """Shapes of a block's state: `left` frames of left context, `inputs` of the convolution."""
         heads = (batch_size, num_heads, left, dim // num_heads)
