@@ -1,4 +1,4 @@
-"""The cheapest front end: no convolution at all."""
+"""A front end without a convolution: one product of matrices an encoder frame."""
 
 from flax import nnx
 
