@@ -22,6 +22,7 @@ _KBITS = {  # by whether it is version 1, and layer
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _STRAY_BYTES = 4096  # so many may be no frames
+_DELAY = 576  # samples that LAME puts before the sound; a decoder leaves out its own besides
 _ROOM = 9  # index of a bit rate whose frames hold a count
 
 
@@ -131,12 +132,13 @@ class _Walk:
         return [[self._counted(), *((start, end) for start, end in self._runs)]]
 
     def _counted(self) -> bytes:
-        """A frame without sound that gives the number of those that follow."""
+        """A frame without sound that gives the number of those that follow, and what to leave out at the start."""
         first = self._first
         head = bytes([0xFF, first[1] | 1, _ROOM << 4 | first[2] & 0x0C, first[3]])
         frame = frame_at(head, 0)
         assert frame is not None
-        body = bytes(self._side(frame)) + b"Xing" + struct.pack(">II", 1, self._count)
+        delay = b"LAME3.100" + bytes(12) + (_DELAY << 12).to_bytes(3)
+        body = bytes(self._side(frame)) + b"Xing" + struct.pack(">II", 1, self._count) + delay
         return (head + body).ljust(frame.length, b"\0")
 
     def _promise(self, at: int, frame: Frame) -> tuple[int | None] | None:
