@@ -112,6 +112,7 @@ class _Walk:
                 else:
                     self._runs.append([at, at + frame.length])
             at += frame.length
+        self._cut = self._cut or data[at : at + 4][:1] == b"\xff"  # inside a header
         self._layer = kind[1] if kind else 0
 
     def replacement(self) -> list[list[Part]]:
