@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 from absl import app, flags
 
+from conformer import system
 from conformer.config import Config, define_config_flag, load_config, parse_flags
 from conformer.cost import DEVICES, PRECISIONS, Workload
 from conformer.cost.report import Report, comparison_table, module_table, report, shares_chart, waterfall_chart
@@ -62,11 +63,11 @@ def run() -> None:
     if len(reports) > 1:
         print(comparison_table(reports) + "\n")
     if PLOT.value:
-        pathlib.Path(PLOT.value).write_text(shares_chart(reports))
+        system.write_text(pathlib.Path(PLOT.value), shares_chart(reports))
     if WATERFALL.value:
         steps = list(waterfall(with_units(CONFIG.value)))
         print(comparison_table(steps))
-        pathlib.Path(WATERFALL.value).write_text(waterfall_chart(steps))
+        system.write_text(pathlib.Path(WATERFALL.value), waterfall_chart(steps))
 
 
 def training() -> str:

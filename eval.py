@@ -132,7 +132,7 @@ def evaluate(workdir: pathlib.Path) -> None:
         print("\n" + table(rows + masked + streams))
     if PLOT.value:
         shown = [figures for figures in streams if ("search" in figures) == bool(search.beam_size)]
-        pathlib.Path(PLOT.value).write_text(latency_plot(shown, rows[-1]["wer"]))
+        system.write_text(pathlib.Path(PLOT.value), latency_plot(shown, rows[-1]["wer"]))
 
     if JSON.value:
         record = {

@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags
 from jax.experimental import multihost_utils
 
-from conformer import runtime
+from conformer import runtime, system
 from conformer.audio import AudioError
 from conformer.config import Config, ConfigError, define_config_flag, parse_flags
 from conformer.data import Corpus, DataError, TrainLoader, in_splits, load_utterances, speak_runs, texts_of
@@ -195,7 +195,7 @@ def write_config(config: Config, path: pathlib.Path) -> None:
     if path.exists() and (keys := set(config.differences(Config.from_json(path))) - {"train.fsdp"}):
         keys = ", ".join(sorted(keys))
         raise ConfigError(f"{path.parent} belongs to a run with other values of {keys}: choose another --workdir")
-    path.write_text(config.to_json())
+    system.write_text(path, config.to_json())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+from conformer import system
 from conformer.artefacts.formats import FORMATS, ExportError
 from conformer.artefacts.geometry import Geometry
 from conformer.config import FeatureConfig
@@ -39,8 +40,8 @@ class Card:
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes NAME.json, and README.md anew."""
-        (folder / f"{self.name}.json").write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-        (folder / "README.md").write_text(readme(load_cards(folder)))
+        system.write_text(folder / f"{self.name}.json", json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        system.write_text(folder / "README.md", readme(load_cards(folder)))
 
 
 def artefact_name(format: str, numerics: str) -> str:

@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 
+from conformer import system
 from conformer.artefacts.card import Card, artefact_name
 from conformer.artefacts.formats import FORMATS, ExportError
 from conformer.artefacts.geometry import Geometry
@@ -71,7 +72,7 @@ def release(workdir: pathlib.Path, out: pathlib.Path) -> None:
     config, model, tokenizer, step = load_model(workdir)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
-    (out / "config.json").write_text(config.to_json())
+    system.write_text(out / "config.json", config.to_json())
     save_weights(out, model, step)
 
 

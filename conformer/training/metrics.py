@@ -7,6 +7,8 @@ import sys
 import tensorboardX
 import tqdm
 
+from conformer import system
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -24,7 +26,7 @@ class MetricsLog:
         path = workdir / METRICS_FILE
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step(line) <= start_step]
-        path.write_text("".join(line + "\n" for line in kept))
+        system.write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a")
         self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step)
 
