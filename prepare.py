@@ -54,7 +54,7 @@ def prepare(settings: Settings, folder: pathlib.Path, num_workers: int) -> None:
         print(f"{folder} is prepared already")
         return show(read_summary(folder), folder)
     print(f"reading {settings.source}", flush=True)
-    lists = make_work_lists(settings, folder)
+    lists = make_work_lists(settings, folder, print)
     began, made = time.perf_counter(), 0.0
     pause = 0.1 if sys.stderr.isatty() else 60.0  # seconds between two bars
     with tqdm.tqdm(total=len(lists.names), unit="shard", dynamic_ncols=True, mininterval=pause) as bar:

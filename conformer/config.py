@@ -24,6 +24,7 @@ from typing import Any
 from absl import flags
 
 from conformer.policy import POLICIES
+from conformer.text import LEVELS
 
 RETIRED = {  # keys of older files, and why they went
     "train.keep_checkpoints": "the newest two are kept",
@@ -113,12 +114,20 @@ class DataConfig:
     train_splits: tuple[str, ...] = ("train",)  # the `split`s of the rows trained on
     eval_splits: tuple[str, ...] = ("dev",)  # and of those evaluated during training
     batch_seconds: float = 64.0  # audio seconds in a batch; a bucket holds batch_seconds // its length utterances
-    bucket_seconds: tuple[float, ...] = (2.0, 3.0, 4.5, 6.0)  # upper length of each bucket; longer ones are dropped
+    bucket_seconds: tuple[float, ...] = ()  # upper length of each bucket; longer ones are dropped; () = derived
     max_label_rate: float = 25.0  # labels a second that a bucket has room for
     spoken_utterances: int = 0  # runs of words of train transcripts that espeak-ng speaks, added to the train split
     curriculum_steps: int = 0  # the longest utterance allowed grows to the last bucket over this many steps
-    max_broken_share: float = 0.01  # more unusable utterances than this share stops the run
+    max_dropped_share: float = 0.05  # more utterances than this share too long, too short, missing ... stop the run
+    max_broken_share: float = 0.01  # and more that turn out unreadable while training
     num_workers: int = 0  # loader processes; 0 = a thread in this process
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """How transcripts, texts for language models and hot words are spelled (see `conformer/text.py`)."""
+
+    normalise: str = "basic"  # "none", "basic": lower case, "english": no punctuation, numbers as spoken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +193,7 @@ class Config:
     features: FeatureConfig = dataclasses.field(default_factory=FeatureConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    text: TextConfig = dataclasses.field(default_factory=TextConfig)
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -192,6 +202,7 @@ class Config:
         """Raises ConfigError for the first value that no run could use."""
         model, train, data = self.model, self.train, self.data
         _choice("numerics", self.numerics, tuple(POLICIES))
+        _choice("text.normalise", self.text.normalise, LEVELS)
         _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe"))
         _choice("model.subsampling", model.subsampling, tuple(FRONT_ENDS))
         _choice("model.convolution_norm", model.convolution_norm, tuple(NORMS))
@@ -241,9 +252,14 @@ class Config:
             raise ConfigError(
                 f"model.num_heads={model.num_heads} does not divide model.encoder_dim={model.encoder_dim}"
             )
-        if tuple(sorted(data.bucket_seconds)) != tuple(data.bucket_seconds) or not data.bucket_seconds:
-            raise ConfigError(f"data.bucket_seconds={data.bucket_seconds} must be ascending and not empty")
-        if data.batch_seconds < data.bucket_seconds[-1]:
+        if (
+            tuple(sorted(set(data.bucket_seconds))) != tuple(data.bucket_seconds)
+            or min(data.bucket_seconds, default=1) <= 0
+        ):
+            raise ConfigError(f"data.bucket_seconds={data.bucket_seconds} must be positive and ascending")
+        if data.batch_seconds < 1:
+            raise ConfigError(f"data.batch_seconds={data.batch_seconds} must be at least 1")
+        if data.bucket_seconds and data.batch_seconds < data.bucket_seconds[-1]:
             raise ConfigError(
                 f"data.batch_seconds={data.batch_seconds} does not hold one utterance of the longest bucket "
                 f"({data.bucket_seconds[-1]} s): raise it, or shorten data.bucket_seconds"
@@ -267,9 +283,13 @@ class Config:
         """The resolved configuration, as stored in a work directory."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Keys, such as "model.encoder_dim", with their values."""
+        return _values(self)
+
     def differences(self, other: "Config") -> list[str]:
-        """The keys whose values differ, such as "model.encoder_dim"."""
-        mine, theirs = dict(_values(self)), dict(_values(other))
+        """The keys whose values differ."""
+        mine, theirs = dict(self.items()), dict(other.items())
         return [key for key, value in mine.items() if theirs[key] != value]
 
     @classmethod

@@ -31,6 +31,7 @@ class Card:
     check: float  # largest difference of a log-probability from JAX float32 on check.npz
     layouts: dict[str, int]  # how many results of operations have each, for Core ML
     for_sherpa: bool = False
+    normalise: str = "basic"  # level of the spelling that it writes (text.normalise)
     measured: dict[str, Any] = dataclasses.field(default_factory=dict)  # by parity.py
 
     @property

@@ -21,7 +21,7 @@ def load_artefact(path: str | pathlib.Path) -> tuple[Runtime, Tokenizer]:
     if not path.suffix or not path.exists():
         raise ExportError(f"{path} is no artefact: name one that export.py wrote, such as exported/onnx_int8.onnx")
     (card,) = load_cards(path.with_suffix(".json"))
-    tokenizer = load_tokenizer(path.parent)
+    tokenizer = load_tokenizer(path.parent, card.normalise)
     if tokenizer.vocab_size != card.geometry.vocab_size:
         raise ExportError(
             f"{path.parent}: the tokenizer has {tokenizer.vocab_size} units, the artefact {card.geometry.vocab_size}: "

@@ -24,13 +24,14 @@ class Transcripts(NamedTuple):
     utterances: list[Utterance]  # those that could be read, in the order of `texts`
     texts: list[str]
     broken: dict[str, str]  # id -> message of those that could not
+    level: str  # of `normalise`, at which they are scored
 
     def score(self) -> Score:
         """Error rates against the utterances' own transcripts. Raises ScoreError where none could be read."""
         if self.broken and not self.utterances:
             first = "; ".join(list(self.broken.values())[:_SHOWN])
             raise ScoreError(f"none of the {len(self.broken)} utterances can be read, as in {first}")
-        return score([utterance.text for utterance in self.utterances], self.texts)
+        return score([utterance.text for utterance in self.utterances], self.texts, self.level)
 
 
 def make_forward(config: Config, graphdef: nnx.GraphDef) -> Callable:
@@ -84,7 +85,7 @@ def decode(
         search.step(log_probs)
         done.append(utterance)
         texts.append(tokenizer.decode([token.id for token in search.finish()]))
-    return Transcripts(done, texts, broken)
+    return Transcripts(done, texts, broken, tokenizer.level)
 
 
 def transcribe(

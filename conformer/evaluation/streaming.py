@@ -69,6 +69,6 @@ def transcribe_streaming(
         texts.append(text)
     frame = features.frame_shift_ms / 1000
     wait = stepper.framing.window * frame + (features.frame_length_ms / 1000 - frame)
-    return Transcripts(done, texts, broken), Timing(
+    return Transcripts(done, texts, broken, tokenizer.level), Timing(
         audio, compute, tuple(np.percentile(chunks, [50, 95, 99]).tolist()), wait
     )

@@ -61,6 +61,7 @@ def export(
         arena_bytes=runtime.arena_bytes,
         layouts=runtime.layouts,
         check=check_difference(runtime, out),
+        normalise=config.text.normalise,
         for_sherpa=format == "onnx" and not_for_sherpa(config) is None,
     )
     card.save(out)

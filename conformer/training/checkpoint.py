@@ -131,7 +131,7 @@ def load_model(
     config = Config.from_json(workdir / "config.json")
     # The implementation of norms and attention was a choice for the machine that trained.
     config = config.replace({"model.execution": execution or config.model.execution, "model.kernels": ""})
-    tokenizer = load_tokenizer(workdir)
+    tokenizer = load_tokenizer(workdir, config.text.normalise)
     if tokenizer.vocab_size != config.model.vocab_size:
         raise CheckpointError(
             f"{workdir}: the tokenizer has {tokenizer.vocab_size} units, the model {config.model.vocab_size}: "
