@@ -74,6 +74,7 @@ from benchmarks.kernels import run as kernels
 from benchmarks.kernels import tuning
 from benchmarks.kernels.cases import SelectionError
 from conformer import record, runtime
+from conformer.command import parse_flags
 
 _JSON = flags.DEFINE_string("json", None, "File that the record is written to: every time, device, versions, command.")
 _STEPS = flags.DEFINE_integer("steps", 5, "training: steps in each block.", lower_bound=1)
@@ -153,4 +154,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -5,11 +5,12 @@
   python eval.py --workdir=runs/words --manifest=my_recordings.jsonl --split=all --json=results.json
   python eval.py --workdir=runs/libri_mini --split=dev --beam-size=32 --lm=words.arpa --tune=lm-weight=0.3,0.5,0.8
 
-Prints word and character error rates with their parts and a 95 % interval, and writes the errors of each utterance to
-errors-SPLIT.jsonl in the work directory. With --streaming, the same utterances are also recognised as streams on one
-core, once for each chunk size, beside the whole utterance in one table. With --masked, they are recognised whole and in
-batches, but each frame sees what it would see in a stream: the same words much sooner, and no latency. With --beam-size
-(and --lm, of lm.py), everything is also decoded by a beam search, each figure beside the greedy one.
+Prints word and character error rates with their parts and a 95 % interval. Nothing is written that is not asked for:
+--errors=FILE gets the errors of each utterance, --json=FILE the figures. With --streaming, the same utterances are also
+recognised as streams on one core, once for each chunk size, beside the whole utterance in one table. With --masked,
+they are recognised whole and in batches, but each frame sees what it would see in a stream: the same words much sooner,
+and no latency. With --beam-size (and --lm, of lm.py), everything is also decoded by a beam search, each figure beside
+the greedy one.
 """
 
 import dataclasses
@@ -23,7 +24,8 @@ from absl import app, flags
 from flax import nnx
 
 from conformer import runtime, system
-from conformer.config import EXECUTIONS, parse_flags
+from conformer.command import parse_flags
+from conformer.config import EXECUTIONS
 from conformer.data import load_split
 from conformer.decode.search import Search, define_search_flags, make_decoder, read_lm
 from conformer.evaluation.latency import latency_plot
@@ -51,7 +53,7 @@ SEARCH = define_search_flags()
 TUNE = flags.DEFINE_multi_string(
     "tune", [], "Search with each of these and keep the best, as in --tune=lm-weight=0.3,0.5 --tune=word-bonus=0,2."
 )
-ERRORS = flags.DEFINE_string("errors", None, "File for the errors of each utterance; default: in the work directory.")
+ERRORS = flags.DEFINE_string("errors", None, "Also write the errors of each utterance to this file (JSONL).")
 PLOT = flags.DEFINE_string("plot", None, "Draw error rate against latency into this file (SVG).")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
@@ -79,8 +81,6 @@ def evaluate(workdir: pathlib.Path) -> None:
             "--tune chooses the settings of a beam search, by another split than test: add --split=dev --beam-size=8"
         )
     config, model, tokenizer, step = load_model(workdir, EXECUTION.value)
-    errors = pathlib.Path(ERRORS.value or workdir / f"errors-{SPLIT.value}.jsonl")
-    system.check_writable(errors)
     lm = read_lm(search, tokenizer)
     for candidate in (search, *grid):
         make_decoder(candidate, tokenizer, lm)()  # one that cannot be is known before anything is recognised
@@ -107,10 +107,10 @@ def evaluate(workdir: pathlib.Path) -> None:
         rows.append(row("offline", transcripts, search))
         print(f"{SPLIT.value}, {search}: {transcripts.score()}")
     read = transcripts.utterances
-    write_errors(errors, [u.id for u in read], [u.text for u in read], transcripts.texts)
     for message in broken.values():
         print(f"not scored: {message}")
-    print(f"errors of each utterance: {errors}")
+    if ERRORS.value:
+        write_errors(ERRORS.value, [u.id for u in read], [u.text for u in read], transcripts.texts, tokenizer.level)
 
     # ------------------------------------------------------------------------ streams
     masked, streams = [], []

@@ -17,7 +17,7 @@ import time
 import tqdm
 from absl import app, flags
 
-from conformer.config import parse_flags
+from conformer.command import parse_flags
 from conformer.data.manifest import DataError
 from conformer.data.prepare import fill, finish, is_finished, verify
 from conformer.data.records import read_summary

@@ -23,7 +23,8 @@ from jax.experimental import multihost_utils
 
 from conformer import runtime
 from conformer.audio import AudioError
-from conformer.config import Config, ConfigError, define_config_flag, parse_flags
+from conformer.command import define_config_flag, parse_flags
+from conformer.config import Config, ConfigError
 from conformer.data import (
     Corpus,
     DataError,
@@ -48,13 +49,13 @@ from conformer.training.step import draw_chunk
 
 CONFIG = define_config_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; created if it does not exist.", required=True)
+EXTEND = flags.DEFINE_integer(
+    "extend", None, "Train a finished run on, for so many updates beyond train.num_steps.", lower_bound=0
+)
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, or auto on a cluster; None = one process."
 )
 NUM_PROCESSES = flags.DEFINE_integer("num-processes", None, "How many processes train together.", lower_bound=1)
-EXTEND = flags.DEFINE_integer(
-    "extend", None, "Train a finished run on, for so many updates beyond train.num_steps.", lower_bound=0
-)
 PROCESS_ID = flags.DEFINE_integer("process-id", None, "Which of them this is, from 0.", lower_bound=0)
 
 

@@ -25,7 +25,8 @@ from absl import app, flags
 
 from conformer import runtime, system
 from conformer.audio import AudioError, read_audio
-from conformer.config import EXECUTIONS, Config, parse_flags
+from conformer.command import parse_flags
+from conformer.config import EXECUTIONS, Config
 from conformer.decode.search import define_search_flags, make_decoder, read_lm
 from conformer.policy import POLICIES
 from conformer.streaming import EndpointConfig, Recognizer, Segment, Stepper, StreamError

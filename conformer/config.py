@@ -5,7 +5,6 @@ A config file holds `get_config() -> Config`. Every field can be overridden on t
 from which `eval.py` and `transcribe.py` rebuild the same model.
 """
 
-import ast
 import dataclasses
 import difflib
 import functools
@@ -14,14 +13,10 @@ import importlib.util
 import json
 import operator
 import pathlib
-import re
-import sys
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
-
-from absl import flags
 
 from conformer.policy import POLICIES
 from conformer.text import LEVELS
@@ -305,55 +300,6 @@ class Config:
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is not valid JSON ({error}): restore it or train again") from None
         return _from_dict(cls, values, str(path))
-
-
-class ConfigFlag:
-    """What `--config=FILE` names, with every `--config.KEY=VALUE`; filled in by `parse_flags`."""
-
-    name: str  # FILE
-    value: Config
-
-
-_FLAG = ConfigFlag()
-
-
-def define_config_flag() -> ConfigFlag:
-    """Defines `--config=FILE` with overrides `--config.KEY=VALUE`."""
-    flags.DEFINE_string(
-        "config", None, "Experiment, e.g. configs/demo.py; --config.KEY=VALUE overrides.", required=True
-    )
-    return _FLAG
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """A flags parser for `absl.app.run` that reports an error in one line, and the nearest to an unknown key."""
-    try:
-        overrides = [argument for argument in argv[1:] if re.match("--?config[.]", argument)]
-        if "config" not in flags.FLAGS:
-            return flags.FLAGS(argv)
-        values = dict(map(_read_override, overrides))
-        arguments = flags.FLAGS([argument for argument in argv if argument not in overrides])
-        _FLAG.name = flags.FLAGS.config
-        if not pathlib.Path(_FLAG.name.partition(":")[0]).is_file():
-            raise ConfigError(f"--config={_FLAG.name} does not exist: name a file such as configs/demo.py")
-        _FLAG.value = load_config(_FLAG.name, values)
-        return arguments
-    except (ConfigError, flags.Error) as error:
-        sys.exit(f"{pathlib.Path(argv[0]).name}: {error}")
-
-
-def _read_override(argument: str) -> tuple[str, Any]:
-    """Key and value of `--config.KEY=VALUE`; the value as Python writes it, or as text."""
-    key, equals, text = argument.lstrip("-").removeprefix("config.").partition("=")
-    check_key(key)
-    if not equals:
-        raise ConfigError(f"{argument} has no value: write --config.{key}=VALUE")
-    if isinstance(known := dict(_values(Config()))[key], str):
-        return key, text
-    try:
-        return key, ast.literal_eval(text.capitalize() if isinstance(known, bool) else text)
-    except (SyntaxError, ValueError):
-        return key, tuple(filter(None, text.split(",")))  # a list of names
 
 
 def load_module(path: str | pathlib.Path) -> ModuleType:

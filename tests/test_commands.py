@@ -146,12 +146,14 @@ def test_eval_scores_what_can_be_read_and_names_the_rest(workdir, audio, tmp_pat
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     folder = tmp_path / "model"
     shutil.copytree(workdir, folder)
-    status, out, err = run("eval.py", f"--workdir={folder}", f"--manifest={manifest}", f"--json={results}")
-    assert (status, err) == (0, [])
+    errors, before = tmp_path / "errors.jsonl", sorted(folder.rglob("*"))
+    outputs = (f"--json={results}", f"--errors={errors}")
+    status, out, err = run("eval.py", f"--workdir={folder}", f"--manifest={manifest}", *outputs)
+    assert (status, err) == (0, []) and sorted(folder.rglob("*")) == before
     assert "test: WER" in out and "not scored: missing:" in out
     record = json.loads(results.read_text())
     assert (record["utterances"], record["not_scored"], record["words"], record["step"]) == (1, 1, 3, 0)
-    (error,) = map(json.loads, (folder / "errors-test.jsonl").read_text().splitlines())
+    (error,) = map(json.loads, errors.read_text().splitlines())
     assert error["id"] == "mono" and error["ref"] == "a bad cab"
 
 
@@ -275,7 +277,7 @@ def test_train_names_what_it_cannot_use(tmp_path):
         (*tiny, "--config.model.num_heads=5"): "model.num_heads=5 does not divide model.encoder_dim=32",
         ("--config=configs/nothing.py", tiny[1]): "--config=configs/nothing.py does not exist",
         ("--config=configs/librispeech.py:huge", tiny[1]): "unknown size 'huge'; choose small, medium or large",
-        (tiny[0],): "--workdir must have a value",
+        (tiny[0],): "--workdir is required: --help says what for",
     }
     for arguments, message in expected.items():
         status, _, err = run("train.py", *arguments)

@@ -26,7 +26,8 @@ from conformer.tokenizer import Tokenizer, TokenizerError
 
 # Seconds by which a declared duration may be off: manifests round. What is beyond the bucket is cut, no more than this.
 DURATION_TOLERANCE = 0.02
-NUM_BUCKETS = 5  # at most, where they are derived: a training step compiles once for each
+# Buckets that are derived: a training step compiles once for each, and a batch is filled up with what it has already.
+NUM_BUCKETS, UTTERANCES_PER_BUCKET = 5, 100
 _SECONDS_UNKNOWN = 10.0  # a bucket for utterances of which no length is known
 
 
@@ -72,7 +73,8 @@ def with_buckets(config: Config, utterances: Utterances) -> Config:
     for seconds, count in lengths.items():
         if (step := length_step(seconds / slowest)) <= most:
             counts[step] += count
-    steps = _least_padding(counts, NUM_BUCKETS) or [min(most, length_step(_SECONDS_UNKNOWN))]
+    most_buckets = min(NUM_BUCKETS, 1 + int(counts.sum()) // UTTERANCES_PER_BUCKET)
+    steps = _least_padding(counts, most_buckets) or [min(most, length_step(_SECONDS_UNKNOWN))]
     return config.replace({"data.bucket_seconds": tuple(round(step * STEP, 6) for step in steps)})
 
 
