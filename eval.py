@@ -18,8 +18,10 @@ import datetime
 import json
 import pathlib
 import sys
+from collections.abc import Iterable
 
 import jax
+import tqdm
 from absl import app, flags
 from flax import nnx
 
@@ -91,7 +93,7 @@ def evaluate(workdir: pathlib.Path) -> None:
     graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
     forward = make_forward(config, graphdef)
     broken: dict[str, str] = {}
-    heard = posteriors(config, forward, params, statistics, utterances, broken)
+    heard = progress(posteriors(config, forward, params, statistics, utterances, broken), len(utterances))
     if search.beam_size:
         heard = list(heard)  # decoded more than once
     searches = [Search()]
@@ -118,7 +120,7 @@ def evaluate(workdir: pathlib.Path) -> None:
         milliseconds = round(chunk_size * config.model.subsampling_factor * config.features.frame_shift_ms)
         context = dict(chunk_size=chunk_size, num_left_chunks=NUM_LEFT_CHUNKS.value)
         if MASKED.value:
-            heard = list(posteriors(config, forward, params, statistics, read, {}, **context))
+            heard = list(progress(posteriors(config, forward, params, statistics, read, {}, **context), len(read)))
             for one in searches:
                 whole = decode(heard, {}, tokenizer, make_decoder(one, tokenizer, lm))
                 masked.append(row(f"{milliseconds} ms, masked", whole, one, chunk_size=chunk_size))
@@ -126,7 +128,7 @@ def evaluate(workdir: pathlib.Path) -> None:
             engine = Engine(config, model, **context)
             for one in searches:
                 decoder = make_decoder(one, tokenizer, lm)
-                streamed, timing = transcribe_streaming(engine, tokenizer, read, decoder=decoder)
+                streamed, timing = transcribe_streaming(engine, tokenizer, progress(read, len(read)), decoder=decoder)
                 streams.append(row(f"{milliseconds} ms", streamed, one, timing, chunk_size))
     if len(rows) > 1 or chunk_sizes:
         print("\n" + table(rows + masked + streams))
@@ -154,6 +156,11 @@ def evaluate(workdir: pathlib.Path) -> None:
         }
         record |= rows[0] | {name: values for name, values in lists.items() if values}
         system.write_text(pathlib.Path(JSON.value), json.dumps(record, indent=2) + "\n")
+
+
+def progress[T](things: Iterable[T], total: int) -> Iterable[T]:
+    """The same, while a bar on standard error, if that is a terminal, says how many have passed."""
+    return tqdm.tqdm(things, total=total, unit="utterance", disable=None, leave=False, dynamic_ncols=True)
 
 
 def read_chunk_sizes() -> list[int]:

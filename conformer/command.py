@@ -88,7 +88,7 @@ def config_text() -> str:
     return "\n".join(f"{f'--config.{key}={value}':<48}  {comments[key]}" for key, value in shown.items())
 
 
-def _comments(section: type, prefix: str) -> Iterator[tuple[str, str]]:
+def _comments(section: Any, prefix: str) -> Iterator[tuple[str, str]]:
     """The comment behind each field, by key."""
     comments = dict(_FIELD.findall(inspect.getsource(section)))
     for field in dataclasses.fields(section):

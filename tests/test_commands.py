@@ -257,6 +257,13 @@ def test_what_cannot_be_searched_or_learned_from_is_named_first(workdir, tmp_pat
         ("eval.py", f"--workdir={workdir}", "--beam-size=4", "--tune=lm-weight=1,2"): "another split than test: add",
         ("transcribe.py", f"--workdir={workdir}", "--lm=words.arpa", "x.wav"): "need a beam search: add --beam-size=8",
         ("lm.py", f"--manifest={manifest}", "--split=dev", "--out=words.arpa"): "'dev': --split may be train",
+        (
+            "lm.py",
+            f"--manifest={manifest}",
+            f"--workdir={workdir}",
+            "--normalise=english",
+            f"--out={tmp_path / 'words.arpa'}",
+        ): "are of texts spelled basic: leave it out",
     }
     for command, process in [(command, start(*command)) for command in expected]:
         status, _, err = outcome(process)

@@ -1,11 +1,13 @@
 """The help of every command: one screen, with every flag that the documents use."""
 
 import collections
-import os
 import pathlib
 import re
-import subprocess
+import runpy
 import sys
+
+import pytest
+from absl import flags
 
 from conformer.command import config_text
 from conformer.config import Config
@@ -24,21 +26,46 @@ def used_flags() -> dict[str, set[str]]:
     return used
 
 
-def test_help_fits_a_screen_and_lists_every_flag_of_the_documents():
+@pytest.fixture
+def no_flags():
+    """No flags of scripts, which other tests import; theirs come back in the end."""
+    scripts = {path.stem for path in ROOT.glob("*.py")}
+    defined = {name: flags.FLAGS.find_module_defining_flag(name) or "" for name in flags.FLAGS}
+    theirs = {
+        name: flags.FLAGS[name]
+        for name, module in defined.items()
+        if module in scripts or module.startswith("conformer.")
+    }
+    for name in theirs:
+        delattr(flags.FLAGS, name)
+    yield
+    for name, flag in theirs.items():
+        flags.FLAGS[name] = flag
+
+
+def help_of(script: str, monkeypatch, capsys) -> str:
+    """What `python SCRIPT --help` prints. Run in this process, which has imported most of it."""
+    before = set(flags.FLAGS)
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    try:
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+    assert not end.value.code
+    return capsys.readouterr().out
+
+
+def test_help_fits_a_screen_and_lists_every_flag_of_the_documents(no_flags, monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
     used = used_flags()
     assert {"config", "extend"} <= used["train.py"] and {"beam-size", "lm", "hotwords"} <= used["transcribe.py"]
     scripts = sorted(path.name for path in ROOT.glob("*.py"))
     assert used.keys() <= set(scripts)
-    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
-    processes = {
-        script: subprocess.Popen(
-            [sys.executable, script, "--help"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-        )
-        for script in scripts
-    }
-    for script, process in processes.items():
-        out = process.communicate()[0]
-        assert process.returncode == 0 and len(out.splitlines()) <= SCREEN, out
+    for script in scripts:
+        out = help_of(script, monkeypatch, capsys)
+        assert len(out.splitlines()) <= SCREEN, out
         listed = set(re.findall(r"^ +(?:-h, )?--([a-z-]+)", out, re.MULTILINE))
         assert used[script] <= listed | {"help-config"}, script
         assert f"python {script}" in out or script == "demo.py"

@@ -490,6 +490,16 @@ def test_a_write_that_fails_is_reported_and_leaves_the_last_checkpoint(workdir):
 # -------------------------------------------------------------------- metrics
 
 
+def test_the_time_left_counts_no_compilation(monkeypatch):
+    clock = iter([0.0, 110.0])
+    monkeypatch.setattr("conformer.training.metrics.time.perf_counter", lambda: next(clock))
+    progress = Progress(5, 25, muted=True)
+    for _ in range(10):
+        progress.update()
+    progress.set_aside(100.0)
+    assert progress.seconds_left == 10.0  # as many steps as before, which took 10 s of 110
+
+
 def test_a_resumed_log_drops_the_steps_to_be_repeated_and_a_cut_line(tmp_path):
     log = MetricsLog(tmp_path, 0)
     for step in range(1, 7):

@@ -16,6 +16,7 @@ from conformer.data.buckets import (
     REMEDIES,
     Bucket,
     Plan,
+    Reason,
     Rules,
     Selection,
     UnfitError,
@@ -223,7 +224,7 @@ def _check_share(config: DataConfig, selection: Selection, kept: int) -> None:
     if kept and lost <= config.max_dropped_share * (kept + lost):
         return
     reasons = sorted(selection.dropped, key=lambda reason: -len(selection.dropped[reason]))
-    shown = "".join(f"\n  {len(selection.dropped[reason])} {reason}: {REMEDIES[reason]}" for reason in reasons)
+    shown = "".join(f"\n  {len(selection.dropped[reason])} {reason}: {REMEDIES[Reason(reason)]}" for reason in reasons)
     raise DataError(
         f"{lost} of {kept + lost} utterances of {config.source!r} cannot be trained on, more than "
         f"data.max_dropped_share={config.max_dropped_share} allows:{shown}"

@@ -1,7 +1,7 @@
 """Recognition of utterances as streams: errors, and how long a user waits."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +38,7 @@ class Timing(NamedTuple):
 def transcribe_streaming(
     stepper: Stepper,
     tokenizer: Tokenizer,
-    utterances: Sequence[Utterance],
+    utterances: Iterable[Utterance],
     *,
     decoder: Callable[[], Decoder] = GreedyDecoder,
 ) -> tuple[Transcripts, Timing]:
