@@ -186,14 +186,15 @@ class Output:
             print(VTT_HEADER, flush=True)
 
     def partial(self, seconds: float, text: str) -> None:
-        """Shows the text of the current segment, if it has changed."""
-        if text == self._shown:
+        """Shows the text of the current segment, if it has changed; on a terminal, how far the source is heard too."""
+        clock = f"{int(seconds) // 60}:{int(seconds) % 60:02}  " if self._on_terminal else ""
+        if clock + text == self._shown:
             return
-        self._shown = text
+        self._shown = clock + text
         if self._on_terminal:
             columns = os.get_terminal_size(self._file.fileno()).columns  # 0 where the terminal does not know
-            shown = text[1 - columns :] if columns > 1 else text
-            print(f"\r\x1b[K{shown}", end="", file=self._file, flush=True)
+            shown = text[len(clock) + 1 - columns :] if columns > len(clock) + 1 else text
+            print(f"\r\x1b[K{clock}{shown}", end="", file=self._file, flush=True)
         elif text:
             print(f"{seconds:7.2f} s  {text}", file=self._file, flush=True)
 
@@ -211,9 +212,11 @@ class Output:
                 print(json.dumps(segment._asdict() | {"words": words}), flush=True)
 
     def end(self) -> None:
-        """Shows that nothing was recognised, if that is so."""
+        """Shows that nothing was recognised, if that is so, and leaves no clock behind."""
         if self._num_segments == 0:
             self._final("")
+        elif self._on_terminal:
+            print("\r\x1b[K", end="", file=self._file, flush=True)
 
     def _final(self, text: str) -> None:
         self._shown = ""
