@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup hello demo test test-all lint peers clean
+.PHONY: help setup hello demo test test-all fuzz lint peers clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -67,6 +67,9 @@ test: $(STAMP) ## run the tests, less those that are slow
 
 test-all: test ## run them, then those of killed processes and long compilations
 	@$(BIN)/python -m pytest -n 2 -m slow
+
+fuzz: $(STAMP) ## read 10,000 damaged files: each is read right, or refused with one clear error
+	@$(BIN)/python -m tests.fuzz
 
 lint: $(STAMP) ## check style, formatting and types
 	@$(BIN)/python -m ruff check
