@@ -4,8 +4,8 @@
   python -m tests.fuzz --count=500 --seed=7 --kinds=audio,arpa
   python -m tests.fuzz --kinds=audio --first=123 --count=1 --keep=FOLDER       (one of them again)
 
-An input depends on the seed, its kind and its number alone. Files are read in a process of their own, as the commands
-read them; some are also given to the commands themselves (--commands).
+An input depends on the seed, its kind and its number alone (a checkpoint also has random names in it). Files are read
+in a process of their own, as the commands read them; some are also given to the commands themselves (--commands).
 """
 
 import contextlib

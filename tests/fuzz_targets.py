@@ -50,7 +50,28 @@ def _make_audio(folder: pathlib.Path) -> list[pathlib.Path]:
     for format, subtype in KINDS:
         files.append(folder / f"{format}_{subtype}.audio".lower())
         soundfile.write(files[-1], speech, RATE, format=format, subtype=subtype)
+        files[-1].write_bytes(_repeatable(files[-1].read_bytes()))
     return files
+
+
+def _repeatable(data: bytes) -> bytes:
+    """The file without the random number of an Ogg stream and the date of a PEAK chunk."""
+    if (peak := data.find(b"PEAK")) >= 0:
+        data = data[: peak + 12] + bytes(4) + data[peak + 16 :]
+    if not data.startswith(b"OggS"):
+        return data
+    pages = []
+    for page in data.split(b"OggS")[1:]:
+        page = bytearray(b"OggS" + page)
+        page[14:18] = page[22:26] = bytes(4)
+        checksum = 0
+        for byte in page:
+            checksum ^= byte << 24
+            for _ in range(8):
+                checksum = (checksum << 1) ^ (0x104C11DB7 if checksum & 0x80000000 else 0)
+        page[22:26] = checksum.to_bytes(4, "little")
+        pages.append(bytes(page))
+    return b"".join(pages)
 
 
 def _lost_audio(whole: np.ndarray, samples: np.ndarray, damage: Damage) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.fuzz import Workshop
 
-COUNTS = {"audio": 200, "manifest": 60, "arpa": 60, "tokenizer": 60, "card": 10, "config": 10, "weights": 10}
+COUNTS = {"audio": 100, "manifest": 60, "arpa": 60, "tokenizer": 60, "card": 10, "config": 10}
 
 
 @pytest.mark.parametrize(("kind", "count"), COUNTS.items())
