@@ -37,7 +37,8 @@ from conformer.tokenizer import Tokenizer
 RELEASED = pathlib.Path(__file__).parent / "models" / "words_micro"
 ARTEFACT = flags.DEFINE_string("artefact", None, "File that export.py wrote, or its card, to run instead of a workdir.")
 WORKDIR = flags.DEFINE_string("workdir", str(RELEASED), "Folder of a training run; default: the model that is shipped.")
-OUTPUT = flags.DEFINE_enum("output", "txt", ["txt", "json", "srt", "vtt"], "What to print of a segment that has ended.")
+OUTPUTS = ["txt", "words", "json", "srt", "vtt"]
+OUTPUT = flags.DEFINE_enum("output", "txt", OUTPUTS, "What to print of a segment that has ended.")
 CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames recognised at a time.", lower_bound=1)
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
 NUMERICS = flags.DEFINE_enum("numerics", None, list(POLICIES), "Numerics policy; default: that of the run's config.")
@@ -203,6 +204,9 @@ class Output:
         self._final(segment.text)
         self._num_segments += 1
         match OUTPUT.value:
+            case "words":
+                for word in segment.words:
+                    print(f"{word.start:8.2f} {word.end:8.2f}  {word.text}", flush=True)
             case "srt":
                 print(srt_cue(segment, self._num_segments), flush=True)
             case "vtt":

@@ -23,7 +23,9 @@ class OnnxRuntime(Runtime):
     def _load(self, path: pathlib.Path) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # The fallback would print on standard output what is wrong with a file, and try the same again.
+        settings = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
+        self._session = onnxruntime.InferenceSession(str(path), options, **settings)
 
     def _initial_state(self) -> dict[str, np.ndarray]:
         return zeros(cache_shapes(self.geometry))
