@@ -1,7 +1,5 @@
 """Streams: words and their times, endpoints, many at once, and uses that cannot be served."""
 
-import itertools
-
 import jax
 import numpy as np
 import pytest
@@ -45,10 +43,16 @@ def transcript(samples) -> list:
 
 
 class Scripted(Decoder):
-    """Says what a test wants, whatever it hears."""
+    """Says what a test wants, whatever it hears; "f" at the start of further utterances."""
 
     def __init__(self, script: dict[int, str]):
         self._script, self._frames, self._tokens = script, 0, []
+
+    def forget(self, count):
+        del self._tokens[:count]
+
+    def restart(self):
+        self._tokens, self._script = [], {self._frames: "f"}
 
     def step(self, log_probs):
         frames = range(self._frames, self._frames + len(log_probs))
@@ -65,9 +69,8 @@ class Scripted(Decoder):
 
 
 def scripted(script, *, seconds, endpoint=None) -> Transcript:
-    """Of a stream whose decoder follows `script` in its first segment, and says "f" at the start of others."""
-    scripts = itertools.chain([script], itertools.repeat({0: "f"}))
-    transcript = Transcript(TOKENIZER, FRAME, decoder=lambda: Scripted(next(scripts)), endpoint=endpoint)
+    """Of a stream whose decoder follows `script`."""
+    transcript = Transcript(TOKENIZER, FRAME, decoder=lambda: Scripted(script), endpoint=endpoint)
     for frames in np.split(
         np.zeros((round(seconds / FRAME), TOKENIZER.vocab_size), np.float32), range(CHUNK, 50, CHUNK)
     ):
@@ -180,9 +183,18 @@ def test_silence_after_speech_ends_a_segment_and_times_go_on():
     assert stream.text.startswith("a f")
 
 
-def test_a_segment_lasts_no_longer_than_allowed():
-    script = {frame: "ab"[frame % 2] for frame in range(0, 200)}
+def test_a_segment_that_grows_too_long_ends_at_its_last_word_boundary():
+    script = {frame: "ab▁"[frame % 3] for frame in range(0, 200)}
     stream = scripted(script, seconds=2.0, endpoint=EndpointConfig(longest=0.8, silence_after_speech=9.0))
+    first, second = stream.segments[:2]
+    assert first.text.split() == ["ab"] * 6 and first.end == second.start == pytest.approx(17 * FRAME)
+    assert second.text.split()[0] == "ab" and second.words[0].start == pytest.approx(18 * FRAME)
+    assert stream.text == scripted(script, seconds=2.0).text
+
+
+def test_a_word_without_end_is_cut():
+    script = {frame: "ab"[frame % 2] for frame in range(0, 200)}
+    stream = scripted(script, seconds=2.0, endpoint=EndpointConfig(longest=0.4, grace=0.4, silence_after_speech=9.0))
     assert stream.segments[0].end == pytest.approx(0.8)
 
 

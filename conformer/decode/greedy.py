@@ -15,12 +15,12 @@ class Token(NamedTuple):
     """One emitted unit."""
 
     id: int
-    frame: int  # encoder frame at which it is emitted: the first of its run
+    frame: int  # encoder frame at which it is emitted, the first of its run; counts from the decoder's first
     log_prob: float  # natural logarithm of its probability at that frame
 
 
 class Decoder(abc.ABC):
-    """Decodes one utterance as its frames arrive: however it is cut into pieces, the tokens are the same."""
+    """Decodes a stream as its frames arrive: however they are cut into pieces, the tokens are the same."""
 
     @abc.abstractmethod
     def step(self, log_probs: Float[np.ndarray, "frames vocab"]) -> list[Token]:
@@ -41,7 +41,19 @@ class Decoder(abc.ABC):
 
     @abc.abstractmethod
     def finish(self) -> list[Token]:
-        """Ends the utterance and returns its tokens, all of them. May be called again; no `step` may follow."""
+        """Ends the utterance and returns its tokens, all of them. May be called again; no `step` may follow but after
+        `restart`.
+        """
+
+    @abc.abstractmethod
+    def forget(self, count: int) -> None:
+        """Drops the first `count` of `tokens`, all of them stable. What follows is decoded as if they were there."""
+
+    @abc.abstractmethod
+    def restart(self) -> None:
+        """Begins the next utterance behind `finish`, without tokens. A symbol that lasts over the border is one token,
+        of the utterance before.
+        """
 
 
 class GreedyDecoder(Decoder):
@@ -75,6 +87,12 @@ class GreedyDecoder(Decoder):
 
     def finish(self) -> list[Token]:
         return self.tokens
+
+    def forget(self, count: int) -> None:
+        del self._tokens[:count]
+
+    def restart(self) -> None:
+        self._tokens = []
 
 
 def greedy(log_probs: Float[np.ndarray, "frames vocab"]) -> list[Token]:

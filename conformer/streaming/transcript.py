@@ -13,11 +13,15 @@ from kernels.typing import Float
 
 @dataclasses.dataclass(frozen=True)
 class EndpointConfig:
-    """When a segment of a stream is taken to be over. Silence is time without a new token."""
+    """When a segment of a stream is taken to be over. Silence is time without a new token.
+
+    A segment that grows too long ends at its last word boundary, and what follows is recognised as if it had not.
+    """
 
     silence_after_speech: float = 1.2  # seconds, once something has been recognised
     silence_at_start: float = 5.0  # seconds, before anything has been
-    longest: float = 30.0  # seconds a segment may last
+    longest: float = 30.0  # seconds a segment may last, up to a word boundary
+    grace: float = 10.0  # seconds that it may wait for one; then it ends inside a word
 
 
 class Word(NamedTuple):
@@ -42,7 +46,7 @@ class Transcript:
 
     Args:
         frame_seconds: from an encoder frame to the next.
-        decoder: makes the decoder of a segment.
+        decoder: makes the decoder.
         endpoint: when a segment ends; None = only with the stream.
     """
 
@@ -55,8 +59,7 @@ class Transcript:
         endpoint: EndpointConfig | None = None,
     ):
         self._tokenizer, self._frame_seconds = tokenizer, frame_seconds
-        self._make_decoder, self._endpoint = decoder, endpoint
-        self._decoder = decoder()
+        self._decoder, self._endpoint = decoder(), endpoint
         self._segment_start = 0  # encoder frame at which the current segment began
         self._num_frames = 0  # encoder frames decoded
         self.segments: list[Segment] = []  # those that are over and have not been taken
@@ -67,6 +70,8 @@ class Transcript:
         self._num_frames += len(log_probs)
         if self._at_endpoint():
             self._end_segment()
+        elif self._endpoint is not None and self._seconds_since(self._segment_start) >= self._endpoint.longest:
+            self._cut_at_boundary()
 
     def finish(self) -> None:
         """No more frames will come: ends the last segment."""
@@ -74,7 +79,7 @@ class Transcript:
 
     @property
     def tokens(self) -> list[Token]:
-        """Of the current segment; `frame` counts from its start."""
+        """Of the current segment; `frame` counts from the start of the stream."""
         return self._decoder.tokens
 
     def take_segments(self) -> list[Segment]:
@@ -93,14 +98,13 @@ class Transcript:
     @property
     def words(self) -> list[Word]:
         """The words of the text, with their times."""
-        return [word for segment in self.segments for word in segment.words] + self._words()
+        return [word for segment in self.segments for word in segment.words] + self._words(self.tokens)
 
-    def _words(self) -> list[Word]:
+    def _words(self, tokens: list[Token]) -> list[Word]:
         words: list[Word] = []
         group: list[Token] = []
-        for token in [*self.tokens, None]:
-            starts_word = token is None or self._tokenizer.symbols[token.id].startswith(SPACE_SYMBOL)
-            if starts_word and group:
+        for token in [*tokens, None]:
+            if group and (token is None or self._starts_word(token)):
                 text = self._tokenizer.decode([t.id for t in group])
                 if text:
                     spoken = [t for t in group if self._tokenizer.symbols[t.id] != SPACE_SYMBOL]
@@ -110,23 +114,41 @@ class Transcript:
                 group.append(token)
         return words
 
+    def _starts_word(self, token: Token) -> bool:
+        return self._tokenizer.symbols[token.id].startswith(SPACE_SYMBOL)
+
     def _seconds(self, frame: int) -> float:
-        return round((self._segment_start + frame) * self._frame_seconds, 3)
+        return round(frame * self._frame_seconds, 3)
+
+    def _seconds_since(self, frame: int) -> float:
+        return (self._num_frames - frame) * self._frame_seconds
 
     def _at_endpoint(self) -> bool:
         if self._endpoint is None:
             return False
-        length = self._num_frames - self._segment_start
-        last = self.tokens[-1].frame + 1 if self.tokens else 0
-        silence = (length - last) * self._frame_seconds
-        allowed = self._endpoint.silence_after_speech if self.tokens else self._endpoint.silence_at_start
-        return silence >= allowed or length * self._frame_seconds >= self._endpoint.longest
+        tokens = self.tokens
+        silence = self._seconds_since(tokens[-1].frame + 1 if tokens else self._segment_start)
+        allowed = self._endpoint.silence_after_speech if tokens else self._endpoint.silence_at_start
+        length = self._seconds_since(self._segment_start)
+        return silence >= allowed or length >= self._endpoint.longest + self._endpoint.grace
+
+    def _cut_at_boundary(self) -> None:
+        """Ends the segment before the last word that has begun for certain, if another is before it."""
+        tokens, stable = self.tokens, self._decoder.num_stable
+        starts = [index for index in range(1, stable) if self._starts_word(tokens[index])]
+        if starts:
+            before, behind = tokens[starts[-1] - 1], tokens[starts[-1]]
+            self._add_segment(tokens[: starts[-1]], (before.frame + 1 + behind.frame) // 2)
+            self._decoder.forget(starts[-1])
 
     def _end_segment(self) -> None:
         self._decoder.finish()
-        if words := self._words():
-            text = self._tokenizer.decode([token.id for token in self.tokens])
-            start, end = (round(n * self._frame_seconds, 3) for n in (self._segment_start, self._num_frames))
-            self.segments.append(Segment(text, tuple(words), start, end))
-        self._segment_start = self._num_frames
-        self._decoder = self._make_decoder()
+        self._add_segment(self.tokens, self._num_frames)
+        self._decoder.restart()
+
+    def _add_segment(self, tokens: list[Token], end: int) -> None:
+        """Keeps a segment that ends before a frame, unless it has no words."""
+        if words := self._words(tokens):
+            text = self._tokenizer.decode([token.id for token in tokens])
+            self.segments.append(Segment(text, tuple(words), self._seconds(self._segment_start), self._seconds(end)))
+        self._segment_start = end
