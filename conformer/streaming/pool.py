@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from conformer.streaming.alignment import loudness
 from conformer.streaming.stepper import Framing, Stepper
 from conformer.streaming.transcript import Transcript
 from conformer.streaming.windows import StreamError, Windows
@@ -15,7 +16,7 @@ class Stream:
 
     Args:
         sample_rate: see `Windows`.
-        transcript_options: see `Transcript`: decoder, endpoint.
+        transcript_options: see `Transcript`: decoder, endpoint, confidence, num_alternatives.
     """
 
     def __init__(
@@ -88,8 +89,9 @@ class StreamPool:
         for slot, stream in enumerate(self._slots):
             if stream is None:
                 continue
-            if num_frames[slot]:
-                stream.transcript.decode(log_probs[slot, : num_frames[slot]])
+            if count := num_frames[slot]:
+                levels = loudness(windows[slot, : count * (framing.shift // framing.chunk_size)])
+                stream.transcript.decode(log_probs[slot, :count], levels)
             if stream.finished:
                 stream.transcript.finish()
                 self._slots[slot] = None

@@ -1,12 +1,16 @@
 """The second half of a stream: log-probabilities in, tokens, words and segments out."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from conformer.decode.confidence import Confidence, Peaks, group_words
 from conformer.decode.greedy import Decoder, GreedyDecoder, Token
+from conformer.decode.track import Track
+from conformer.streaming.alignment import REACH, Span, align_words
 from conformer.tokenizer import SPACE_SYMBOL, Tokenizer
 from kernels.typing import Float
 
@@ -30,6 +34,22 @@ class Word(NamedTuple):
     text: str
     start: float
     end: float
+    confidence: float  # probability that it is right (`Confidence`)
+
+
+class TimedToken(NamedTuple):
+    """A unit that was recognised."""
+
+    symbol: str
+    time: float  # seconds from the start of the stream at which it was emitted, somewhere in its word
+    probability: float  # the largest that it had
+
+
+class Alternative(NamedTuple):
+    """What else a segment may have been."""
+
+    text: str
+    score: float  # nats: its log-probability and what language model and hot words add
 
 
 class Segment(NamedTuple):
@@ -39,6 +59,14 @@ class Segment(NamedTuple):
     words: tuple[Word, ...]
     start: float  # seconds from the start of the stream
     end: float
+    confidence: float  # share of its words that are expected to be right
+    tokens: tuple[TimedToken, ...]
+    alternatives: tuple[Alternative, ...] = ()  # the best first, the text itself among them; where they were asked for
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        lists = {"words": self.words, "tokens": self.tokens, "alternatives": self.alternatives}
+        return self._asdict() | {name: [item._asdict() for item in items] for name, items in lists.items()}
 
 
 class Transcript:
@@ -48,6 +76,8 @@ class Transcript:
         frame_seconds: from an encoder frame to the next.
         decoder: makes the decoder.
         endpoint: when a segment ends; None = only with the stream.
+        confidence: the model's calibration.
+        num_alternatives: that a segment gets, at most; more than one needs a decoder that has more.
     """
 
     def __init__(
@@ -57,16 +87,28 @@ class Transcript:
         *,
         decoder: Callable[[], Decoder] = GreedyDecoder,
         endpoint: EndpointConfig | None = None,
+        confidence: Confidence = Confidence(),
+        num_alternatives: int = 0,
     ):
         self._tokenizer, self._frame_seconds = tokenizer, frame_seconds
         self._decoder, self._endpoint = decoder(), endpoint
+        self._confidence, self._num_alternatives = confidence, num_alternatives
+        self._peaks, self._levels = Peaks(), Track()  # since the segment before, and since its last word
+        self._subsampling = 1  # feature frames of an encoder frame
         self._segment_start = 0  # encoder frame at which the current segment began
         self._num_frames = 0  # encoder frames decoded
         self.segments: list[Segment] = []  # those that are over and have not been taken
 
-    def decode(self, log_probs: Float[np.ndarray, "frames vocab"]) -> None:
-        """Takes the next frames; ends the segment where there is an endpoint."""
+    def decode(
+        self, log_probs: Float[np.ndarray, "frames vocab"], levels: Float[np.ndarray, " feature_frames"]
+    ) -> None:
+        """Takes the next frames and the loudness of their feature frames (`alignment.loudness`), as many for each;
+        ends the segment where there is an endpoint.
+        """
         self._decoder.step(log_probs)
+        self._peaks.add(log_probs)
+        self._levels.add(levels)
+        self._subsampling = len(levels) // len(log_probs)
         self._num_frames += len(log_probs)
         if self._at_endpoint():
             self._end_segment()
@@ -100,19 +142,19 @@ class Transcript:
         """The words of the text, with their times."""
         return [word for segment in self.segments for word in segment.words] + self._words(self.tokens)
 
-    def _words(self, tokens: list[Token]) -> list[Word]:
-        words: list[Word] = []
-        group: list[Token] = []
-        for token in [*tokens, None]:
-            if group and (token is None or self._starts_word(token)):
-                text = self._tokenizer.decode([t.id for t in group])
-                if text:
-                    spoken = [t for t in group if self._tokenizer.symbols[t.id] != SPACE_SYMBOL]
-                    words.append(Word(text, self._seconds(spoken[0].frame), self._seconds(spoken[-1].frame + 1)))
-                group = []
-            if token is not None:
-                group.append(token)
-        return words
+    def _words(self, tokens: list[Token], behind: Sequence[Token] = ()) -> list[Word]:
+        """The words of tokens; those of `behind` follow them."""
+        groups = group_words(tokens, self._tokenizer)
+        followed = groups + group_words(behind, self._tokenizer)
+        scale, start = self._subsampling, self._levels.start
+        emissions = [Span(scale * g[0].frame - start, scale * (g[-1].frame + 1) - start) for _, g in followed]
+        spans = align_words(self._levels.values, emissions)[: len(groups)]
+        confidences = self._confidence.of(self._peaks.evidence([group for _, group in groups]))
+        seconds = self._frame_seconds / scale
+        return [
+            Word(text, *(round((start + frame) * seconds, 3) for frame in span), round(float(confidence), 4))
+            for (text, _), span, confidence in zip(groups, spans, confidences, strict=True)
+        ]
 
     def _starts_word(self, token: Token) -> bool:
         return self._tokenizer.symbols[token.id].startswith(SPACE_SYMBOL)
@@ -138,17 +180,43 @@ class Transcript:
         starts = [index for index in range(1, stable) if self._starts_word(tokens[index])]
         if starts:
             before, behind = tokens[starts[-1] - 1], tokens[starts[-1]]
-            self._add_segment(tokens[: starts[-1]], (before.frame + 1 + behind.frame) // 2)
+            self._add_segment(tokens[: starts[-1]], (before.frame + 1 + behind.frame) // 2, tokens[starts[-1] :])
             self._decoder.forget(starts[-1])
 
     def _end_segment(self) -> None:
         self._decoder.finish()
-        self._add_segment(self.tokens, self._num_frames)
+        self._add_segment(self.tokens, self._num_frames, alternatives=self._alternatives())
         self._decoder.restart()
 
-    def _add_segment(self, tokens: list[Token], end: int) -> None:
+    def _add_segment(
+        self, tokens: list[Token], end: int, behind: Sequence[Token] = (), alternatives: Sequence[Alternative] = ()
+    ) -> None:
         """Keeps a segment that ends before a frame, unless it has no words."""
-        if words := self._words(tokens):
+        heard = self._levels.start
+        if words := self._words(tokens, behind):
             text = self._tokenizer.decode([token.id for token in tokens])
-            self.segments.append(Segment(text, tuple(words), self._seconds(self._segment_start), self._seconds(end)))
+            # A word may begin before the end of silence was known, and end after the next one was emitted.
+            start, stop = self._seconds(self._segment_start), self._seconds(end)
+            start, stop = min(start, words[0].start), max(stop, words[-1].end)
+            confidence = round(sum(word.confidence for word in words) / len(words), 4)
+            timed = tuple(self._timed(token) for token in tokens)
+            self.segments.append(Segment(text, tuple(words), start, stop, confidence, timed, tuple(alternatives)))
+            heard = round(words[-1].end / self._frame_seconds * self._subsampling)
+        if not behind:
+            heard = max(heard, self._num_frames * self._subsampling - REACH)
+        self._levels.forget(heard)
+        self._peaks.forget(end)
         self._segment_start = end
+
+    def _timed(self, token: Token) -> TimedToken:
+        probability = round(math.exp(self._peaks.of(token)), 4)
+        return TimedToken(self._tokenizer.symbols[token.id], self._seconds(token.frame), probability)
+
+    def _alternatives(self) -> list[Alternative]:
+        """The best texts of the decoder; one that it spells in several ways stands once, with their sum."""
+        scores: dict[str, float] = {}
+        for hypothesis in self._decoder.hypotheses if self._num_alternatives else ():
+            text = self._tokenizer.decode([token.id for token in hypothesis.tokens])
+            scores[text] = float(np.logaddexp(scores.get(text, -math.inf), hypothesis.score))
+        best = sorted(scores.items(), key=lambda item: -item[1])[: self._num_alternatives]
+        return [Alternative(text, round(score, 4)) for text, score in best]
