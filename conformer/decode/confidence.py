@@ -93,6 +93,9 @@ class Confidence:
         system.write_text(pathlib.Path(folder) / CONFIDENCE_FILE, text)
 
 
+UNCALIBRATED = Confidence()
+
+
 def group_words(tokens: Sequence[Token], tokenizer: Tokenizer) -> list[tuple[str, list[Token]]]:
     """The words that tokens spell: the text of each, and its tokens less those that are nothing but a space."""
     groups: list[list[Token]] = []

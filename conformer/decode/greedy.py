@@ -44,7 +44,7 @@ class Decoder(abc.ABC):
 
     @property
     def hypotheses(self) -> list[Hypothesis]:
-        """The labellings at hand, best first. Without a beam there is one, and the score is that of its tokens alone."""
+        """The labellings at hand, best first. Without a beam there is one, with the score of its tokens alone."""
         log_prob = sum(token.log_prob for token in self.tokens)
         return [Hypothesis(self.tokens, log_prob, log_prob)]
 

@@ -16,7 +16,8 @@ class Stream:
 
     Args:
         sample_rate: see `Windows`.
-        transcript_options: see `Transcript`: decoder, endpoint, confidence, num_alternatives.
+        transcript_options: see `Transcript`: decoder, endpoint, confidence,
+            min_confidence, num_alternatives.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from conformer.decode.confidence import Confidence, Peaks, group_words
+from conformer.decode.confidence import UNCALIBRATED, Confidence, Peaks, group_words
 from conformer.decode.greedy import Decoder, GreedyDecoder, Token
 from conformer.decode.track import Track
 from conformer.streaming.alignment import REACH, Span, align_words
@@ -77,6 +77,7 @@ class Transcript:
         decoder: makes the decoder.
         endpoint: when a segment ends; None = only with the stream.
         confidence: the model's calibration.
+        min_confidence: segments that are less sure are left out, as if nothing had been said.
         num_alternatives: that a segment gets, at most; more than one needs a decoder that has more.
     """
 
@@ -87,12 +88,14 @@ class Transcript:
         *,
         decoder: Callable[[], Decoder] = GreedyDecoder,
         endpoint: EndpointConfig | None = None,
-        confidence: Confidence = Confidence(),
+        confidence: Confidence = UNCALIBRATED,
+        min_confidence: float = 0.0,
         num_alternatives: int = 0,
     ):
         self._tokenizer, self._frame_seconds = tokenizer, frame_seconds
         self._decoder, self._endpoint = decoder(), endpoint
-        self._confidence, self._num_alternatives = confidence, num_alternatives
+        self._confidence, self._min_confidence = confidence, min_confidence
+        self._num_alternatives = num_alternatives
         self._peaks, self._levels = Peaks(), Track()  # since the segment before, and since its last word
         self._subsampling = 1  # feature frames of an encoder frame
         self._segment_start = 0  # encoder frame at which the current segment began
@@ -194,19 +197,26 @@ class Transcript:
         """Keeps a segment that ends before a frame, unless it has no words."""
         heard = self._levels.start
         if words := self._words(tokens, behind):
-            text = self._tokenizer.decode([token.id for token in tokens])
-            # A word may begin before the end of silence was known, and end after the next one was emitted.
-            start, stop = self._seconds(self._segment_start), self._seconds(end)
-            start, stop = min(start, words[0].start), max(stop, words[-1].end)
-            confidence = round(sum(word.confidence for word in words) / len(words), 4)
-            timed = tuple(self._timed(token) for token in tokens)
-            self.segments.append(Segment(text, tuple(words), start, stop, confidence, timed, tuple(alternatives)))
             heard = round(words[-1].end / self._frame_seconds * self._subsampling)
+            segment = self._segment(tokens, words, end, alternatives)
+            if segment.confidence >= self._min_confidence:
+                self.segments.append(segment)
         if not behind:
             heard = max(heard, self._num_frames * self._subsampling - REACH)
         self._levels.forget(heard)
         self._peaks.forget(end)
         self._segment_start = end
+
+    def _segment(
+        self, tokens: list[Token], words: list[Word], end: int, alternatives: Sequence[Alternative]
+    ) -> Segment:
+        # A word may begin before the silence in front of it was known, and end behind the next one's emission.
+        start = min(self._seconds(self._segment_start), words[0].start)
+        text = self._tokenizer.decode([token.id for token in tokens])
+        confidence = round(sum(word.confidence for word in words) / len(words), 4)
+        timed = tuple(self._timed(token) for token in tokens)
+        stop = max(self._seconds(end), words[-1].end)
+        return Segment(text, tuple(words), start, stop, confidence, timed, tuple(alternatives))
 
     def _timed(self, token: Token) -> TimedToken:
         probability = round(math.exp(self._peaks.of(token)), 4)
