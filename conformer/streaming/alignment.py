@@ -24,6 +24,7 @@ SLOPE = 6.0  # dB above the limit to be speech for certain
 STRAY = 0.1  # a frame's worth of an emission before its word, or behind it
 EARLY, EARLY_FREE = 0.05, 20  # of a word that begins long before its emission or lasts long behind it; frames
 TIE = 1e-3  # of any frame between them: where loudness says nothing, the emission does
+CONTEXT = 1000  # frames of the past that are worth keeping for it
 REACH = 100  # frames between an emission and a border of its word, at most
 SHORTEST = 4  # frames of a word, which must not be more than those of one encoder frame
 
@@ -40,11 +41,13 @@ def loudness(features: Float[np.ndarray, "frames mel"]) -> Float[np.ndarray, " f
     return 10 * np.log10(np.exp(features).sum(axis=1))
 
 
-def align_words(levels: Float[np.ndarray, " frames"], emissions: Sequence[Span]) -> list[Span]:
+def align_words(levels: Float[np.ndarray, " frames"], emissions: Sequence[Span], earliest: int = 0) -> list[Span]:
     """The stretches of words.
 
     Args:
-        levels: loudness of all feature frames that the words may lie in.
+        levels: loudness of all feature frames that the words may lie in, and of some seconds before them, which help
+            to tell speech from pauses.
+        earliest: frame before which none of them begins.
         emissions: of each word, in order: from the first frame of its first token to behind that of its last one.
             They do not overlap, and each has at least SHORTEST frames.
     """
@@ -53,10 +56,10 @@ def align_words(levels: Float[np.ndarray, " frames"], emissions: Sequence[Span])
     speech = _speech(levels)
     total = np.concatenate([[0.0], np.cumsum(speech)])
     valley = np.maximum(np.append(speech, -1.0), np.insert(speech, 0, -1.0))  # of the border before each frame
-    ends, best = np.zeros(1, int), np.zeros(1)  # where the words so far may end, and the best sum if by then
+    ends, best = np.full(1, earliest), np.zeros(1)  # where the words so far may end, and the best sum if by then
     steps = []
     for first, last in emissions:
-        starts = np.arange(max(first - REACH, 0), min(first + REACH, len(speech)) + 1)
+        starts = np.arange(max(first - REACH, earliest), min(first + REACH, len(speech)) + 1)
         before = np.searchsorted(ends, starts, side="right") - 1
         value = np.where(before >= 0, best[before], -np.inf)
         value = value - total[starts] - valley[starts] - _stray(starts - first)

@@ -24,7 +24,7 @@ class Stream:
         self, framing: Framing, tokenizer: Tokenizer, *, sample_rate: int | None = None, **transcript_options: Any
     ):
         self.audio = Windows(framing, sample_rate)
-        self.transcript = Transcript(tokenizer, framing.frame_seconds, **transcript_options)
+        self.transcript = Transcript(tokenizer, framing, **transcript_options)
 
     def accept(self, samples: Any, sample_rate: int | None = None) -> None:
         """Takes the next samples, any number of them. Raises StreamError (see `Windows.accept`)."""
@@ -91,7 +91,7 @@ class StreamPool:
             if stream is None:
                 continue
             if count := num_frames[slot]:
-                levels = loudness(windows[slot, : count * (framing.shift // framing.chunk_size)])
+                levels = loudness(windows[slot, : count * framing.subsampling_factor])
                 stream.transcript.decode(log_probs[slot, :count], levels)
             if stream.finished:
                 stream.transcript.finish()

@@ -10,7 +10,8 @@ import numpy as np
 from conformer.decode.confidence import UNCALIBRATED, Confidence, Peaks, group_words
 from conformer.decode.greedy import Decoder, GreedyDecoder, Token
 from conformer.decode.track import Track
-from conformer.streaming.alignment import REACH, Span, align_words
+from conformer.streaming.alignment import CONTEXT, REACH, Span, align_words
+from conformer.streaming.stepper import Framing
 from conformer.tokenizer import SPACE_SYMBOL, Tokenizer
 from kernels.typing import Float
 
@@ -57,7 +58,7 @@ class Segment(NamedTuple):
 
     text: str
     words: tuple[Word, ...]
-    start: float  # seconds from the start of the stream
+    start: float  # seconds from the start of the stream; its words were emitted since, the first may begin before
     end: float
     confidence: float  # share of its words that are expected to be right
     tokens: tuple[TimedToken, ...]
@@ -73,7 +74,7 @@ class Transcript:
     """The text of a stream as it grows.
 
     Args:
-        frame_seconds: from an encoder frame to the next.
+        framing: of the frames that will come.
         decoder: makes the decoder.
         endpoint: when a segment ends; None = only with the stream.
         confidence: the model's calibration.
@@ -84,7 +85,7 @@ class Transcript:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        frame_seconds: float,
+        framing: Framing,
         *,
         decoder: Callable[[], Decoder] = GreedyDecoder,
         endpoint: EndpointConfig | None = None,
@@ -92,12 +93,12 @@ class Transcript:
         min_confidence: float = 0.0,
         num_alternatives: int = 0,
     ):
-        self._tokenizer, self._frame_seconds = tokenizer, frame_seconds
+        self._tokenizer, self._framing = tokenizer, framing
         self._decoder, self._endpoint = decoder(), endpoint
         self._confidence, self._min_confidence = confidence, min_confidence
         self._num_alternatives = num_alternatives
-        self._peaks, self._levels = Peaks(), Track()  # since the segment before, and since its last word
-        self._subsampling = 1  # feature frames of an encoder frame
+        self._peaks, self._levels = Peaks(), Track()
+        self._spoken = 0  # feature frame at which the last word before the current segment ended
         self._segment_start = 0  # encoder frame at which the current segment began
         self._num_frames = 0  # encoder frames decoded
         self.segments: list[Segment] = []  # those that are over and have not been taken
@@ -105,13 +106,13 @@ class Transcript:
     def decode(
         self, log_probs: Float[np.ndarray, "frames vocab"], levels: Float[np.ndarray, " feature_frames"]
     ) -> None:
-        """Takes the next frames and the loudness of their feature frames (`alignment.loudness`), as many for each;
-        ends the segment where there is an endpoint.
+        """Takes the next frames and the loudness of their feature frames (`alignment.loudness`).
+
+        Ends the segment where there is an endpoint.
         """
         self._decoder.step(log_probs)
         self._peaks.add(log_probs)
         self._levels.add(levels)
-        self._subsampling = len(levels) // len(log_probs)
         self._num_frames += len(log_probs)
         if self._at_endpoint():
             self._end_segment()
@@ -149,24 +150,24 @@ class Transcript:
         """The words of tokens; those of `behind` follow them."""
         groups = group_words(tokens, self._tokenizer)
         followed = groups + group_words(behind, self._tokenizer)
-        scale, start = self._subsampling, self._levels.start
+        scale, start = self._framing.subsampling_factor, self._levels.start
         emissions = [Span(scale * g[0].frame - start, scale * (g[-1].frame + 1) - start) for _, g in followed]
-        spans = align_words(self._levels.values, emissions)[: len(groups)]
-        confidences = self._confidence.of(self._peaks.evidence([group for _, group in groups]))
-        seconds = self._frame_seconds / scale
-        return [
-            Word(text, *(round((start + frame) * seconds, 3) for frame in span), round(float(confidence), 4))
-            for (text, _), span, confidence in zip(groups, spans, confidences, strict=True)
-        ]
+        spans = align_words(self._levels.values, emissions, max(self._spoken - start, 0))[: len(groups)]
+        confidences = self._confidence.of(self._peaks.evidence([group for _, group in groups])).tolist()
+        words = []
+        for (text, _), span, confidence in zip(groups, spans, confidences, strict=True):
+            first, last = (self._seconds((start + frame) / scale) for frame in span)
+            words.append(Word(text, first, last, round(confidence, 4)))
+        return words
 
     def _starts_word(self, token: Token) -> bool:
         return self._tokenizer.symbols[token.id].startswith(SPACE_SYMBOL)
 
-    def _seconds(self, frame: int) -> float:
-        return round(frame * self._frame_seconds, 3)
+    def _seconds(self, frame: int | float) -> float:
+        return round(frame * self._framing.frame_seconds, 3)
 
     def _seconds_since(self, frame: int) -> float:
-        return (self._num_frames - frame) * self._frame_seconds
+        return (self._num_frames - frame) * self._framing.frame_seconds
 
     def _at_endpoint(self) -> bool:
         if self._endpoint is None:
@@ -194,28 +195,24 @@ class Transcript:
     def _add_segment(
         self, tokens: list[Token], end: int, behind: Sequence[Token] = (), alternatives: Sequence[Alternative] = ()
     ) -> None:
-        """Keeps a segment that ends before a frame, unless it has no words."""
-        heard = self._levels.start
+        """Keeps a segment that ends before a frame, unless it has no words, or is not sure of them."""
+        scale = self._framing.subsampling_factor
         if words := self._words(tokens, behind):
-            heard = round(words[-1].end / self._frame_seconds * self._subsampling)
+            self._spoken = round(words[-1].end / self._framing.frame_seconds * scale)
             segment = self._segment(tokens, words, end, alternatives)
             if segment.confidence >= self._min_confidence:
                 self.segments.append(segment)
-        if not behind:
-            heard = max(heard, self._num_frames * self._subsampling - REACH)
-        self._levels.forget(heard)
+        self._levels.forget(min(scale * self._num_frames - CONTEXT, scale * end - REACH))
         self._peaks.forget(end)
         self._segment_start = end
 
     def _segment(
         self, tokens: list[Token], words: list[Word], end: int, alternatives: Sequence[Alternative]
     ) -> Segment:
-        # A word may begin before the silence in front of it was known, and end behind the next one's emission.
-        start = min(self._seconds(self._segment_start), words[0].start)
         text = self._tokenizer.decode([token.id for token in tokens])
+        start, stop = self._seconds(self._segment_start), self._seconds(end)
         confidence = round(sum(word.confidence for word in words) / len(words), 4)
         timed = tuple(self._timed(token) for token in tokens)
-        stop = max(self._seconds(end), words[-1].end)
         return Segment(text, tuple(words), start, stop, confidence, timed, tuple(alternatives))
 
     def _timed(self, token: Token) -> TimedToken:
