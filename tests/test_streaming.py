@@ -197,6 +197,16 @@ def test_a_word_without_end_is_cut():
     assert stream.segments[0].end == pytest.approx(0.8)
 
 
+def test_a_segment_that_is_not_sure_enough_is_left_out():
+    frames, levels = np.full((CHUNK, TOKENIZER.vocab_size), -2.0, np.float32), np.zeros(4 * CHUNK, np.float32)
+    for least, texts in ((0.1, ["a"]), (0.2, [])):
+        stream = Transcript(TOKENIZER, FRAMING, min_confidence=least)
+        frames[1, TOKENIZER.symbols.index("a")] = np.log(0.15)
+        stream.decode(frames, levels)
+        stream.finish()
+        assert [segment.text for segment in stream.segments] == texts
+
+
 def test_silence_alone_gives_no_segment():
     stream = scripted({}, seconds=0.9, endpoint=EndpointConfig(silence_at_start=1.0))
     assert stream.text == "" and stream.words == [] and stream.segments == []

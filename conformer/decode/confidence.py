@@ -88,7 +88,9 @@ class Confidence:
             raise ConfidenceError(f"{path} is no calibration ({error!r}): run eval.py --calibrate again") from None
 
     def save(self, folder: str | pathlib.Path) -> None:
-        """Writes it beside a model."""
+        """Writes it beside a model, unless there is nothing to write and none to replace."""
+        if self == UNCALIBRATED and not (pathlib.Path(folder) / CONFIDENCE_FILE).exists():
+            return
         text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
         system.write_text(pathlib.Path(folder) / CONFIDENCE_FILE, text)
 

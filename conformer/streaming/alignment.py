@@ -55,7 +55,8 @@ def align_words(levels: Float[np.ndarray, " frames"], emissions: Sequence[Span],
         return []
     speech = _speech(levels)
     total = np.concatenate([[0.0], np.cumsum(speech)])
-    valley = np.minimum(np.append(speech, -1.0), np.insert(speech, 0, -1.0))  # at the border before each frame
+    padded = np.pad(speech, 1, mode="edge")
+    valley = np.minimum(padded[1:], padded[:-1])  # at the border before each frame
     ends, best = np.full(1, earliest), np.zeros(1)  # where the words so far may end, and the best sum if by then
     steps = []
     for first, last in emissions:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from conformer.decode.alternatives import Alternative, alternatives
 from conformer.decode.confidence import UNCALIBRATED, Confidence, Peaks, group_words
 from conformer.decode.greedy import Decoder, GreedyDecoder, Token
 from conformer.decode.track import Track
@@ -44,13 +45,6 @@ class TimedToken(NamedTuple):
     symbol: str
     time: float  # seconds from the start of the stream at which it was emitted, somewhere in its word
     probability: float  # the largest that it had
-
-
-class Alternative(NamedTuple):
-    """What else a segment may have been."""
-
-    text: str
-    score: float  # nats: its log-probability and what language model and hot words add
 
 
 class Segment(NamedTuple):
@@ -189,41 +183,31 @@ class Transcript:
 
     def _end_segment(self) -> None:
         self._decoder.finish()
-        self._add_segment(self.tokens, self._num_frames, alternatives=self._alternatives())
+        others = alternatives(self._decoder, self._tokenizer, self._num_alternatives)
+        self._add_segment(self.tokens, self._num_frames, others=others)
         self._decoder.restart()
 
     def _add_segment(
-        self, tokens: list[Token], end: int, behind: Sequence[Token] = (), alternatives: Sequence[Alternative] = ()
+        self, tokens: list[Token], end: int, behind: Sequence[Token] = (), others: Sequence[Alternative] = ()
     ) -> None:
         """Keeps a segment that ends before a frame, unless it has no words, or is not sure of them."""
         scale = self._framing.subsampling_factor
         if words := self._words(tokens, behind):
             self._spoken = round(words[-1].end / self._framing.frame_seconds * scale)
-            segment = self._segment(tokens, words, end, alternatives)
+            segment = self._segment(tokens, words, end, others)
             if segment.confidence >= self._min_confidence:
                 self.segments.append(segment)
         self._levels.forget(min(scale * self._num_frames - CONTEXT, scale * end - REACH))
         self._peaks.forget(end)
         self._segment_start = end
 
-    def _segment(
-        self, tokens: list[Token], words: list[Word], end: int, alternatives: Sequence[Alternative]
-    ) -> Segment:
+    def _segment(self, tokens: list[Token], words: list[Word], end: int, others: Sequence[Alternative]) -> Segment:
         text = self._tokenizer.decode([token.id for token in tokens])
         start, stop = self._seconds(self._segment_start), self._seconds(end)
         confidence = round(sum(word.confidence for word in words) / len(words), 4)
         timed = tuple(self._timed(token) for token in tokens)
-        return Segment(text, tuple(words), start, stop, confidence, timed, tuple(alternatives))
+        return Segment(text, tuple(words), start, stop, confidence, timed, tuple(others))
 
     def _timed(self, token: Token) -> TimedToken:
         probability = round(math.exp(self._peaks.of(token)), 4)
         return TimedToken(self._tokenizer.symbols[token.id], self._seconds(token.frame), probability)
-
-    def _alternatives(self) -> list[Alternative]:
-        """The best texts of the decoder; one that it spells in several ways stands once, with their sum."""
-        scores: dict[str, float] = {}
-        for hypothesis in self._decoder.hypotheses if self._num_alternatives else ():
-            text = self._tokenizer.decode([token.id for token in hypothesis.tokens])
-            scores[text] = float(np.logaddexp(scores.get(text, -math.inf), hypothesis.score))
-        best = sorted(scores.items(), key=lambda item: -item[1])[: self._num_alternatives]
-        return [Alternative(text, round(score, 4)) for text, score in best]
