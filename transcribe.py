@@ -276,3 +276,5 @@ if __name__ == "__main__":
         app.run(main, flags_parser=parse_flags)
     except BrokenPipeError:  # whoever reads the text has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is left to flush
+    except OSError as error:  # a full disk, say
+        sys.exit(f"transcribe.py: {error}")
