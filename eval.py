@@ -10,7 +10,8 @@ Prints word and character error rates with their parts and a 95 % interval. Noth
 recognised as streams on one core, once for each chunk size, beside the whole utterance in one table. With --masked,
 they are recognised whole and in batches, but each frame sees what it would see in a stream: the same words much sooner,
 and no latency. With --beam-size (and --lm, of lm.py), everything is also decoded by a beam search, each figure beside
-the greedy one.
+the greedy one. With --calibrate, the confidence of words is fitted to how often they are right, and kept beside the
+model.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import tqdm
@@ -29,16 +31,20 @@ from conformer import runtime, system
 from conformer.command import parse_flags
 from conformer.config import EXECUTIONS
 from conformer.data import load_split
-from conformer.decode.search import Search, define_search_flags, make_decoder, read_lm
+from conformer.decode.confidence import CONFIDENCE_FILE, Confidence
+from conformer.decode.search import Search, check_nbest, define_search_flags, make_decoder, read_lm
+from conformer.evaluation.confidence import calibration_error, fit, judge
 from conformer.evaluation.latency import latency_plot
-from conformer.evaluation.offline import Transcripts, decode, make_forward, posteriors
+from conformer.evaluation.offline import Heard, Transcripts, decode, make_forward, posteriors
 from conformer.evaluation.scorer import write_errors
 from conformer.evaluation.streaming import Timing, transcribe_streaming
 from conformer.evaluation.tuning import read_grid, tune
 from conformer.numerics import POLICIES, apply_policy, scale_residual
 from conformer.streaming.engine import Engine
+from conformer.tokenizer import Tokenizer
 from conformer.training.checkpoint import load_model
 
+CALIBRATION_CHUNK = 16  # encoder frames: what transcribe.py hears at a time
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 MANIFEST = flags.DEFINE_string("manifest", None, "JSONL manifest, pack or LibriSpeech folder; default: the run's data.")
 SPLIT = flags.DEFINE_string("split", "test", "Which split of it; all = every row.")
@@ -55,6 +61,10 @@ SEARCH = define_search_flags()
 TUNE = flags.DEFINE_multi_string(
     "tune", [], "Search with each of these and keep the best, as in --tune=lm-weight=0.3,0.5 --tune=word-bonus=0,2."
 )
+CALIBRATE = flags.DEFINE_bool(
+    "calibrate", False, "Fit the confidence of words to this split, not test, and keep it in the work directory."
+)
+NBEST = flags.DEFINE_integer("nbest", 0, "Alternatives of an utterance in the errors file, of a beam.", lower_bound=0)
 ERRORS = flags.DEFINE_string("errors", None, "Also write the errors of each utterance to this file (JSONL).")
 PLOT = flags.DEFINE_string("plot", None, "Draw error rate against latency into this file (SVG).")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
@@ -82,6 +92,12 @@ def evaluate(workdir: pathlib.Path) -> None:
         raise ValueError(
             "--tune chooses the settings of a beam search, by another split than test: add --split=dev --beam-size=8"
         )
+    check_nbest(NBEST.value, search)
+    if CALIBRATE.value:
+        if SPLIT.value in ("test", "all"):
+            raise ValueError("--calibrate fits to another split than test: add --split=dev")
+        system.check_writable(workdir / CONFIDENCE_FILE)
+    confidence = Confidence.load(workdir)
     config, model, tokenizer, step = load_model(workdir, EXECUTION.value)
     lm = read_lm(search, tokenizer)
     for candidate in (search, *grid):
@@ -105,14 +121,27 @@ def evaluate(workdir: pathlib.Path) -> None:
         search = trials[0][0]
     if search.beam_size:
         searches.append(search)
-        transcripts = decode(heard, broken, tokenizer, make_decoder(search, tokenizer, lm))
+        transcripts = decode(heard, broken, tokenizer, make_decoder(search, tokenizer, lm), NBEST.value)
         rows.append(row("offline", transcripts, search))
         print(f"{SPLIT.value}, {search}: {transcripts.score()}")
     read = transcripts.utterances
     for message in broken.values():
         print(f"not scored: {message}")
     if ERRORS.value:
-        write_errors(ERRORS.value, [u.id for u in read], [u.text for u in read], transcripts.texts, tokenizer.level)
+        frame = config.model.subsampling_factor * config.features.frame_shift_ms / 1000
+        details = [detail(heard, confidence, tokenizer, frame) for heard in transcripts.heard]
+        references = [u.text for u in read]
+        write_errors(ERRORS.value, [u.id for u in read], references, transcripts.texts, tokenizer.level, details)
+    if CALIBRATE.value:
+        context = dict(
+            chunk_size=chunk_sizes[0] if chunk_sizes else CALIBRATION_CHUNK, num_left_chunks=NUM_LEFT_CHUNKS.value
+        )
+        as_streamed = posteriors(config, forward, params, statistics, read, {}, **context)
+        judged = judge(decode(as_streamed, {}, tokenizer, make_decoder(search, tokenizer, lm)))
+        fitted = fit(judged)
+        before, after = (calibration_error(judged, calibration)["words"] for calibration in (confidence, fitted))
+        fitted.save(workdir)
+        print(f"calibration error of words: {before:.1%}, now {after:.1%}: {workdir / CONFIDENCE_FILE}")
 
     # ------------------------------------------------------------------------ streams
     masked, streams = [], []
@@ -147,6 +176,7 @@ def evaluate(workdir: pathlib.Path) -> None:
             "numerics": NUMERICS.value or config.numerics,
             "residual_scale": RESIDUAL_SCALE.value,
             "not_scored": len(broken),
+            "calibration_error": calibration_error(judged, confidence) if (judged := judge(transcripts)) else None,
         }
         lists = {
             "searched": rows[1:],
@@ -161,6 +191,15 @@ def evaluate(workdir: pathlib.Path) -> None:
 def progress[T](things: Iterable[T], total: int) -> Iterable[T]:
     """The same, while a bar on standard error, if that is a terminal, says how many have passed."""
     return tqdm.tqdm(things, total=total, unit="utterance", disable=None, leave=False, dynamic_ncols=True)
+
+
+def detail(heard: Heard, confidence: Confidence, tokenizer: Tokenizer, frame_seconds: float) -> dict[str, Any]:
+    """What the errors file says of an utterance beside its errors."""
+    return {
+        "confidences": confidence.of(heard.evidence).round(4).tolist(),
+        "tokens": [[tokenizer.symbols[token.id], round(token.frame * frame_seconds, 3)] for token in heard.tokens],
+        "alternatives": [alternative._asdict() for alternative in heard.alternatives],
+    }
 
 
 def read_chunk_sizes() -> list[int]:

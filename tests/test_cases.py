@@ -1,5 +1,6 @@
 """The small inputs of shared/cases, each with its right answer, at the readers of files."""
 
+import itertools
 import pathlib
 import subprocess
 import sys
@@ -8,7 +9,16 @@ import numpy as np
 import pytest
 
 from conformer.audio import AudioError, as_samples, load_audio, read_stream
+from conformer.config import Config
 from conformer.data.manifest import DataError, load_manifest
+from conformer.decode.greedy import GreedyDecoder
+from conformer.decode.prefix_beam import PrefixBeamDecoder
+from conformer.model import ConformerCTC
+from conformer.streaming import EndpointConfig, Transcript, windows_of
+from conformer.streaming.alignment import loudness
+from conformer.streaming.engine import Engine
+from conformer.tokenizer import Tokenizer
+from conformer.training.checkpoint import load_model
 
 RATE = 16_000
 SAMPLES = 61_233  # of the four words that most of the audio files say
@@ -66,6 +76,47 @@ def test_half_a_file_is_called_truncated(cases, name):
 def test_int16_is_the_same_speech(cases):
     samples = load_audio(cases / "clip_ends_with_speech" / "words-test-0008.wav", RATE)
     np.testing.assert_array_equal(as_samples((samples * 32_768).astype(np.int16)), samples)
+
+
+# --------------------------------------------------------------------- borders
+
+
+@pytest.fixture(scope="module")
+def words() -> tuple[Config, ConformerCTC, Tokenizer]:
+    return load_model(pathlib.Path(__file__).parents[1] / "models" / "words")[:3]
+
+
+def test_no_limit_of_a_segment_changes_the_words(cases, words):
+    config, model, tokenizer = words
+    engine = Engine(config, model)
+    samples = load_audio(cases / "segment_cut_doubles_word" / "speech.flac", RATE)
+    chunks, levels = [], []
+    for features, num_frames in windows_of(engine.framing, samples):
+        chunks.append(engine(features[None], np.full(1, num_frames, np.int32))[0, :num_frames])
+        levels.append(loudness(features[: num_frames * engine.framing.subsampling_factor]))
+    log_probs = np.concatenate(chunks)
+    levels = np.concatenate(levels).reshape(len(log_probs), -1)
+
+    def recognise(decoder, endpoint, pieces=1) -> Transcript:
+        transcript = Transcript(tokenizer, engine.framing, decoder=decoder, endpoint=endpoint)
+        for some in np.array_split(np.arange(len(log_probs)), pieces):
+            transcript.decode(log_probs[some], levels[some].ravel())
+        transcript.finish()
+        return transcript
+
+    limits = (0.1, 0.5, 1.0, 1.7, 3.0, 5.0, 9.0, 13.0, 21.0, 29.0, 30.0)
+    for decoder, every in ((GreedyDecoder, 1), (PrefixBeamDecoder, 4)):
+        whole = recognise(decoder, None)
+        assert len(whole.text.split()) == len(whole.words) > 40
+        for index, longest in enumerate(limits[::every]):
+            cut = recognise(decoder, EndpointConfig(longest=longest), pieces=63 * (1 + index % 5))
+            assert cut.text == whole.text
+            # What is loud, and what a pause, is told from the sound so far: times may differ a little.
+            times = np.array([[word[1:3] for word in words] for words in (whole.words, cut.words)])
+            assert np.median(abs(times[0] - times[1])) <= 0.02 and (abs(times[0] - times[1]) <= 0.1).mean() > 0.8
+            assert len(cut.segments) >= 40 / (longest + 2)
+            assert all(segment.end - segment.start < longest + 6 for segment in cut.segments)
+            assert all(a.end <= b.start for a, b in itertools.pairwise(cut.segments))
 
 
 # ------------------------------------------------------------------------ text

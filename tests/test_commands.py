@@ -82,9 +82,9 @@ def test_files_that_cannot_be_read_cost_one_line_each_and_the_others_are_transcr
     samples, _ = soundfile.read(audio["mono"], dtype="int16")
     names = [audio[name] for name in audio] + ["-"]
     results = tmp_path / "results.json"
-    status, out, err = run(
-        "transcribe.py", f"--workdir={workdir}", f"--json={results}", *names, data=samples.astype("<i2").tobytes()
-    )
+    outputs = (f"--json={results}", f"--out-dir={tmp_path / 'texts'}")
+    data = samples.astype("<i2").tobytes()
+    status, out, err = run("transcribe.py", f"--workdir={workdir}", *outputs, *names, data=data)
     assert status == 1
     reasons = {
         "missing": "no such audio file",
@@ -106,6 +106,10 @@ def test_files_that_cannot_be_read_cost_one_line_each_and_the_others_are_transcr
     assert len({record["text"] for record in records}) == 1 and records[0]["audio_seconds"] == 2.0
     final = [line.split("final")[1].strip() for line in out.splitlines() if "final" in line]
     assert " ".join(final) == " ".join(record["text"] for record in records) != ""
+    # Each has a file of its own; nothing is left of those that could not be read.
+    texts = {path.stem: " ".join(path.read_text().split("\n")).strip() for path in (tmp_path / "texts").iterdir()}
+    assert texts.keys() - {"truncated", "nan"} == {"mono", "stereo", "stdin"}
+    assert {texts[name] for name in ("mono", "stereo", "stdin")} == {records[0]["text"]}
 
 
 def test_a_folder_without_a_model_is_named_by_every_command_that_needs_one(workdir, audio, tmp_path):

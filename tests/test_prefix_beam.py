@@ -223,6 +223,39 @@ def test_greedy_has_the_same_interface():
     assert decoder.num_stable == len(tokens)
 
 
+@pytest.mark.parametrize("scored", [False, True])
+@pytest.mark.parametrize("make", [GreedyDecoder, PrefixBeamDecoder])
+def test_tokens_that_are_forgotten_change_no_other(make, scored):
+    """The tokens taken one after the other are those of the whole: with each prefix, and whatever the scorers say."""
+    if scored and make is GreedyDecoder:
+        return
+    for seed in range(5):
+        log_probs, options = random_frames(seed, 60, 4, 2.5), {"scorers": abc_scorers()} if scored else {}
+        whole, decoder, taken = make(**options), make(**options), []
+        whole.step(log_probs)
+        for frames in np.array_split(log_probs, 17):
+            decoder.step(frames)
+            count = decoder.num_stable // 2
+            taken += decoder.tokens[:count]
+            decoder.forget(count)
+        assert taken + decoder.finish() == whole.finish() and taken
+
+
+@pytest.mark.parametrize("make", [GreedyDecoder, PrefixBeamDecoder])
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_a_run_that_lasts_over_the_border_of_utterances_is_one_token(make, cut):
+    path = np.array([0, 2, 2, 3, 3, 0, 3, 1])
+    log_probs = np.log(np.where(np.arange(4) == path[:, None], 0.97, 0.01).astype(np.float32))
+    decoder = make()
+    decoder.step(log_probs[:cut])
+    tokens = decoder.finish()
+    decoder.restart()
+    assert decoder.tokens == [] and decoder.num_stable == 0
+    decoder.step(log_probs[cut:])
+    tokens += decoder.finish()
+    assert [token[:2] for token in tokens] == [(2, 1), (3, 3), (3, 6), (1, 7)]
+
+
 def ambiguous(seed, num_frames=25):
     """Frames that leave room for doubt: left alone, the doubt about the first ones would last for ever."""
     return log_softmax(np.random.default_rng(seed).normal(size=(num_frames, 30)) * 4)

@@ -1,7 +1,5 @@
 """Streams: words and their times, endpoints, many at once, and uses that cannot be served."""
 
-import itertools
-
 import jax
 import numpy as np
 import pytest
@@ -14,19 +12,17 @@ from conformer.streaming import (
     EndpointConfig,
     Framing,
     Recognizer,
-    Segment,
     StreamError,
     StreamPool,
     Transcript,
     Windows,
-    Word,
     windows_of,
 )
 from conformer.streaming.engine import Engine
-from conformer.streaming.subtitles import srt_cue, vtt_cue
 
 CHUNK, LEFT = 4, 2
 FRAME = 0.04  # seconds of an encoder frame
+FRAMING = Framing(make_config().features, CHUNK, 4 * CHUNK, 4 * CHUNK)
 
 
 def engine(**options) -> Engine:
@@ -45,10 +41,16 @@ def transcript(samples) -> list:
 
 
 class Scripted(Decoder):
-    """Says what a test wants, whatever it hears."""
+    """Says what a test wants, whatever it hears; "f" at the start of further utterances."""
 
     def __init__(self, script: dict[int, str]):
         self._script, self._frames, self._tokens = script, 0, []
+
+    def forget(self, count):
+        del self._tokens[:count]
+
+    def restart(self):
+        self._tokens, self._script = [], {self._frames: "f"}
 
     def step(self, log_probs):
         frames = range(self._frames, self._frames + len(log_probs))
@@ -65,13 +67,12 @@ class Scripted(Decoder):
 
 
 def scripted(script, *, seconds, endpoint=None) -> Transcript:
-    """Of a stream whose decoder follows `script` in its first segment, and says "f" at the start of others."""
-    scripts = itertools.chain([script], itertools.repeat({0: "f"}))
-    transcript = Transcript(TOKENIZER, FRAME, decoder=lambda: Scripted(next(scripts)), endpoint=endpoint)
+    """Of a stream whose decoder follows `script`."""
+    transcript = Transcript(TOKENIZER, FRAMING, decoder=lambda: Scripted(script), endpoint=endpoint)
     for frames in np.split(
         np.zeros((round(seconds / FRAME), TOKENIZER.vocab_size), np.float32), range(CHUNK, 50, CHUNK)
     ):
-        transcript.decode(frames)
+        transcript.decode(frames, np.zeros(4 * len(frames), np.float32))  # loudness that says nothing
     transcript.finish()
     return transcript
 
@@ -166,7 +167,8 @@ def test_whatever_steps_windows_can_be_recognised_with():
 def test_words_have_the_times_of_their_tokens():
     stream = scripted({2: "a", 3: "b", 10: "▁", 12: "c", 20: "▁"}, seconds=2.0)
     assert stream.text == "ab c"
-    assert stream.words == [Word("ab", 2 * FRAME, 4 * FRAME), Word("c", 12 * FRAME, 13 * FRAME)]
+    assert [word[:3] for word in stream.words] == [("ab", 2 * FRAME, 4 * FRAME), ("c", 12 * FRAME, 13 * FRAME)]
+    assert [token[:2] for token in stream.segments[0].tokens][:2] == [("a", 2 * FRAME), ("b", 3 * FRAME)]
 
 
 def test_silence_after_speech_ends_a_segment_and_times_go_on():
@@ -180,23 +182,34 @@ def test_silence_after_speech_ends_a_segment_and_times_go_on():
     assert stream.text.startswith("a f")
 
 
-def test_a_segment_lasts_no_longer_than_allowed():
-    script = {frame: "ab"[frame % 2] for frame in range(0, 200)}
+def test_a_segment_that_grows_too_long_ends_at_its_last_word_boundary():
+    script = {frame: "ab▁"[frame % 3] for frame in range(0, 200)}
     stream = scripted(script, seconds=2.0, endpoint=EndpointConfig(longest=0.8, silence_after_speech=9.0))
+    first, second = stream.segments[:2]
+    assert first.text.split() == ["ab"] * 6 and first.end == second.start == pytest.approx(17 * FRAME)
+    assert second.text.split()[0] == "ab" and second.words[0].start == pytest.approx(18 * FRAME)
+    assert stream.text == scripted(script, seconds=2.0).text
+
+
+def test_a_word_without_end_is_cut():
+    script = {frame: "ab"[frame % 2] for frame in range(0, 200)}
+    stream = scripted(script, seconds=2.0, endpoint=EndpointConfig(longest=0.4, grace=0.4, silence_after_speech=9.0))
     assert stream.segments[0].end == pytest.approx(0.8)
+
+
+def test_a_segment_that_is_not_sure_enough_is_left_out():
+    frames, levels = np.full((CHUNK, TOKENIZER.vocab_size), -2.0, np.float32), np.zeros(4 * CHUNK, np.float32)
+    for least, texts in ((0.1, ["a"]), (0.2, [])):
+        stream = Transcript(TOKENIZER, FRAMING, min_confidence=least)
+        frames[1, TOKENIZER.symbols.index("a")] = np.log(0.15)
+        stream.decode(frames, levels)
+        stream.finish()
+        assert [segment.text for segment in stream.segments] == texts
 
 
 def test_silence_alone_gives_no_segment():
     stream = scripted({}, seconds=0.9, endpoint=EndpointConfig(silence_at_start=1.0))
     assert stream.text == "" and stream.words == [] and stream.segments == []
-
-
-def test_subtitles():
-    segment = Segment("a b", (Word("a", 1.5, 1.9), Word("b", 2.0, 2.04)), 0.0, 3.0)
-    assert srt_cue(segment, 7) == "7\n00:00:01,500 --> 00:00:02,040\na b\n"
-    assert vtt_cue(segment) == "00:00:01.500 --> 00:00:02.040\na b\n"
-    late = Segment("c", (Word("c", 3_725.5, 3_726.0),), 3_720.0, 3_727.0)
-    assert "01:02:05,500 --> 01:02:06,000" in srt_cue(late, 1)
 
 
 # ------------------------------------------------------------------ many streams

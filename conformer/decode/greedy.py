@@ -15,12 +15,20 @@ class Token(NamedTuple):
     """One emitted unit."""
 
     id: int
-    frame: int  # encoder frame at which it is emitted: the first of its run
+    frame: int  # encoder frame at which it is emitted, the first of its run; counts from the decoder's first
     log_prob: float  # natural logarithm of its probability at that frame
 
 
+class Hypothesis(NamedTuple):
+    """One labelling."""
+
+    tokens: list[Token]
+    log_prob: float  # natural logarithm of its CTC probability: the sum over its alignments that were seen
+    score: float  # log_prob and what the scorers add
+
+
 class Decoder(abc.ABC):
-    """Decodes one utterance as its frames arrive: however it is cut into pieces, the tokens are the same."""
+    """Decodes a stream as its frames arrive: however they are cut into pieces, the tokens are the same."""
 
     @abc.abstractmethod
     def step(self, log_probs: Float[np.ndarray, "frames vocab"]) -> list[Token]:
@@ -35,13 +43,31 @@ class Decoder(abc.ABC):
         """The best hypothesis so far."""
 
     @property
+    def hypotheses(self) -> list[Hypothesis]:
+        """The labellings at hand, best first. Without a beam there is one, with the score of its tokens alone."""
+        log_prob = sum(token.log_prob for token in self.tokens)
+        return [Hypothesis(self.tokens, log_prob, log_prob)]
+
+    @property
     @abc.abstractmethod
     def num_stable(self) -> int:
         """How many of the first `tokens` can no longer change, whatever follows."""
 
     @abc.abstractmethod
     def finish(self) -> list[Token]:
-        """Ends the utterance and returns its tokens, all of them. May be called again; no `step` may follow."""
+        """Ends the utterance and returns its tokens, all of them. May be called again; no `step` may follow but after
+        `restart`.
+        """
+
+    @abc.abstractmethod
+    def forget(self, count: int) -> None:
+        """Drops the first `count` of `tokens`, all of them stable. What follows is decoded as if they were there."""
+
+    @abc.abstractmethod
+    def restart(self) -> None:
+        """Begins the next utterance behind `finish`, without tokens. A symbol that lasts over the border is one token,
+        of the utterance before.
+        """
 
 
 class GreedyDecoder(Decoder):
@@ -75,6 +101,12 @@ class GreedyDecoder(Decoder):
 
     def finish(self) -> list[Token]:
         return self.tokens
+
+    def forget(self, count: int) -> None:
+        del self._tokens[:count]
+
+    def restart(self) -> None:
+        self._tokens = []
 
 
 def greedy(log_probs: Float[np.ndarray, "frames vocab"]) -> list[Token]:

@@ -17,11 +17,11 @@ import dataclasses
 import heapq
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from conformer.decode.greedy import Decoder, Token
+from conformer.decode.greedy import Decoder, Hypothesis, Token
 from conformer.tokenizer import BLANK
 from kernels.typing import Float
 
@@ -57,14 +57,6 @@ class Scorer(Protocol):
         ...
 
 
-class Hypothesis(NamedTuple):
-    """One labelling."""
-
-    tokens: list[Token]
-    log_prob: float  # natural logarithm of its CTC probability: the sum over its alignments that the beam saw
-    score: float  # log_prob and what the scorers add
-
-
 class PrefixBeamDecoder(Decoder):
     """Finds the labelling of the best score. Its memory grows with the tokens alone, its time per frame not at all.
 
@@ -96,19 +88,12 @@ class PrefixBeamDecoder(Decoder):
         self._min_log_prob = min_log_prob
         self._scorers = tuple(scorers)
         self._num_frames = 0
-        self._finished = False
-        self._stable: list[Token] = []
-        self._last_stable = _Path(None, Token(BLANK, -1, 0.0), 0)  # where every path begins
-        self._root = _Prefix(None, BLANK, tuple(scorer.start for scorer in self._scorers), 0.0)
-        self._root.blank = self._root.best_blank = 0.0
-        self._root.blank_path = self._last_stable
-        self._root.row = 0
-        self._beam = [self._root]  # best first
+        self._begin(BLANK, blank=0.0, label=-math.inf)
 
     def step(self, log_probs: Float[np.ndarray, "frames vocab"]) -> list[Token]:
         """As `Decoder.step`. Raises DecodeError for NaN, a frame without a possible symbol, or after `finish`."""
         if self._finished:
-            raise DecodeError("frames after finish(): make a new PrefixBeamDecoder for the next utterance")
+            raise DecodeError("frames after finish(): call restart() for the next utterance")
         log_probs = log_probs.astype(np.float64)
         if np.isnan(log_probs).any():
             frame = self._num_frames + int(np.isnan(log_probs).any(axis=1).argmax())
@@ -129,7 +114,7 @@ class PrefixBeamDecoder(Decoder):
 
     @property
     def hypotheses(self) -> list[Hypothesis]:
-        """What is in the beam, best first."""
+        """As `Decoder.hypotheses`: what is in the beam."""
         return [
             Hypothesis(self._stable + self._walk(prefix.best[1]), prefix.log_prob, prefix.log_prob + prefix.bonus)
             for prefix in self._beam
@@ -145,6 +130,26 @@ class PrefixBeamDecoder(Decoder):
                 )
             self._beam.sort(key=lambda prefix: prefix.log_prob + prefix.bonus, reverse=True)
         return self.tokens
+
+    def forget(self, count: int) -> None:
+        """As `Decoder.forget`."""
+        del self._stable[:count]
+
+    def restart(self) -> None:
+        """As `Decoder.restart`: the best prefix begins the next utterance, and the scorers begin anew."""
+        best = self._beam[0]
+        self._begin(best.id, blank=best.blank - best.log_prob, label=best.label - best.log_prob)
+
+    def _begin(self, last: int, *, blank: float, label: float) -> None:
+        """Makes the beam that of a new utterance, behind a last symbol whose run is over with ln P = `blank`."""
+        self._finished = False
+        self._stable: list[Token] = []
+        self._last_stable = start = _Path(None, Token(last, self._num_frames - 1, 0.0), 0)  # where every path begins
+        self._root = root = _Prefix(None, last, tuple(scorer.start for scorer in self._scorers), 0.0, row=0)
+        root.blank = root.best_blank = blank
+        root.label = root.best_label = label
+        root.blank_path, root.label_path = (start if p > -math.inf else None for p in (blank, label))
+        self._beam = [root]  # best first
 
     def _advance(self, log_probs: np.ndarray) -> None:
         """One frame: [vocab]."""

@@ -85,8 +85,9 @@ def write_errors(
     references: Sequence[str],
     hypotheses: Sequence[str],
     level: str = "basic",
+    details: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Writes one JSON object a line for each utterance, most errors first.
+    """Writes one JSON object a line for each utterance, most errors first; `details` are added to each.
 
     `aligned` is the reference with each error in braces: `{said → heard}`, `{deleted → *}`, `{* → inserted}`. `wer` is
     null where the reference is empty and the hypothesis is not. Raises ScoreError when the lists differ in length.
@@ -95,12 +96,13 @@ def write_errors(
     if len(ids) != len(references):
         raise ScoreError(f"{len(ids)} ids for {len(references)} utterances: give one for each")
     rows = []
-    for id, ref, hyp, alignment in zip(ids, output.references, output.hypotheses, output.alignments, strict=True):
+    parts = (ids, output.references, output.hypotheses, output.alignments, details or [{}] * len(ids))
+    for id, ref, hyp, alignment, detail in zip(*parts, strict=True):
         counts = _counts(alignment)
         errors = sum(counts.values())
         wer = round(errors / len(ref), 4) if ref else None if hyp else 0.0
         texts = {"ref": " ".join(ref), "hyp": " ".join(hyp), "aligned": _marked(ref, hyp, alignment)}
-        rows.append({"id": id, "wer": wer, "errors": errors, **counts, **texts})
+        rows.append({"id": id, "wer": wer, "errors": errors, **counts, **texts, **detail})
     rows.sort(key=lambda row: -row["errors"])
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     system.write_text(pathlib.Path(path), "".join(lines))

@@ -19,13 +19,18 @@ class Framing:
     shift: int  # feature frames from a window's start to the next one's
 
     @property
+    def subsampling_factor(self) -> int:
+        """Feature frames from an encoder frame to the next."""
+        return self.shift // self.chunk_size
+
+    @property
     def frame_seconds(self) -> float:
         """Audio from an encoder frame to the next."""
-        return self.shift // self.chunk_size * self.features.frame_shift_ms / 1000
+        return self.subsampling_factor * self.features.frame_shift_ms / 1000
 
     def num_frames(self, feature_frames: int) -> int:
         """Encoder frames of a recording."""
-        return max(feature_frames - (self.window - self.shift), 0) // (self.shift // self.chunk_size)
+        return max(feature_frames - (self.window - self.shift), 0) // self.subsampling_factor
 
 
 @runtime_checkable
