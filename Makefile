@@ -50,7 +50,7 @@ test: $(STAMP) ## run the tests, less those that are slow
 	@$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: test ## run them, then those of killed processes and long compilations
-	@$(BIN)/python -m pytest -n 2 -m slow
+	@JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(STAMP) ## check style, formatting and types
 	@$(BIN)/python -m ruff check
