@@ -6,6 +6,7 @@ import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile many programs and run each a few times: most of the time would go to LLVM. Commands inherit this.
+# `make test-all` sets 0 for the slow tests: they compile as a user does.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
@@ -24,7 +25,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="module")
 def optimised():
-    """Programs are compiled as a user's are: for results whose bits must survive every optimisation."""
+    """Programs are compiled as a user does: for results whose bits must survive every optimisation."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
