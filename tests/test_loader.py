@@ -164,11 +164,11 @@ def test_epochs_differ_in_order():
 
 def test_curriculum_lets_longer_buckets_in():
     # The first bucket has no members, hence no stage.
-    plan = Plan(0, (1, 1, 1, 1), ((), (0, 1), (2, 3), (4, 5)), 300)
-    assert {plan.batch(step)[0] for step in range(100)} == {1}
-    assert {plan.batch(step)[0] for step in range(100, 200)} == {1, 2}
-    assert {plan.batch(step)[0] for step in range(200, 300)} == {1, 2, 3}
-    assert sorted(plan.batch(step)[1][0] for step in range(206, 212)) == list(range(6))
+    plan = Plan(0, (1, 1, 1, 1), ((), (0, 1), (2, 3), (4, 5)), 60)
+    assert {plan.batch(step)[0] for step in range(20)} == {1}
+    assert {plan.batch(step)[0] for step in range(20, 40)} == {1, 2}
+    assert {plan.batch(step)[0] for step in range(40, 60)} == {1, 2, 3}
+    assert sorted(plan.batch(step)[1][0] for step in range(46, 52)) == list(range(6))
 
 
 def test_shapes_are_static_and_rows_hold_their_utterance():

@@ -87,6 +87,7 @@ def assert_same(left: dict, right: dict):
 # ------------------------------------------------------------------ it learns
 
 
+@pytest.mark.slow
 def test_ten_utterances_are_learned_by_heart(tmp_path, capsys):
     """And the finished run is left alone afterwards, by its own configuration and by others."""
     pytest.importorskip("espeakng_loader", reason="the embedded corpus needs pip install -e '.[demo]'")
@@ -285,17 +286,18 @@ def test_batch_norm_normalises_the_frames_inside_and_streams_by_what_it_remember
 
 def test_an_intermediate_loss_is_mixed_in():
     """The loss is linear in the weight, and its other end is the loss of the first of two blocks through the head."""
+    batch, config = batch_of_noise(), tiny(num_layers=2, dropout=0.0).replace({"train.intermediate_weight": 0.25})
+    graphdef, state = start(config)
 
-    def first_loss(weight, batch):
-        config = tiny(num_layers=2, dropout=0.0).replace({"train.intermediate_weight": weight})
-        graphdef, state = start(config)
-        model = nnx.merge(graphdef, jax.tree.map(jnp.copy, state.params), state.statistics)
+    @jax.jit
+    def losses(params, statistics, batch):
+        model = nnx.merge(graphdef, params, statistics)
         features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths)
         outputs, lengths = model.encoder.outputs(model.standardise(features), lengths)
-        losses = [ctc_loss(model.head(x), lengths, batch.labels, batch.label_lengths)[:2].sum() / 6 for x in outputs]
-        return make_train_step(config, graphdef)(state, batch, *FULL)[1]["loss"], losses
+        return [ctc_loss(model.head(x), lengths, batch.labels, batch.label_lengths)[:2].sum() / 6 for x in outputs]
 
-    loss, (middle, last) = first_loss(0.25, jax.tree.map(jnp.asarray, batch_of_noise()))
+    middle, last = losses(state.params, state.statistics, batch)
+    loss = make_train_step(config, graphdef)(state, batch, *FULL)[1]["loss"]
     np.testing.assert_allclose(loss, 0.25 * middle + 0.75 * last, rtol=1e-5)
     assert abs(middle - last) > 1e-3
     with pytest.raises(ConfigError, match="needs a middle block"):
