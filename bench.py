@@ -11,6 +11,7 @@
     python bench.py front_ends [--chunks=40] [--json=FILE]
     python bench.py bandwidth [--chunks=40] [--json=FILE]
     python bench.py long_audio --workdir=runs/words [--json=FILE]
+    python bench.py silence [--workdir=runs/words] [--json=FILE]
     python bench.py data --source=../shared/data/libri_mini [--json=FILE]
     python bench.py kernels [--op=NAME] [--shape=NAME] [--dtype=NAME] [--implementation=NAME] [--plots=FOLDER]
                             [--autotune] [--json=FILE]
@@ -38,6 +39,7 @@ front_ends  a training step and a second of a stream on one core, for each front
 bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
             (3 minutes)
 long_audio  a trained encoder over minutes of audio in one piece, with dense attention and without: time and memory
+silence     words that a model (every one that is shipped) writes into silence, noise, hum and notes; nothing is timed
 data        preparing a corpus and training-side reading: speed on the real speech of --source, memory on generated
             corpora of 10,000 and of 100,000 utterances (8 minutes)
 kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
@@ -66,6 +68,7 @@ from benchmarks import (
     numerics,
     plots,
     policies,
+    silence,
     streaming,
     training,
     transcription,
@@ -88,7 +91,7 @@ _DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16", "float16"], "k
 _IMPLEMENTATION = flags.DEFINE_string("implementation", None, "kernels: one of ours alone.")
 _AUTOTUNE = flags.DEFINE_bool("autotune", False, "kernels: search block sizes and keep the fastest.")
 _DEVICE = flags.DEFINE_enum("device", "x86", ["x86", "h200"], "cost: whose profile is compared with this machine.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "policies, decoding, long_audio: folder of a training run.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "policies, decoding, long_audio, silence: folder of a training run.")
 _LM = flags.DEFINE_string("lm", None, "decoding: ARPA model of words.")
 _SOURCE = flags.DEFINE_string("source", None, "data: manifest, pack or LibriSpeech folder of real speech.")
 _POLICIES = flags.DEFINE_list("policies", [], "policies: these alone, comma separated; default: all, and ablations.")
@@ -117,6 +120,7 @@ def measurements() -> dict[str, Measurement]:
         "front_ends": Measurement(front_ends, lambda: front_ends.run(chunks)),
         "bandwidth": Measurement(bandwidth, lambda: bandwidth.run(chunks)),
         "long_audio": Measurement(long_audio, lambda: long_audio.run(workdir), (_WORKDIR,)),
+        "silence": Measurement(silence, lambda: silence.run(_WORKDIR.value)),
         "data": Measurement(data, lambda: data.run(_SOURCE.value or ""), (_SOURCE,)),
         "kernels": Measurement(tuning, lambda: tuning.run(_OP.value))
         if _AUTOTUNE.value

@@ -112,7 +112,10 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     # ----------------------------------------------------------------- state
     checkpoints = Checkpoints(workdir)
     start = checkpoints.latest_step()
-    mean, std = feature_statistics(config, loader) if start is None else (np.zeros(config.features.num_mel_bins),) * 2
+    if start is None:
+        mean, std = feature_statistics(config, training, tokenizer)
+    else:
+        mean = std = np.zeros(config.features.num_mel_bins)  # the checkpoint has them
     trainer = Trainer(config, mean, std, mesh)
     if start is not None:
         trainer.state = checkpoints.restore(trainer.state)

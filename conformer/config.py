@@ -69,7 +69,9 @@ class AugmentConfig:
     """Training-time augmentation; everything off means clean training."""
 
     speed_factors: tuple[float, ...] = (1.0,)  # one is drawn per utterance (resampling: pitch moves too)
-    noise_probability: float = 0.0  # share of utterances that get additive noise
+    background_probability: float = 0.0  # share of utterances that a sound without speech, and without labels, replaces
+    pause_seconds: float = 0.0  # pauses of up to this length before and after, as far as the bucket has room
+    noise_probability: float = 0.0  # share of utterances with noise, hum or notes behind them
     noise_snr_db: tuple[float, float] = (5.0, 30.0)  # range the signal-to-noise ratio is drawn from
     gain_db: tuple[float, float] = (0.0, 0.0)  # range the gain is drawn from
     num_freq_masks: int = 2  # SpecAugment, masks along mel bins
@@ -86,10 +88,10 @@ class AugmentConfig:
         for key in ("noise_snr_db", "gain_db"):
             if len(ends := getattr(self, key)) != 2 or not ends[0] <= ends[1]:
                 raise ConfigError(f"augment.{key}={ends} must be a range (lowest, highest)")
-        for key in ("noise_probability", "time_mask_share"):
+        for key in ("background_probability", "noise_probability", "time_mask_share"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"augment.{key}={getattr(self, key)} must lie in [0, 1]")
-        for key in ("num_freq_masks", "freq_mask_width", "num_time_masks", "time_mask_width"):
+        for key in ("pause_seconds", "num_freq_masks", "freq_mask_width", "num_time_masks", "time_mask_width"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"augment.{key}={getattr(self, key)} must not be negative")
 
