@@ -64,7 +64,9 @@ def scale_updates(config: TrainConfig) -> optax.GradientTransformation:
         names = list(by_name(params))
         for pattern in config.frozen:
             if not fnmatch.filter(names, pattern):
-                raise ConfigError(f"train.frozen: {pattern!r} names no parameter; there are {', '.join(names[:4])}, ...")
+                raise ConfigError(
+                    f"train.frozen: {pattern!r} names no parameter; there are {', '.join(names[:4])}, ..."
+                )
         return optax.EmptyState()
 
     def factor(name: str) -> float:
