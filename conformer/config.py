@@ -127,7 +127,7 @@ class DataConfig:
 class TokenizerConfig:
     """Text units."""
 
-    kind: str = "char"  # "char", or "bpe": sentencepiece byte-pair units trained on the train split
+    kind: str = "char"  # "char"; "bpe": byte-pair units learned from the train split; "given": those of train.init_from
     vocab_size: int = 128  # upper bound on units of "bpe", blank excluded
 
 
@@ -158,6 +158,9 @@ class TrainConfig:
     """Optimisation."""
 
     num_steps: int = 2_000  # updates
+    init_from: str = ""  # work directory of a trained model whose weights the run begins with; "" = random ones
+    frozen: tuple[str, ...] = ()  # parameters that keep their values, as patterns such as "encoder.subsampling.*"
+    encoder_rate: float = 1.0  # the learning rate of all but the head, as a multiple
     optimiser: str = "adamw"  # or "muon": linear maps move by their orthogonalised momentum, the rest by AdamW
     learning_rate: float = 2e-3  # peak of the schedule
     warmup_steps: int = 200  # linear ramp to the peak, then cosine decay to zero
@@ -194,7 +197,7 @@ class Config:
         """Raises ConfigError for the first value that no run could use."""
         model, train, data = self.model, self.train, self.data
         _choice("numerics", self.numerics, tuple(POLICIES))
-        _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe"))
+        _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe", "given"))
         _choice("model.subsampling", model.subsampling, tuple(FRONT_ENDS))
         _choice("model.convolution_norm", model.convolution_norm, tuple(NORMS))
         _choice("model.subsampling_factor", model.subsampling_factor, (4, 6, 8))
@@ -225,6 +228,10 @@ class Config:
             for key in keys:
                 if (value := getattr(getattr(self, section), key)) < 1:
                     raise ConfigError(f"{section}.{key}={value} must be at least 1")
+        if self.tokenizer.kind == "given" and not train.init_from:
+            raise ConfigError("tokenizer.kind='given' needs train.init_from, the model whose units are used")
+        if not train.encoder_rate >= 0:
+            raise ConfigError(f"train.encoder_rate={train.encoder_rate} must not be negative")
         if train.accumulate > 1 and train.compute == "float16":
             raise ConfigError(
                 "train.accumulate needs train.compute=bfloat16 or float32: float16's loss is scaled whole"

@@ -1,19 +1,16 @@
-"""Training that begins with the weights of a trained model: which of them it takes, and how far each may move."""
+"""Training that begins with the weights of a trained model: which of them it takes."""
 
-import fnmatch
 import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
-from conformer.config import ConfigError, TrainConfig
+from conformer.config import ConfigError
 from conformer.training.checkpoint import load_model
+from conformer.training.rates import HEAD, by_name, name_of
 from conformer.training.state import TrainState
-
-HEAD = "head."  # its parameters belong to the units, the others to speech
 
 
 def begin_with(state: TrainState, workdir: str | pathlib.Path) -> tuple[TrainState, list[str]]:
@@ -29,8 +26,8 @@ def begin_with(state: TrainState, workdir: str | pathlib.Path) -> tuple[TrainSta
     """
     _, model, _, _ = load_model(workdir)
     _, params, statistics = nnx.split(model, nnx.Param, ...)
-    given = by_name((params, statistics))
-    wanted = by_name((state.params, state.statistics))
+    given = by_name(params) | by_name(statistics)
+    wanted = by_name(state.params) | by_name(state.statistics)
     random, wrong = [], []
     for name in sorted(given | wanted):
         here, there = wanted.get(name), given.get(name)
@@ -52,42 +49,6 @@ def begin_with(state: TrainState, workdir: str | pathlib.Path) -> tuple[TrainSta
     params = jax.tree.map_with_path(taken, state.params)
     statistics = jax.tree.map_with_path(taken, state.statistics)
     return state._replace(params=params, average=jax.tree.map(jnp.copy, params), statistics=statistics), random
-
-
-def scale_updates(config: TrainConfig) -> optax.GradientTransformation:
-    """Updates times 0 for what `train.frozen` names, and times `train.encoder_rate` for the rest of the encoder.
-
-    Raises ConfigError for a pattern that names nothing.
-    """
-
-    def init(params: Any) -> optax.EmptyState:
-        names = list(by_name(params))
-        for pattern in config.frozen:
-            if not fnmatch.filter(names, pattern):
-                raise ConfigError(
-                    f"train.frozen: {pattern!r} names no parameter; there are {', '.join(names[:4])}, ..."
-                )
-        return optax.EmptyState()
-
-    def factor(name: str) -> float:
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in config.frozen):
-            return 0.0
-        return 1.0 if name.startswith(HEAD) else config.encoder_rate
-
-    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
-        return jax.tree.map_with_path(lambda path, leaf: factor(name_of(path)) * leaf, updates), state
-
-    return optax.GradientTransformation(init, update)
-
-
-def by_name(tree: Any) -> dict[str, Any]:
-    """Every array by its path, such as "encoder.blocks.0.attention.query.kernel"."""
-    return {name_of(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def name_of(path: Any) -> str:
-    parts = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
-    return ".".join(part for part in parts if part != "value")
 
 
 def _shape(leaves: dict[str, Any], name: str) -> str:
