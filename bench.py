@@ -13,6 +13,7 @@
     python bench.py long_audio --workdir=runs/words [--json=FILE]
     python bench.py times --workdir=models/words --source=../shared/data/connected_words_16k [--json=FILE]
     python bench.py confidence --workdir=models/words [--source=PACK] [--outside=PACK] [--json=FILE]
+    python bench.py silence [--workdir=runs/words] [--json=FILE]
     python bench.py data --source=../shared/data/libri_mini [--json=FILE]
     python bench.py kernels [--op=NAME] [--shape=NAME] [--dtype=NAME] [--implementation=NAME] [--plots=FOLDER]
                             [--autotune] [--json=FILE]
@@ -43,6 +44,7 @@ long_audio  a trained encoder over minutes of audio in one piece, with dense att
 times       how far the starts and ends of words are from known ones, in strings of clips (a minute); nothing is timed
 confidence  calibration error of a model's confidence before and after a fit on dev, and how much speech of other words
             (--outside) a threshold rejects (2 minutes); nothing is timed
+silence     words that a model (every one that is shipped) writes into silence, noise, hum and notes; nothing is timed
 data        preparing a corpus and training-side reading: speed on the real speech of --source, memory on generated
             corpora of 10,000 and of 100,000 utterances (8 minutes)
 kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
@@ -72,6 +74,7 @@ from benchmarks import (
     numerics,
     plots,
     policies,
+    silence,
     streaming,
     times,
     training,
@@ -97,7 +100,7 @@ _IMPLEMENTATION = flags.DEFINE_string("implementation", None, "kernels: one of o
 _AUTOTUNE = flags.DEFINE_bool("autotune", False, "kernels: search block sizes and keep the fastest.")
 _DEVICE = flags.DEFINE_enum("device", "x86", ["x86", "h200"], "cost: whose profile is compared with this machine.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "policies, decoding, long_audio, times, confidence: folder of a training run."
+    "workdir", None, "policies, decoding, long_audio, times, confidence, silence: folder of a training run."
 )
 _LM = flags.DEFINE_string("lm", None, "decoding: ARPA model of words.")
 _SOURCE = flags.DEFINE_string(
@@ -134,6 +137,7 @@ def measurements() -> dict[str, Measurement]:
         "confidence": Measurement(
             confidence, lambda: confidence.run(workdir, _SOURCE.value, _OUTSIDE.value), (_WORKDIR,)
         ),
+        "silence": Measurement(silence, lambda: silence.run(_WORKDIR.value)),
         "data": Measurement(data, lambda: data.run(_SOURCE.value or ""), (_SOURCE,)),
         "kernels": Measurement(tuning, lambda: tuning.run(_OP.value))
         if _AUTOTUNE.value

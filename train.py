@@ -39,6 +39,7 @@ from conformer.evaluation.scorer import ScoreError
 from conformer.filterbank import FeatureError
 from conformer.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints
+from conformer.training.finetune import begin_with
 from conformer.training.mesh import make_mesh, share_of
 from conformer.training.metrics import MetricsLog, Progress
 from conformer.training.processes import in_child, join, leaving_when_others_are_lost
@@ -113,7 +114,13 @@ def train(config: Config, workdir: pathlib.Path, extend: int | None = None) -> N
     if first:
         workdir.mkdir(parents=True, exist_ok=True)
         if not (workdir / "config.json").exists():
-            train_tokenizer(config.tokenizer, texts_of(training)).save(workdir)
+            given = config.tokenizer.kind == "given"
+            units = (
+                load_tokenizer(config.train.init_from)
+                if given
+                else train_tokenizer(config.tokenizer, texts_of(training))
+            )
+            units.save(workdir)
     multihost_utils.sync_global_devices("tokenizer")
     tokenizer = load_tokenizer(workdir, config.text.normalise)
     config = with_buckets(config.replace({"model.vocab_size": tokenizer.vocab_size}), training)
@@ -135,10 +142,16 @@ def train(config: Config, workdir: pathlib.Path, extend: int | None = None) -> N
     # ----------------------------------------------------------------- state
     checkpoints = Checkpoints(workdir)
     start = checkpoints.latest_step()
-    mean, std = feature_statistics(config, loader) if start is None else (np.zeros(config.features.num_mel_bins),) * 2
+    if start is None:
+        mean, std = feature_statistics(config, training, tokenizer)
+    else:
+        mean = std = np.zeros(config.features.num_mel_bins)  # the checkpoint has them
     trainer = Trainer(config, mean, std, mesh)
     if start is not None:
         trainer.state = checkpoints.restore(trainer.state)
+    elif config.train.init_from:
+        trainer.state, random = begin_with(trainer.state, config.train.init_from)
+        say(f"weights of {config.train.init_from}" + (f"; at random: {', '.join(random)}" if random else ""))
     start = int(trainer.state.step)
     devices = f"{mesh.size} x {jax.devices()[0].device_kind}" if mesh.size > 1 else jax.devices()[0].device_kind
     devices += f" in {share.count} processes" if share.count > 1 else ""

@@ -65,7 +65,9 @@ class AugmentConfig:
     """Training-time augmentation; everything off means clean training."""
 
     speed_factors: tuple[float, ...] = (1.0,)  # one is drawn per utterance (resampling: pitch moves too)
-    noise_probability: float = 0.0  # share of utterances that get additive noise
+    background_probability: float = 0.0  # share of utterances that a sound without speech, and without labels, replaces
+    pause_seconds: float = 0.0  # pauses of up to this length before and after, as far as the bucket has room
+    noise_probability: float = 0.0  # share of utterances with noise, hum or notes behind them
     noise_snr_db: tuple[float, float] = (5.0, 30.0)  # range the signal-to-noise ratio is drawn from
     gain_db: tuple[float, float] = (0.0, 0.0)  # range the gain is drawn from
     num_freq_masks: int = 2  # SpecAugment, masks along mel bins
@@ -82,10 +84,10 @@ class AugmentConfig:
         for key in ("noise_snr_db", "gain_db"):
             if len(ends := getattr(self, key)) != 2 or not ends[0] <= ends[1]:
                 raise ConfigError(f"augment.{key}={ends} must be a range (lowest, highest)")
-        for key in ("noise_probability", "time_mask_share"):
+        for key in ("background_probability", "noise_probability", "time_mask_share"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"augment.{key}={getattr(self, key)} must lie in [0, 1]")
-        for key in ("num_freq_masks", "freq_mask_width", "num_time_masks", "time_mask_width"):
+        for key in ("pause_seconds", "num_freq_masks", "freq_mask_width", "num_time_masks", "time_mask_width"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"augment.{key}={getattr(self, key)} must not be negative")
 
@@ -129,7 +131,7 @@ class TextConfig:
 class TokenizerConfig:
     """Text units."""
 
-    kind: str = "char"  # "char", or "bpe": sentencepiece byte-pair units trained on the train split
+    kind: str = "char"  # "char"; "bpe": byte-pair units learned from the train split; "given": those of train.init_from
     vocab_size: int = 128  # upper bound on units of "bpe", blank excluded
 
 
@@ -160,6 +162,9 @@ class TrainConfig:
     """Optimisation."""
 
     num_steps: int = 2_000  # updates
+    init_from: str = ""  # work directory of a trained model whose weights the run begins with; "" = random ones
+    frozen: tuple[str, ...] = ()  # parameters that keep their values, as patterns such as "encoder.subsampling.*"
+    encoder_rate: float = 1.0  # the learning rate of all but the head, as a multiple
     optimiser: str = "adamw"  # or "muon": linear maps move by their orthogonalised momentum, the rest by AdamW
     learning_rate: float = 2e-3  # peak of the schedule
     warmup_steps: int = 200  # linear ramp to the peak, then cosine decay to zero
@@ -198,7 +203,7 @@ class Config:
         model, train, data = self.model, self.train, self.data
         _choice("numerics", self.numerics, tuple(POLICIES))
         _choice("text.normalise", self.text.normalise, LEVELS)
-        _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe"))
+        _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe", "given"))
         _choice("model.subsampling", model.subsampling, tuple(FRONT_ENDS))
         _choice("model.convolution_norm", model.convolution_norm, tuple(NORMS))
         _choice("model.subsampling_factor", model.subsampling_factor, (4, 6, 8))
@@ -229,6 +234,10 @@ class Config:
             for key in keys:
                 if (value := getattr(getattr(self, section), key)) < 1:
                     raise ConfigError(f"{section}.{key}={value} must be at least 1")
+        if self.tokenizer.kind == "given" and not train.init_from:
+            raise ConfigError("tokenizer.kind='given' needs train.init_from, the model whose units are used")
+        if not train.encoder_rate >= 0:
+            raise ConfigError(f"train.encoder_rate={train.encoder_rate} must not be negative")
         if train.accumulate > 1 and train.compute == "float16":
             raise ConfigError(
                 "train.accumulate needs train.compute=bfloat16 or float32: float16's loss is scaled whole"

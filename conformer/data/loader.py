@@ -11,6 +11,7 @@ import numpy as np
 
 from conformer.audio import INT16_SCALE, AudioError, float_to_pcm16
 from conformer.augment import augment_audio
+from conformer.background import draw_background
 from conformer.config import Config, DataConfig
 from conformer.data.buckets import (
     REMEDIES,
@@ -269,7 +270,9 @@ class _Reader:
                 broken[utterance.id] = f"{utterance.id}: {error}"
                 continue
             rng = np.random.default_rng((self._seed, step, row))
-            audio = augment_audio(self._augment, audio, self._sample_rate, rng)
+            audio = augment_audio(self._augment, audio, self._sample_rate, rng, bucket.num_samples)
+            if rng.random() < self._augment.background_probability:
+                labels, audio = [], draw_background(len(audio), self._sample_rate, rng)
             own = row - rows.start
             _fill(batch, own, audio[: bucket.num_samples])  # cuts no more than DURATION_TOLERANCE
             batch.labels[own, : len(labels)] = labels

@@ -15,6 +15,7 @@ from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
 from onnx import TensorProto, helper  # pyright: ignore[reportMissingImports]
 from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
 from onnxruntime.transformers.float16 import convert_float_to_float16  # pyright: ignore[reportMissingImports]
+from onnxruntime.transformers.onnx_model import OnnxModel  # pyright: ignore[reportMissingImports]
 
 from conformer.artefacts.geometry import Geometry
 from conformer.artefacts.onnx import INPUTS, OUTPUTS, cache_shapes
@@ -24,6 +25,7 @@ from conformer.model import ConformerCTC
 from conformer.model.layouts.layout import Past
 
 OPSET = 18  # below it, ReduceMean as jax2onnx 0.17.1 writes it does not pass ONNX's checker
+IR_VERSION = 8  # that of OPSET: what the oldest readers of it know, such as ONNX Runtime 1.17 in Android clients
 MASKED = 1e4  # subtracted from the scores of keys that are not valid: within float16, and exp of it is zero
 
 
@@ -39,9 +41,11 @@ def export(task: Task) -> Interface:
     _add_interface(graph, geometry)
     if not_for_sherpa(task.config) is None:
         _add_metadata(graph, geometry)
-    onnx.checker.check_model(graph, full_check=True)
     if numerics == "float16":
-        graph = convert_float_to_float16(graph, keep_io_types=True)
+        sortable = OnnxModel(convert_float_to_float16(graph, keep_io_types=True))
+        sortable.topological_sort()  # the conversion appends its casts
+        graph = sortable.model
+    graph.ir_version = IR_VERSION
     onnx.save(graph, str(path))
     if numerics == "int8":
         previous = logging.root.manager.disable
@@ -56,6 +60,8 @@ def export(task: Task) -> Interface:
             )
         finally:
             logging.disable(previous)
+        graph = onnx.load(str(path))
+    onnx.checker.check_model(str(path), full_check=True)
     return Interface(_declared(graph.graph.input), _declared(graph.graph.output))
 
 

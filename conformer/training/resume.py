@@ -9,7 +9,7 @@ from conformer.config import Config, ConfigError
 from conformer.data import Corpus
 from conformer.data.manifest import DataError
 from conformer.data.records import Utterances
-from conformer.training.checkpoint import Checkpoints
+from conformer.training.checkpoint import WEIGHTS_FILE, Checkpoints
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
@@ -39,6 +39,11 @@ def resumed(config: Config, workdir: pathlib.Path, extend: int | None) -> Config
     Raises:
         ConfigError: for values other than those the run began with, by name; for a run that cannot be extended.
     """
+    if (workdir / WEIGHTS_FILE).exists():
+        raise ConfigError(
+            f"{workdir} holds the weights of a finished model, and no run: choose another --workdir, and begin with "
+            f"them by --config.train.init_from={workdir}"
+        )
     path = workdir / CONFIG_FILE
     if not path.exists():
         if extend is not None:
