@@ -23,6 +23,7 @@ from typing import Any
 
 from absl import flags
 
+from conformer.lengths import PADDINGS
 from conformer.policy import POLICIES
 
 RETIRED = {  # keys of older files, and why they went
@@ -37,6 +38,7 @@ FRONT_ENDS = {
     "depthwise_separable": "conformer.model.subsampling.DepthwiseSeparable",
     "stacked": "conformer.model.stacked.Stacked",
 }
+POSITIONS = ("learned", "relative", "absolute")
 NORMS = {"layer_norm": "conformer.model.norm.LayerNorm", "batch_norm": "conformer.model.norm.BatchNorm"}
 
 
@@ -137,17 +139,24 @@ class ModelConfig:
     subsampling_factor: int = 4  # feature frames per encoder frame: 4, 6 or 8
     subsampling_channels: int = 64  # channels inside the front end
     subsampling_frequency_stride: int = 1  # its last convolution strides so many times as far along frequency
+    subsampling_padding: str = "none"  # of time and frequency there: one of PADDINGS; "causal" looks least ahead
     encoder_dim: int = 144  # width of the residual stream
     num_layers: int = 6  # Conformer blocks
     num_heads: int = 4  # attention heads; divides encoder_dim
     feed_forward_dim: int = 576  # hidden width of each half-step feed-forward
     kernel_size: int = 15  # taps of the depthwise convolution in time
     convolution_norm: str = "layer_norm"  # after the depthwise convolution: one of NORMS
+    convolution_bias: bool = False  # of the depthwise convolution
+    pad_before_gate: bool = False  # zeros before the utterance enter the convolution module ahead of its gate
     causal_conv: bool = True  # convolve over the past only (needed for streaming); False = symmetric
     execution: str = "sequence"  # tensors (batch, frames, channels), or "channels_first": (batch, channels, 1, frames)
+    norm_eps: float = 1e-5  # of every norm
+    final_norm: bool = False  # one more LayerNorm behind the last block
+    positions: str = "learned"  # how attention knows them: one of POSITIONS (docs/checkpoints.md)
     max_relative_distance: int = 64  # relative positions beyond this many encoder frames share one bias
     dropout: float = 0.1  # on every residual branch
     kernels: str = ""  # of norms and attention: "reference", "xla", "mosaic_gpu", "mosaic_tpu"; "" = the fastest here
+    full_context: bool = False  # knows whole utterances alone: streams are refused
     vocab_size: int = 0  # units including blank; filled in from the tokenizer
 
 
@@ -194,6 +203,8 @@ class Config:
         _choice("numerics", self.numerics, tuple(POLICIES))
         _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe"))
         _choice("model.subsampling", model.subsampling, tuple(FRONT_ENDS))
+        _choice("model.subsampling_padding", model.subsampling_padding, PADDINGS)
+        _choice("model.positions", model.positions, POSITIONS)
         _choice("model.convolution_norm", model.convolution_norm, tuple(NORMS))
         _choice("model.subsampling_factor", model.subsampling_factor, (4, 6, 8))
         _choice("model.kernels", model.kernels, ("", "reference", "xla", "mosaic_gpu", "mosaic_tpu"))
@@ -248,6 +259,14 @@ class Config:
                 f"data.batch_seconds={data.batch_seconds} does not hold one utterance of the longest bucket "
                 f"({data.bucket_seconds[-1]} s): raise it, or shorten data.bucket_seconds"
             )
+        padded = model.subsampling_padding != "none"
+        if padded and (model.subsampling == "stacked" or model.subsampling_factor == 6):
+            raise ConfigError(
+                f"model.subsampling_padding={model.subsampling_padding} needs model.subsampling_factor=4 or 8, and a "
+                "front end other than stacked"
+            )
+        if padded and model.subsampling_frequency_stride > 1:
+            raise ConfigError("model.subsampling_padding needs model.subsampling_frequency_stride=1")
         if not model.causal_conv and model.kernel_size % 2 == 0:
             raise ConfigError(f"model.kernel_size={model.kernel_size} must be odd when model.causal_conv=False")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conformer.config import Config, FeatureConfig
+from conformer.lengths import Lengths
 from conformer.streaming.stepper import Framing
 from kernels.typing import Bool, Float
 
@@ -30,6 +31,7 @@ class Geometry:
     encoder_dim: int
     kernel_size: int
     vocab_size: int
+    subsampling_padding: str = "none"
 
     @classmethod
     def of(cls, config: Config, model: "ConformerCTC", chunk_size: int, num_left_chunks: int) -> "Geometry":
@@ -46,12 +48,18 @@ class Geometry:
             sizes.encoder_dim,
             sizes.kernel_size,
             sizes.vocab_size,
+            sizes.subsampling_padding,
         )
+
+    @property
+    def lengths(self) -> Lengths:
+        """Those of the front end."""
+        return Lengths(self.subsampling_factor, self.right_context, self.subsampling_padding)
 
     @property
     def window(self) -> int:
         """Feature frames that go in."""
-        return (self.chunk_size - 1) * self.subsampling_factor + self.right_context + 1
+        return self.lengths.window(self.chunk_size)
 
     @property
     def shift(self) -> int:
@@ -60,7 +68,7 @@ class Geometry:
 
     def framing(self, features: FeatureConfig) -> Framing:
         """How audio is cut for it."""
-        return Framing(features, self.chunk_size, self.window, self.shift)
+        return Framing(features, self.lengths, self.chunk_size)
 
     @property
     def left(self) -> int:

@@ -43,17 +43,14 @@ class Layout(abc.ABC):
         return contextlib.nullcontext()
 
     def lay_out[M: nnx.Module](self, model: M, chunk_size: int, num_left_chunks: int) -> M:
-        """A copy of the model for streams of one chunk size and left context: the position biases are laid out."""
+        """A copy of the model for streams of one chunk size and left context: what position adds is laid out."""
         model = nnx.clone(model)
-        for _, module in nnx.iter_modules(model):
-            if (table := getattr(module, "relative_bias", None)) is not None:
-                laid_out = self.position_bias(table[...], chunk_size, chunk_size * (num_left_chunks + 1))
-                module.relative_bias = nnx.Param(laid_out)  # pyright: ignore[reportAttributeAccessIssue]
+        for _, module in list(nnx.iter_modules(model)):
+            if (lay_out := getattr(module, "lay_out", None)) is not None:
+                lay_out(self, chunk_size, chunk_size * (num_left_chunks + 1))
         return model
 
-    def position_bias(
-        self, relative_bias: Float[Array, "heads distances"], num_queries: int, num_keys: int
-    ) -> Float[Array, "heads queries keys"]:
+    def position_bias(self, relative_bias: Float[Array, "heads distances"], num_queries: int, num_keys: int) -> Array:
         """The learned bias of each pair of positions; the queries are the last of the keys."""
         return toeplitz(relative_bias, num_queries, num_keys)
 
@@ -68,6 +65,22 @@ class Layout(abc.ABC):
     def standardise(self, features: Any, mean: Float[Array, " mel"], scale: Float[Array, " mel"]) -> Any:
         """(features - mean) scale."""
         return (features - mean) * scale
+
+    def heard(self, features: Any) -> Any:
+        """1 for each feature frame of an utterance and 0 for those outside, in which every feature is zero."""
+        return jnp.sign(jnp.max(jnp.abs(features), axis=-1, keepdims=True))
+
+    def weigh(self, x: Any, heard: Any) -> Any:
+        """x heard: zeros in the place of features, or of frames of an image, that lie outside."""
+        return x * heard
+
+    def at_most_one(self, x: Any) -> Any:
+        """min(x, 1)."""
+        return jnp.minimum(x, 1.0)
+
+    def pad_frequency(self, x: Image, before: int, after: int) -> Image:
+        """Zeros before and after all frequencies."""
+        return jnp.pad(x, ((0, 0), (0, 0), (before, after), (0, 0)))
 
     @abc.abstractmethod
     def image(self, features: Any) -> Image:
@@ -114,6 +127,10 @@ class Layout(abc.ABC):
         """x + y."""
         return x + y
 
+    def subtract(self, x: Frames, value: Float[Array, " channels"]) -> Frames:
+        """x - value, at every frame."""
+        return x - value
+
     def mask(self, x: Frames, inside: Inside) -> Frames:
         """Zeros in the place of frames outside their utterance."""
         if inside is not None:
@@ -155,8 +172,10 @@ class Layout(abc.ABC):
         """A convolution in time of each channel by itself, without padding."""
 
     @abc.abstractmethod
-    def attend(self, module: Any, projected: Frames, seen: Seen, past: Past | None) -> tuple[Frames, Any, Any]:
-        """Attention of every head, from queries (scaled), keys and values side by side.
+    def attend(
+        self, module: Any, projected: Frames, seen: Seen, past: Past | None, positions: Frames | None = None
+    ) -> tuple[Frames, Any, Any]:
+        """Attention of every head, from queries (scaled), keys and values side by side, and `positions` of the keys.
 
         This verb alone differs in structure from layout to layout: how heads are split and where keys are transposed
         is what the layouts are for.
