@@ -38,6 +38,8 @@ FRONT_ENDS = {
     "depthwise_separable": "conformer.model.subsampling.DepthwiseSeparable",
     "stacked": "conformer.model.stacked.Stacked",
 }
+FILTERBANKS = ("kaldi", "kaldi_snipped", "nemo")
+WINDOWS = ("povey", "hann", "hamming", "blackman", "bartlett", "ones")
 POSITIONS = ("learned", "relative", "absolute")
 NORMS = {"layer_norm": "conformer.model.norm.LayerNorm", "batch_norm": "conformer.model.norm.BatchNorm"}
 
@@ -54,8 +56,9 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class FeatureConfig:
-    """Kaldi-compatible log-mel filterbank (see `conformer/filterbank.py`)."""
+    """Log-mel filterbank of one of FILTERBANKS (see `conformer/filterbank.py`)."""
 
+    kind: str = "kaldi"  # one of FILTERBANKS
     sample_rate: int = 16_000  # Hz; audio at other rates is resampled
     num_mel_bins: int = 80  # features per frame
     frame_length_ms: float = 25.0  # analysis window
@@ -63,6 +66,9 @@ class FeatureConfig:
     low_freq: float = 20.0  # Hz, lower edge of the first filter
     high_freq: float = 7_600.0  # Hz, upper edge of the last filter
     preemphasis: float = 0.97  # y[n] = x[n] - preemphasis * x[n-1]
+    window: str = "povey"  # one of WINDOWS
+    fft_size: int = 0  # samples of the transform; 0 = the least power of two that holds a window
+    normalise: bool = False  # each bin by its mean and deviation over the utterance, which no stream knows
     dither: float = 0.0  # standard deviation of added noise, in int16 units; 0 = off
 
 
@@ -201,6 +207,8 @@ class Config:
         """Raises ConfigError for the first value that no run could use."""
         model, train, data = self.model, self.train, self.data
         _choice("numerics", self.numerics, tuple(POLICIES))
+        _choice("features.kind", self.features.kind, FILTERBANKS)
+        _choice("features.window", self.features.window, WINDOWS)
         _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe"))
         _choice("model.subsampling", model.subsampling, tuple(FRONT_ENDS))
         _choice("model.subsampling_padding", model.subsampling_padding, PADDINGS)
