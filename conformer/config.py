@@ -278,6 +278,23 @@ class Config:
         if not model.causal_conv and model.kernel_size % 2 == 0:
             raise ConfigError(f"model.kernel_size={model.kernel_size} must be odd when model.causal_conv=False")
 
+    @property
+    def not_streaming(self) -> str | None:
+        """Why the model recognises no streams, and the remedy; None where it does."""
+        if not self.model.causal_conv:
+            return "a model with model.causal_conv=False looks ahead and cannot stream: train a causal one"
+        if self.features.normalise:
+            return (
+                "features.normalise=True needs the whole utterance: fine-tune with features.normalise=False and "
+                "dynamic chunks (train.chunk_sizes)"
+            )
+        if self.model.full_context:
+            return (
+                "model.full_context=True: it knows whole utterances alone. Fine-tune it with dynamic chunks "
+                "(train.chunk_sizes) and model.full_context=False"
+            )
+        return None
+
     def replace(self, values: Mapping[str, Any], origin: str = "config") -> "Config":
         """A copy with other values, by key, such as {"model.encoder_dim": 96}.
 

@@ -42,8 +42,8 @@ def check_request(config: Config, format: str, numerics: str, chunk_size: int, n
             f"--chunk-size={chunk_size} --num-left-chunks={num_left_chunks}: a state of fixed size needs at least 1 of "
             "each; 16 and 4 are usual"
         )
-    if not config.model.causal_conv:
-        raise ExportError("a model with model.causal_conv=False looks ahead and cannot stream: train a causal one")
+    if (reason := config.not_streaming) is not None:
+        raise ExportError(reason)
     if chunk_size not in config.train.chunk_sizes:
         warnings.warn(
             f"--chunk-size={chunk_size} is not one of train.chunk_sizes={config.train.chunk_sizes} that the model was "

@@ -33,6 +33,8 @@ class Engine:
         num_left_chunks: int = 4,
         batch_size: int = 1,
     ):
+        if (reason := config.not_streaming) is not None:
+            raise ValueError(reason)
         trained = config.train.chunk_sizes
         if chunk_size not in trained:
             warnings.warn(
