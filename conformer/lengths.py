@@ -31,6 +31,10 @@ class Lengths:
         """Feature frames that yield exactly `chunk_size` encoder frames."""
         return (chunk_size - 1) * self.subsampling_factor + self.right_context + 1
 
+    def chunk(self, window: Any) -> Any:
+        """Encoder frames of a window (see `window`): those that need no frame outside of it."""
+        return (window - self.right_context - 1) // self.subsampling_factor + 1
+
     def output_lengths(self, lengths: Any) -> Any:
         """Encoder frames from feature frames (an integer or an array of them), at least 0."""
         if self.padding == "causal":
@@ -38,8 +42,10 @@ class Lengths:
             for _ in range(self.subsampling_factor.bit_length() - 1):
                 frames = frames // 2 + 1
             return frames * (lengths > 0)
-        span = 0 if self.padding == "symmetric" else self.right_context
-        frames = (lengths - span - 1) // self.subsampling_factor + 1
+        if self.padding == "symmetric":
+            frames = (lengths - 1) // self.subsampling_factor + 1
+        else:
+            frames = self.chunk(lengths)
         return max(frames, 0) if isinstance(frames, int) else frames.clip(0)
 
     def margins(self, num_frames: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import yaml
@@ -63,7 +63,7 @@ def _opened(path: pathlib.Path) -> Iterator[tarfile.TarFile]:
         raise ConversionError(f"{path} is no readable tar ({error}): fetch it again") from None
 
 
-def _member(archive: tarfile.TarFile, path: pathlib.Path, name: str) -> IO[bytes]:
+def _member(archive: tarfile.TarFile, path: pathlib.Path, name: str) -> Any:
     """The file of that name in any folder of the tar."""
     for member in archive.getmembers():
         if pathlib.PurePosixPath(member.name).name == name and (file := archive.extractfile(member)) is not None:

@@ -9,7 +9,7 @@ import math
 import pickle
 import zipfile
 from collections.abc import Mapping
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -43,7 +43,7 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-def read_torch(file: IO[bytes], origin: str) -> Mapping[str, Stored]:
+def read_torch(file: Any, origin: str) -> Mapping[str, Stored]:
     """The tensors of a state dictionary, by name; each is read from `file` when it is asked for.
 
     Raises ConversionError for a file that is not one of torch.save since version 1.6, or asks for more than tensors.
@@ -101,7 +101,7 @@ def _reader(archive: zipfile.ZipFile, folder: str, tensor: _Tensor, origin: str)
 class _Unpickler(pickle.Unpickler):
     """Of tensors that are not read yet."""
 
-    def __init__(self, file: IO[bytes], origin: str):
+    def __init__(self, file: Any, origin: str):
         super().__init__(file)
         self._origin = origin
 

@@ -168,7 +168,7 @@ class Encoder(nnx.Module):
             chunk_size encoder frames, equal to the masked full pass, and the next cache.
         """
         self.subsampling.check(window.shape[1])
-        batch, chunk_size = len(window), self.subsampling.output_lengths(window.shape[1])
+        batch, chunk_size = len(window), self.subsampling.chunk(window.shape[1])
         left = self.layout.left_context(cache.blocks[0])
         num_frames = jnp.full(batch, chunk_size) if num_frames is None else num_frames
         rows = (batch, chunk_size)

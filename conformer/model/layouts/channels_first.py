@@ -69,7 +69,7 @@ class ChannelsFirst(Sequence):
         return _convolve(x, kernel, "WHIO", strides) + bias[:, None, None]
 
     def filter(self, x, kernel, strides):
-        return _convolve(x, kernel, "WHO", strides, groups=x.shape[1])
+        return _convolve(x, jnp.asarray(kernel), "WHO", strides, groups=x.shape[1])
 
     def flatten(self, x):
         return x  # `linear` takes in all frequencies that are left

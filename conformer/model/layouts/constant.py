@@ -96,7 +96,7 @@ def weights(module: nnx.Linear, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _convolve(
-    x: Float[Array, "1 *space in"], kernel: Float[Array, "..."], strides: tuple[int, ...], groups: int = 1
+    x: Float[Array, "1 *space in"], kernel: Float[Array | np.ndarray, "..."], strides: tuple[int, ...], groups: int = 1
 ) -> Float[Array, "1 *out_space out"]:
     layout = ("NWC", "WIO", "NWC") if x.ndim == 3 else ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(

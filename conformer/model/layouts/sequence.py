@@ -82,7 +82,7 @@ class Sequence(Layout):
         return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=layout) + bias
 
     def filter(self, x, kernel, strides):
-        return depthwise_conv(x, kernel, stride=strides)
+        return depthwise_conv(x, jnp.asarray(kernel), stride=strides)
 
     def flatten(self, x):
         # Whole at last: in one loop with what follows, XLA would find the place of every value by division.
