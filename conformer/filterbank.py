@@ -8,9 +8,10 @@ with povey[n] = (0.5 - 0.5 cos(2 pi n / (N - 1)))^0.85. The window is 0 at n = 0
 first sample, which Kaldi treats apart, never matters. Frames are centred (Kaldi's snip_edges=false): frame t is centred
 on sample (t + 1/2) shift, and audio is reflected about its ends, its edge samples repeated.
 
-That is `features.kind` "kaldi". "kaldi_snipped" (WeNet) has the frames that lie inside the audio alone. "nemo" differs in
-more: frame t is centred on sample t shift, with zeros outside the audio; samples lie in [-1, 1), pre-emphasis precedes
-framing and nothing is taken off; filters are Slaney's, of equal area, and the features log(mel @ |FFT(z)|^2 + 2^-24).
+That is `features.kind` "kaldi". "kaldi_snipped" (WeNet) has the frames that lie inside the audio alone. "nemo" differs
+in more: frame t is centred on sample t shift, with zeros outside the audio; samples lie in [-1, 1), pre-emphasis
+precedes framing and no mean is taken off; filters are Slaney's, of equal area, and the features
+log(mel @ |FFT(z)|^2 + 2^-24).
 
 Sources: Povey et al., "The Kaldi Speech Recognition Toolkit", ASRU 2011 (feature-window.cc, mel-computations.cc);
 Slaney, "Auditory Toolbox", 1998; NeMo's FilterbankFeatures.

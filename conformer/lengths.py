@@ -42,10 +42,8 @@ class Lengths:
             for _ in range(self.subsampling_factor.bit_length() - 1):
                 frames = frames // 2 + 1
             return frames * (lengths > 0)
-        if self.padding == "symmetric":
-            frames = (lengths - 1) // self.subsampling_factor + 1
-        else:
-            frames = self.chunk(lengths)
+        symmetric = self.padding == "symmetric"
+        frames = (lengths - 1) // self.subsampling_factor + 1 if symmetric else self.chunk(lengths)
         return max(frames, 0) if isinstance(frames, int) else frames.clip(0)
 
     def margins(self, num_frames: int) -> tuple[int, int]:

@@ -109,7 +109,7 @@ def forward(model, execution="sequence"):
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_features_are_those_of_the_reference(load, name):
-    """Of a padded batch, and of streams in pieces. WeNet's are off by 3e-3 from float64 in one bin: its own rounding."""
+    """Of a padded batch, and of streams in pieces. One of WeNet's is off by 3e-3 from float64: its own rounding."""
     config, _, _, golden = load(name)
     features, lengths = jax.jit(lambda *batch: log_mel(config.features, *batch))(golden.audio, golden.audio_lengths)
     assert list(lengths) == list(golden.feature_lengths)

@@ -18,6 +18,6 @@ def read_checkpoint(path: pathlib.Path) -> Imported:
     if path.is_dir() and (path / transformers.CONFIG_FILE).is_file():
         return transformers.read(path)
     raise ConversionError(
-        f"{path} is no checkpoint that is known here: name a .nemo file, a folder of WeNet (with {wenet.CONFIG_FILE}) or "
-        f"one of transformers (with {transformers.CONFIG_FILE} and safetensors)"
+        f"{path} is no checkpoint that is known here: name a .nemo file, a folder of WeNet (with {wenet.CONFIG_FILE}) "
+        f"or one of transformers (with {transformers.CONFIG_FILE} and safetensors)"
     )

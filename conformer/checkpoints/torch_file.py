@@ -62,7 +62,7 @@ def read_torch(file: Any, origin: str) -> Mapping[str, Stored]:
         raise
     except zipfile.BadZipFile:
         raise ConversionError(
-            f"{origin} is no zip archive as torch.save writes them since version 1.6: load it in torch and save it again"
+            f"{origin} is no zip archive as torch.save writes since version 1.6: load it in torch and save it again"
         ) from None
     except Exception as error:  # a damaged pickle raises whatever it happens to
         raise ConversionError(f"{origin} is damaged ({type(error).__name__}: {error}): fetch it again") from None

@@ -1,7 +1,7 @@
 """The units of a checkpoint as a tokenizer of this project: the blank first, and a sentencepiece model that spells.
 
 The tables of other projects put the blank first, last or elsewhere, and their pieces in another order than their
-sentencepiece model. Here ids are places in one list, `symbols`; the model is rewritten to have its pieces in that order.
+sentencepiece model. Here ids are places in one list, `symbols`; the model is rewritten with its pieces in that order.
 """
 
 from collections.abc import Mapping, Sequence

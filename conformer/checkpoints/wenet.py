@@ -1,4 +1,4 @@
-"""A folder of WeNet: train.yaml, a checkpoint of torch.save, the table of units, and what spells them if it is there."""
+"""A folder of WeNet: train.yaml, a checkpoint of torch.save, the table of units, and a sentencepiece model, if any."""
 
 import pathlib
 from typing import Any

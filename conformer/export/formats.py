@@ -44,6 +44,16 @@ def check_request(config: Config, format: str, numerics: str, chunk_size: int, n
         )
     if (reason := config.not_streaming) is not None:
         raise ExportError(reason)
+    if config.model.positions == "absolute":
+        raise ExportError(
+            "model.positions=absolute: a frame's place in the stream is no input of an artefact's step yet: run it "
+            "with transcribe.py or eval.py, or export a model with learned or relative positions"
+        )
+    if format == "tflite-micro" and (config.features.kind != "kaldi" or config.model.subsampling_padding != "none"):
+        raise ExportError(
+            "--format=tflite-micro has Kaldi's front end in C and no padded one: export for litert, or train a model "
+            "with features.kind=kaldi and model.subsampling_padding=none"
+        )
     if chunk_size not in config.train.chunk_sizes:
         warnings.warn(
             f"--chunk-size={chunk_size} is not one of train.chunk_sizes={config.train.chunk_sizes} that the model was "

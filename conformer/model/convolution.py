@@ -17,9 +17,9 @@ class Convolution(nnx.Module):
     `model.convolution_norm` names the norm: LayerNorm, whose result depends neither on padding nor on the batch, or the
     paper's BatchNorm, which costs nothing where nothing is trained.
 
-    With `model.pad_before_gate` the frames before an utterance are zeros where they enter W1, so that GLU(b1), `_silence`
-    here, is what the convolution sees of them. It is taken off its inputs, which are then zeros there as ever, and its
-    response is added to the results.
+    With `model.pad_before_gate` the frames before an utterance are zeros where they enter W1, so that the convolution
+    sees GLU(b1) of them, `_silence` here. It is taken off the convolution's inputs, which are then zeros there as ever,
+    and its response is added to the results.
     """
 
     def __init__(self, config: ModelConfig, *, compute: str, rngs: nnx.Rngs):

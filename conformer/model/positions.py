@@ -1,4 +1,4 @@
-"""What position adds to scores of attention, beside a learned bias for each distance: sinusoids, mapped by each block."""
+"""What position adds to scores of attention where it is no learned bias: sinusoids, which each block maps."""
 
 import jax.numpy as jnp
 import numpy as np

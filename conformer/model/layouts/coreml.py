@@ -33,7 +33,7 @@ class CoreMl(Layout):
         return mb.cast(x=mb.mul(x=mb.sub(x=features, y=mean), y=scale), dtype="fp16")
 
     def heard(self, features):
-        return mb.sign(x=mb.reduce_max(x=mb.abs(x=features), axes=[2], keep_dims=True))
+        return mb.cast(x=mb.sign(x=mb.reduce_max(x=mb.abs(x=features), axes=[2], keep_dims=True)), dtype="fp16")
 
     def weigh(self, x, heard):
         return mb.mul(x=x, y=heard)
@@ -42,7 +42,7 @@ class CoreMl(Layout):
         return mb.minimum(x=x, y=np.float16(1))
 
     def pad_frequency(self, x, before, after):
-        return mb.pad(x=x, pad=[0, 0, 0, 0, before, after, 0, 0])
+        return mb.pad(x=x, pad=[0, 0, 0, 0, before, after, 0, 0], mode="constant", constant_val=np.float16(0))
 
     def image(self, features):
         return features
