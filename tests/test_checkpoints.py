@@ -103,9 +103,8 @@ def test_tensors_missing_left_over_and_misshapen_are_listed_and_nothing_is_writt
     values = yaml.safe_load((folder / "train.yaml").read_text())
     values["encoder_conf"] |= {"num_blocks": 4, "linear_units": 95}
     (folder / "train.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(
-        ConversionError, match=r"missing: encoder\.encoders\.3\..* wrong shape: .*w_1\.weight is \[96, 64\]"
-    ):
+    match = r"missing: encoder\.encoders\.3\..* wrong shape: .*w_1\.weight is \[96, 64\]"
+    with pytest.raises(ConversionError, match=match):
         read_checkpoint(folder)
     values["encoder_conf"] |= {"num_blocks": 2, "linear_units": 96}
     (folder / "train.yaml").write_text(yaml.safe_dump(values))
@@ -201,9 +200,8 @@ def test_a_table_without_a_model_spells_with_few_units():
     assert [tokenizer.symbols[id] for id in tokenizer.encode("ab b")] == ["▁ab", "▁", "b"]
     chinese = make_tokenizer(["<blank>", "<unk>", "你", "好", "<sos/eos>"], 0)
     assert chinese.decode(chinese.encode("你好")) == "你好"
-    merges = make_tokenizer(
-        ["a", "b", "▁", "▁a", "<pad>"], 4, plain_model({"▁": -9.0, "a": -9.0, "b": -9.0, "▁a": 0.0}, "bpe")
-    )
+    scores = {"▁": -9.0, "a": -9.0, "b": -9.0, "▁a": 0.0}
+    merges = make_tokenizer(["a", "b", "▁", "▁a", "<pad>"], 4, plain_model(scores, "bpe"))
     assert [merges.symbols[id] for id in merges.encode("ab a")] == ["▁a", "b", "▁a"]
 
 

@@ -134,8 +134,9 @@ def _features(features: FeatureConfig) -> str:
     frames = "centred (snip_edges=false)" if features.kind == "kaldi" else "inside the audio alone (snip_edges=true)"
     return (
         f"Kaldi's log-mel filterbank: {features.num_mel_bins} bins from {features.low_freq:g} to "
-        f"{features.high_freq:g} Hz, {features.frame_length_ms:g} ms windows (povey) every {features.frame_shift_ms:g} ms, audio of "
-        f"{features.sample_rate} Hz on the int16 scale, pre-emphasis {features.preemphasis:g}, DC removed, "
+        f"{features.high_freq:g} Hz, {features.frame_length_ms:g} ms windows (povey) every "
+        f"{features.frame_shift_ms:g} ms, audio of {features.sample_rate} Hz on the int16 scale, pre-emphasis "
+        f"{features.preemphasis:g}, DC removed, "
         f"frames {frames}, no dither"
     )
 

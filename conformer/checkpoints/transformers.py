@@ -117,9 +117,10 @@ def _units(folder: pathlib.Path, count: int, blank: int) -> tuple[list[str], Any
     path = folder / "tokenizer.json"
     values = read_json(path)
     model = values.get("model") or {}
-    kind, vocabulary = model.get("type"), model.get("vocab")
+    kind, vocabulary = model.get("type"), model.get("vocab") or {}
+    pieces: dict[str, int]
     if kind == "BPE":
-        pieces = vocabulary
+        pieces = dict(vocabulary)
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", [])]
         ranks = {"".join(merge): rank for rank, merge in reversed(list(enumerate(merges)))}
         scores = {piece: -float(ranks.get(piece, len(ranks))) for piece in pieces}
@@ -128,7 +129,7 @@ def _units(folder: pathlib.Path, count: int, blank: int) -> tuple[list[str], Any
         scores = {piece: float(score) for piece, score in vocabulary}
     else:
         raise ConversionError(f"{path}: model.type={kind!r} is not supported, only 'BPE' and 'Unigram'")
-    pieces = dict(pieces) | {token["content"]: token["id"] for token in values.get("added_tokens", [])}
+    pieces |= {token["content"]: token["id"] for token in values.get("added_tokens", [])}
     symbols = [f"<unused_{index}>" for index in range(count)]
     for piece, index in pieces.items():
         if index >= count:

@@ -53,6 +53,7 @@ def export(task: Task) -> Interface:
                 op_types_to_quantize=["MatMul"],
                 weight_type=QuantType.QInt8,
                 per_channel=True,
+                nodes_to_exclude=_products_of_heads(graph),
             )
         finally:
             logging.disable(previous)
@@ -99,6 +100,12 @@ def _write_products_plainly(model: onnx.ModelProto) -> None:
     kept = [constant for constant in model.graph.initializer if constant.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+
+
+def _products_of_heads(model: onnx.ModelProto) -> list[str]:
+    """Products with a constant of each head, of which ONNX Runtime takes no scale for each output."""
+    constants = {constant.name for constant in model.graph.initializer if len(constant.dims) > 2}
+    return [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in constants]
 
 
 def _add_interface(model: onnx.ModelProto, geometry: Geometry) -> None:

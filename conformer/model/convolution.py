@@ -68,5 +68,6 @@ class Convolution(nnx.Module):
 
     def _silence(self) -> Float[Array, " channels"]:
         """GLU(b1): what the gate makes of zeros."""
+        assert self.gate.bias is not None
         value, gate = jnp.split(self.gate.bias[...], 2)
         return value * jax.nn.sigmoid(gate)

@@ -4,6 +4,8 @@ Which keys are valid comes in as a mask to add to scores, since small runtimes l
 are multiplied into the weights; and every operation is one that ONNX and LiteRT have an operator for.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +98,7 @@ def weights(module: nnx.Linear, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _convolve(
-    x: Float[Array, "1 *space in"], kernel: Float[Array | np.ndarray, "..."], strides: tuple[int, ...], groups: int = 1
+    x: Float[Array, "1 *space in"], kernel: Any, strides: tuple[int, ...], groups: int = 1
 ) -> Float[Array, "1 *out_space out"]:
     layout = ("NWC", "WIO", "NWC") if x.ndim == 3 else ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(

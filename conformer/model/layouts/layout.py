@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from kernels.chunked_attention import toeplitz
@@ -101,7 +102,9 @@ class Layout(abc.ABC):
         """A convolution over (time, frequency), without padding."""
 
     @abc.abstractmethod
-    def filter(self, x: Image, kernel: Float[Array, "time mel channels"], strides: tuple[int, int]) -> Image:
+    def filter(
+        self, x: Image, kernel: Float[Array | np.ndarray, "time mel channels"], strides: tuple[int, int]
+    ) -> Image:
         """A convolution over (time, frequency) of each channel by itself, without padding."""
 
     @abc.abstractmethod
