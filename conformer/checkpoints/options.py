@@ -21,7 +21,7 @@ class Options:
             raise ConversionError(f"{origin}: {section} is no table of options: restore the file")
         self._where, self._values, self._read = f"{origin}: {section}", dict(values), set[str]()
 
-    def get[T](self, key: str, default: T) -> T:
+    def get(self, key: str, default: Any) -> Any:
         """The value, which has the type of `default`; that for one that is not there, or null."""
         self._read.add(key)
         value = self._values.get(key)
