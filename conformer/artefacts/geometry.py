@@ -32,6 +32,7 @@ class Geometry:
     kernel_size: int
     vocab_size: int
     subsampling_padding: str = "none"
+    positions: str = "learned"
 
     @classmethod
     def of(cls, config: Config, model: "ConformerCTC", chunk_size: int, num_left_chunks: int) -> "Geometry":
@@ -49,6 +50,7 @@ class Geometry:
             sizes.kernel_size,
             sizes.vocab_size,
             sizes.subsampling_padding,
+            sizes.positions,
         )
 
     @property
@@ -88,11 +90,12 @@ class Geometry:
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of a state's parts, in order: keys, values and newest inputs of the convolution (key_0, value_0, inputs_0),
-        block after block.
+        block after block; last, where positions are absolute, the frames of the stream before the chunk.
         """
         keys = (self.num_heads, self.left, self.head_dim)
         block = {"key": keys, "value": keys, "inputs": (self.kernel_size - 1, self.encoder_dim)}
-        return {f"{part}_{layer}": shape for layer in range(self.num_layers) for part, shape in block.items()}
+        parts = {f"{part}_{layer}": shape for layer in range(self.num_layers) for part, shape in block.items()}
+        return parts | ({"frames": (1,)} if self.positions == "absolute" else {})
 
     def valid_keys(self, frames_seen: int, num_frames: int) -> Bool[np.ndarray, " keys"]:
         """Those that the next chunk, of `num_frames` valid frames, attends to."""

@@ -44,10 +44,10 @@ def check_request(config: Config, format: str, numerics: str, chunk_size: int, n
         )
     if (reason := config.not_streaming) is not None:
         raise ExportError(reason)
-    if config.model.positions == "absolute":
+    if format == "coreml" and config.model.positions == "absolute":
         raise ExportError(
-            "model.positions=absolute: a frame's place in the stream is no input of an artefact's step yet: run it "
-            "with transcribe.py or eval.py, or export a model with learned or relative positions"
+            "model.positions=absolute: float16 cannot count the frames of a stream: export for onnx or litert, or a "
+            "model with learned or relative positions"
         )
     if format == "tflite-micro" and (config.features.kind != "kaldi" or config.model.subsampling_padding != "none"):
         raise ExportError(
