@@ -15,6 +15,7 @@ from conformer.data import Utterance, in_splits, load_manifest, load_utterances
 from conformer.decode.confidence import UNCALIBRATED, Confidence
 from conformer.evaluation.confidence import calibration_error, fit, judge, right_words
 from conformer.evaluation.offline import decode, make_forward, posteriors
+from conformer.lengths import Lengths
 from conformer.streaming import EndpointConfig, Framing, Transcript
 from conformer.tokenizer import Tokenizer
 from conformer.training.checkpoint import load_model
@@ -35,7 +36,7 @@ def run(workdir: str | pathlib.Path, source: str | pathlib.Path | None, outside:
     graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
     forward = make_forward(config, graphdef)
     factor = config.model.subsampling_factor
-    framing = Framing(config.features, CHUNK_SIZE, CHUNK_SIZE * factor, CHUNK_SIZE * factor)
+    framing = Framing(config.features, Lengths(factor, factor - 1), CHUNK_SIZE)
 
     def hear(utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, np.ndarray]]:
         context = dict(chunk_size=CHUNK_SIZE, num_left_chunks=NUM_LEFT_CHUNKS)

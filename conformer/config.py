@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
+from conformer.lengths import PADDINGS
 from conformer.policy import POLICIES
 from conformer.text import LEVELS
 
@@ -33,6 +34,9 @@ FRONT_ENDS = {
     "depthwise_separable": "conformer.model.subsampling.DepthwiseSeparable",
     "stacked": "conformer.model.stacked.Stacked",
 }
+FILTERBANKS = ("kaldi", "kaldi_snipped", "nemo")
+WINDOWS = ("povey", "hann", "hamming", "blackman", "bartlett", "ones")
+POSITIONS = ("learned", "relative", "absolute")
 NORMS = {"layer_norm": "conformer.model.norm.LayerNorm", "batch_norm": "conformer.model.norm.BatchNorm"}
 
 
@@ -48,8 +52,9 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class FeatureConfig:
-    """Kaldi-compatible log-mel filterbank (see `conformer/filterbank.py`)."""
+    """Log-mel filterbank of one of FILTERBANKS (see `conformer/filterbank.py`)."""
 
+    kind: str = "kaldi"  # one of FILTERBANKS
     sample_rate: int = 16_000  # Hz; audio at other rates is resampled
     num_mel_bins: int = 80  # features per frame
     frame_length_ms: float = 25.0  # analysis window
@@ -57,6 +62,9 @@ class FeatureConfig:
     low_freq: float = 20.0  # Hz, lower edge of the first filter
     high_freq: float = 7_600.0  # Hz, upper edge of the last filter
     preemphasis: float = 0.97  # y[n] = x[n] - preemphasis * x[n-1]
+    window: str = "povey"  # one of WINDOWS
+    fft_size: int = 0  # samples of the transform; 0 = the least power of two that holds a window
+    normalise: bool = False  # each bin by its mean and deviation over the utterance, which no stream knows
     dither: float = 0.0  # standard deviation of added noise, in int16 units; 0 = off
 
 
@@ -143,17 +151,24 @@ class ModelConfig:
     subsampling_factor: int = 4  # feature frames per encoder frame: 4, 6 or 8
     subsampling_channels: int = 64  # channels inside the front end
     subsampling_frequency_stride: int = 1  # its last convolution strides so many times as far along frequency
+    subsampling_padding: str = "none"  # of time and frequency there: one of PADDINGS; "causal" looks least ahead
     encoder_dim: int = 144  # width of the residual stream
     num_layers: int = 6  # Conformer blocks
     num_heads: int = 4  # attention heads; divides encoder_dim
     feed_forward_dim: int = 576  # hidden width of each half-step feed-forward
     kernel_size: int = 15  # taps of the depthwise convolution in time
     convolution_norm: str = "layer_norm"  # after the depthwise convolution: one of NORMS
+    convolution_bias: bool = False  # of the depthwise convolution
+    pad_before_gate: bool = False  # zeros before the utterance enter the convolution module ahead of its gate
     causal_conv: bool = True  # convolve over the past only (needed for streaming); False = symmetric
     execution: str = "sequence"  # tensors (batch, frames, channels), or "channels_first": (batch, channels, 1, frames)
+    norm_eps: float = 1e-5  # of every norm
+    final_norm: bool = False  # one more LayerNorm behind the last block
+    positions: str = "learned"  # how attention knows them: one of POSITIONS (docs/checkpoints.md)
     max_relative_distance: int = 64  # relative positions beyond this many encoder frames share one bias
     dropout: float = 0.1  # on every residual branch
     kernels: str = ""  # of norms and attention: "reference", "xla", "mosaic_gpu", "mosaic_tpu"; "" = the fastest here
+    full_context: bool = False  # knows whole utterances alone: streams are refused
     vocab_size: int = 0  # units including blank; filled in from the tokenizer
 
 
@@ -203,8 +218,12 @@ class Config:
         model, train, data = self.model, self.train, self.data
         _choice("numerics", self.numerics, tuple(POLICIES))
         _choice("text.normalise", self.text.normalise, LEVELS)
+        _choice("features.kind", self.features.kind, FILTERBANKS)
+        _choice("features.window", self.features.window, WINDOWS)
         _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe", "given"))
         _choice("model.subsampling", model.subsampling, tuple(FRONT_ENDS))
+        _choice("model.subsampling_padding", model.subsampling_padding, PADDINGS)
+        _choice("model.positions", model.positions, POSITIONS)
         _choice("model.convolution_norm", model.convolution_norm, tuple(NORMS))
         _choice("model.subsampling_factor", model.subsampling_factor, (4, 6, 8))
         _choice("model.kernels", model.kernels, ("", "reference", "xla", "mosaic_gpu", "mosaic_tpu"))
@@ -268,8 +287,33 @@ class Config:
                 f"data.batch_seconds={data.batch_seconds} does not hold one utterance of the longest bucket "
                 f"({data.bucket_seconds[-1]} s): raise it, or shorten data.bucket_seconds"
             )
+        padded = model.subsampling_padding != "none"
+        if padded and (model.subsampling == "stacked" or model.subsampling_factor == 6):
+            raise ConfigError(
+                f"model.subsampling_padding={model.subsampling_padding} needs model.subsampling_factor=4 or 8, and a "
+                "front end other than stacked"
+            )
+        if padded and model.subsampling_frequency_stride > 1:
+            raise ConfigError("model.subsampling_padding needs model.subsampling_frequency_stride=1")
         if not model.causal_conv and model.kernel_size % 2 == 0:
             raise ConfigError(f"model.kernel_size={model.kernel_size} must be odd when model.causal_conv=False")
+
+    @property
+    def not_streaming(self) -> str | None:
+        """Why the model recognises no streams, and the remedy; None where it does."""
+        if not self.model.causal_conv:
+            return "a model with model.causal_conv=False looks ahead and cannot stream: train a causal one"
+        if self.features.normalise:
+            return (
+                "features.normalise=True needs the whole utterance: fine-tune with features.normalise=False and "
+                "dynamic chunks (train.chunk_sizes)"
+            )
+        if self.model.full_context:
+            return (
+                "model.full_context=True: it knows whole utterances alone. Fine-tune it with dynamic chunks "
+                "(train.chunk_sizes) and model.full_context=False"
+            )
+        return None
 
     def replace(self, values: Mapping[str, Any], origin: str = "config") -> "Config":
         """A copy with other values, by key, such as {"model.encoder_dim": 96}.

@@ -49,3 +49,12 @@ def cases() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"the small inputs with known answers are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> pathlib.Path:
+    """The folder of public formats' checkpoints with their outputs, shared/golden beside the checkout."""
+    folder = pathlib.Path(__file__).parents[2] / "shared" / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"checkpoints with known outputs are not at {folder}")
+    return folder

@@ -153,7 +153,7 @@ def test_core_ml_computes_in_the_engines_layout_and_normalises_what_would_overfl
     @mb.program(input_specs=[mb.TensorSpec(x.shape)], opset_version=ct.target.iOS18)
     def program(x):
         cast: Any = mb.cast  # pyright: ignore[reportAttributeAccessIssue]
-        return cast(x=CoreMl().norm(LayerNorm(512, kernels=""), cast(x=x, dtype="fp16")), dtype="fp32", name="y")
+        return cast(x=CoreMl().norm(LayerNorm(512, ModelConfig()), cast(x=x, dtype="fp16")), dtype="fp32", name="y")
 
     result = MilInterpreter(program)({"x": x.astype(np.float32)}, {})["y"]
     wide = x.astype(np.float64)

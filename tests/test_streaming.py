@@ -8,6 +8,7 @@ from small_model import RATE, TOKENIZER, make_config, make_model, sound
 from conformer.decode.greedy import Decoder, GreedyDecoder, Token
 from conformer.decode.prefix_beam import PrefixBeamDecoder
 from conformer.filterbank import StreamingLogMel
+from conformer.lengths import Lengths
 from conformer.streaming import (
     EndpointConfig,
     Framing,
@@ -22,7 +23,7 @@ from conformer.streaming.engine import Engine
 
 CHUNK, LEFT = 4, 2
 FRAME = 0.04  # seconds of an encoder frame
-FRAMING = Framing(make_config().features, CHUNK, 4 * CHUNK, 4 * CHUNK)
+FRAMING = Framing(make_config().features, Lengths(4, 3), CHUNK)
 
 
 def engine(**options) -> Engine:
@@ -89,7 +90,9 @@ def test_framing_counts_frames_as_the_front_end_does(factor):
         assert framing.num_frames(length) == front_end.output_lengths(length)
 
 
-@pytest.mark.parametrize("framing", [Framing(make_config().features, *sizes) for sizes in ((4, 19, 16), (3, 18, 18))])
+@pytest.mark.parametrize(
+    "framing", [Framing(make_config().features, *sizes) for sizes in ((Lengths(4, 6), 4), (Lengths(6, 5), 3))]
+)
 def test_windows_hold_the_features_of_the_whole_however_the_audio_is_cut(framing):
     samples = sound(11_111)
     front_end = StreamingLogMel(framing.features)
@@ -121,7 +124,7 @@ class Loudness:
     batch_size, state_bytes = 2, 4
 
     def __init__(self):
-        self.framing = Framing(make_config().features, 4, 16, 16)
+        self.framing = Framing(make_config().features, Lengths(4, 3), 4)
         self.reset()
 
     def __call__(self, windows, num_frames, fresh=None):

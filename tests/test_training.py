@@ -270,11 +270,11 @@ def test_statistics_of_batch_norm_follow_good_steps_alone(accumulate):
 
 
 def test_batch_norm_normalises_the_frames_inside_and_streams_by_what_it_remembers():
-    norm = BatchNorm(3)
+    norm = BatchNorm(3, ModelConfig())
     norm.mean[...], norm.variance[...] = jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 4.0, 9.0])
     kernel = jax.random.normal(jax.random.key(0), (4, 3))
     x = jax.random.normal(jax.random.key(1), (2, 9, 3))
-    folded, bias = norm.fold(kernel)
+    folded, bias = norm.fold(kernel, None)
     y = depthwise_conv(x, kernel)
     expected = (y - norm.mean[...]) / jnp.sqrt(norm.variance[...] + norm.eps) * norm.scale[...] + norm.bias[...]
     np.testing.assert_allclose(depthwise_conv(x, folded) + bias, expected, atol=1e-5)
