@@ -60,3 +60,9 @@ def test_words_are_in_order_and_near_their_emissions_whatever_is_heard(seed, num
 
 def test_loudness_is_the_power_of_all_filters():
     np.testing.assert_allclose(loudness(np.log(np.full((3, 10), 10.0))), 20.0)
+
+
+def test_digital_silence_behind_the_audio_moves_no_border():
+    emissions = [Span(first + 5, first + 5 + SHORTEST) for first, _ in WORDS]
+    sound = levels(WORDS, 300)
+    assert align_words(np.append(sound, np.full(100, -50.0)), emissions) == align_words(sound, emissions)

@@ -19,7 +19,8 @@ from kernels.typing import Float
 
 PAUSE_SHARE = 0.1  # loudness up to here, between quiet and loud, is a pause
 QUIET, LOUD = 10, 90  # percentiles
-RANGE = 45.0  # dB below loud: what is quieter, such as digital silence, is as quiet
+SILENCE = 0.0  # dB, less than the last bit of 16: digital silence, which is no pause of the recording
+RANGE = 45.0  # dB below loud: what is quieter is as quiet
 SLOPE = 6.0  # dB above the limit to be speech for certain
 STRAY = 0.1  # a frame's worth of an emission before its word, or behind it
 EARLY, EARLY_FREE = 0.05, 20  # of a word that begins long before its emission or lasts long behind it; frames
@@ -80,7 +81,8 @@ def align_words(levels: Float[np.ndarray, " frames"], emissions: Sequence[Span],
 
 def _speech(levels: np.ndarray) -> np.ndarray:
     """How much each frame is speech, from -1 to 1."""
-    quiet, loud = np.percentile(levels, [QUIET, LOUD])
+    sound = levels[levels > SILENCE]
+    quiet, loud = np.percentile(sound if len(sound) else levels, [QUIET, LOUD])
     quiet = max(quiet, loud - RANGE)
     return np.clip((levels - quiet - PAUSE_SHARE * (loud - quiet)) / SLOPE, -1, 1)
 
