@@ -14,6 +14,7 @@ from conformer.checkpoints.units import blank_first
 from conformer.features import log_mel
 from conformer.filterbank import StreamingLogMel
 from conformer.model.layouts import EXECUTIONS
+from conformer.numerics import apply_policy
 from conformer.streaming import windows_of
 from conformer.streaming.engine import Engine
 from conformer.streaming.windows import Windows
@@ -185,3 +186,14 @@ def test_audio_streams_through_the_whole_of_it(load):
         for window in windows_of(engine.framing, golden.audio[0, : golden.audio_lengths[0]])
     ]
     np.testing.assert_allclose(np.concatenate(found), golden.outputs[4, 2][1][0, : golden.lengths[0]], atol=1e-2)
+
+
+@pytest.mark.parametrize("policy, largest", [("bfloat16", 0.05), ("int8", 0.2)])
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_policies_change_little(load, name, policy, largest):
+    """A log-probability, by what linear maps lose: weights of every kind, that of positions too."""
+    _, model, _, golden = load(name)
+    chunks = next(iter(golden.outputs))
+    arguments = golden.features[:1, :120], np.array([120], np.int32), *map(np.int32, chunks)
+    exact, narrow = (np.asarray(forward(version)(*arguments)[1]) for version in (model, apply_policy(model, policy)))
+    assert 0 < np.abs(narrow - exact).max() < largest

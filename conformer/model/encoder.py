@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from conformer.config import ModelConfig
@@ -12,7 +13,7 @@ from conformer.model.block import Block
 from conformer.model.layouts import EXECUTIONS
 from conformer.model.layouts.layout import Frames, Inside, Layout, Past, Seen
 from conformer.model.norm import LayerNorm
-from conformer.model.positions import sinusoids
+from conformer.model.positions import known_sinusoids, sinusoids
 from conformer.model.subsampling import make_subsampling
 from kernels.chunked_attention import chunk_rows
 from kernels.typing import Array, Float, Int, Key
@@ -92,7 +93,10 @@ class Encoder(nnx.Module):
             chunks = chunk_size, num_left_chunks
         seen = self.layout.seen(*rows, num_frames, chunks)
         inside = self.layout.inside(jnp.arange(num_frames) < lengths[:, None])
-        positions = self._positions(jnp.arange(num_frames)[None])
+        positions = None
+        if self.absolute:
+            rows = known_sinusoids(np.arange(num_frames), self.past_sizes[2])
+            positions = self.layout.from_sequence(jnp.asarray(rows)[None])
         outputs, _ = self.run(features, seen, inside, None, self.layout, dropout_key, heard, positions)
         return [self.layout.to_sequence(x) for x in outputs], lengths
 
@@ -130,12 +134,6 @@ class Encoder(nnx.Module):
             with layout.scope("norm"):
                 outputs[-1] = layout.norm(self.final_norm, outputs[-1])
         return outputs, new_pasts
-
-    def _positions(self, frames: Int[Array, "batch keys"]) -> Frames | None:
-        """The sinusoids of keys by their frames, where positions are absolute."""
-        if not self.absolute:
-            return None
-        return self.layout.from_sequence(sinusoids(frames.astype(jnp.float32), self.past_sizes[2]))
 
     def initial_cache(self, batch_size: int, chunk_size: int, num_left_chunks: int) -> Cache:
         """The state before the first chunk; num_left_chunks is at least 0 and fixes the size of the state."""
@@ -176,6 +174,9 @@ class Encoder(nnx.Module):
         key_end = jnp.broadcast_to(left + num_frames[:, None], rows)
         seen = self.layout.seen(key_start, key_end, left + chunk_size, None)
         inside = self.layout.inside(jnp.arange(chunk_size) < num_frames[:, None])
-        positions = self._positions(cache.frames[:, None] + jnp.arange(-left, chunk_size))
+        positions = None
+        if self.absolute:
+            frames = cache.frames[:, None] + jnp.arange(-left, chunk_size)
+            positions = self.layout.from_sequence(sinusoids(frames.astype(jnp.float32), self.past_sizes[2]))
         outputs, pasts = self.run(window, seen, inside, cache.blocks, self.layout, positions=positions)
         return self.layout.to_sequence(outputs[-1]), Cache(tuple(pasts), cache.frames + num_frames)

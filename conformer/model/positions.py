@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.typing import Array, Float
+from kernels.typing import Array, Float, Int
 
 
 def frequencies(dim: int) -> Float[np.ndarray, " half"]:
@@ -18,13 +18,14 @@ def sinusoids(positions: Float[Array, "*shape"], dim: int) -> Float[Array, "*sha
 
 
 def distance_sinusoids(num_queries: int, num_keys: int, dim: int) -> Float[np.ndarray, "distances channels"]:
-    """Those of all distances (position of a query) - (position of a key), descending; the queries are the last keys.
+    """Those of all distances (position of a query) - (position of a key), descending; the queries are the last keys."""
+    return known_sinusoids(np.arange(num_keys - 1, -num_queries, -1), dim)
 
-    Computed in float64, once, outside of the compiled function.
-    """
-    distances = np.arange(num_keys - 1, -num_queries, -1)
-    angles = distances[:, None] * np.exp(np.arange(0, dim, 2) * -(np.log(10_000.0) / dim))
-    return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(distances), dim).astype(np.float32)
+
+def known_sinusoids(positions: Int[np.ndarray, " positions"], dim: int) -> Float[np.ndarray, "positions channels"]:
+    """Those of positions known before tracing: computed in float64, outside of the compiled function."""
+    angles = positions[:, None] * np.exp(np.arange(0, dim, 2) * -(np.log(10_000.0) / dim))
+    return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(positions), dim).astype(np.float32)
 
 
 def relative_shift(scores: Float[Array, "*batch queries distances"]) -> Float[Array, "*batch queries keys"]:
