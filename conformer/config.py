@@ -62,6 +62,7 @@ class FeatureConfig:
     high_freq: float = 7_600.0  # Hz, upper edge of the last filter
     preemphasis: float = 0.97  # y[n] = x[n] - preemphasis * x[n-1]
     dither: float = 0.0  # standard deviation of added noise, in int16 units; 0 = off
+    trailing_silence: float = 0.5  # seconds heard behind audio that ends, for the last word's sake; not in training
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from conformer.config import FeatureConfig
 from kernels.typing import Float
 
 LOG_FLOOR = float(np.finfo(np.float32).eps)  # 1.1920929e-07, least energy of a filter before the logarithm
+MOST_TRAILING = 10.0  # seconds of silence behind the audio
 
 
 class FeatureError(ValueError):
@@ -34,6 +35,16 @@ def num_frames(config: FeatureConfig, num_samples: Any) -> Any:
     """
     shift = plan_of(config).shift
     return (num_samples + shift // 2) // shift
+
+
+def trailing_samples(config: FeatureConfig, num_samples: Any) -> Any:
+    """Samples of silence to recognise behind an utterance of `num_samples`; none behind less than a window.
+
+    A network that hears a word end knows the word: audio that ends with its last word would lose it. Takes and returns
+    what `num_frames` does.
+    """
+    plan = plan_of(config)
+    return (num_samples >= plan.window_length) * plan.trailing
 
 
 class StreamingLogMel:
@@ -64,16 +75,17 @@ class StreamingLogMel:
                 "convert 16-bit samples with pcm16_to_float and average channels"
             )
         self._buffer = np.concatenate([self._buffer, samples.astype(np.float32)])
-        complete = (self._received + self._plan.left - self._plan.window_length) // self._plan.shift + 1
+        complete = (self.received + self._plan.left - self._plan.window_length) // self._plan.shift + 1
         return self._emit(complete)
 
     def flush(self) -> Float[np.ndarray, "frames mel"]:
         """Ends the utterance and returns its last frames, which reach past its end (none on a second call)."""
         self._flushed = True
-        return self._emit(num_frames(self._config, self._received))
+        return self._emit(num_frames(self._config, self.received))
 
     @property
-    def _received(self) -> int:
+    def received(self) -> int:
+        """Samples taken so far."""
         return self._buffer_start + len(self._buffer)
 
     def _emit(self, end: int) -> np.ndarray:
@@ -83,7 +95,7 @@ class StreamingLogMel:
             return np.zeros((0, self._config.num_mel_bins), np.float32)
         start = self._num_frames * plan.shift - plan.left
         positions = np.arange(start, start + (count - 1) * plan.shift + plan.window_length)
-        signal = self._buffer[reflect(positions, self._received) - self._buffer_start] * np.float32(INT16_SCALE)
+        signal = self._buffer[reflect(positions, self.received) - self._buffer_start] * np.float32(INT16_SCALE)
         windows = np.lib.stride_tricks.sliding_window_view(signal, plan.window_length)[:: plan.shift]
         windows = windows - windows.mean(axis=1, keepdims=True)
         windows[:, 1:] -= self._config.preemphasis * windows[:, :-1]
@@ -104,6 +116,7 @@ class Plan(NamedTuple):
     shift: int
     left: int  # samples of the first frame that lie before the audio
     right: int  # samples of the last frame that lie past the audio, at most
+    trailing: int  # of silence behind an utterance that is recognised
     fft_size: int
     window: np.ndarray  # float32 [window_length]
     filters: np.ndarray  # float32 [fft_size // 2 + 1, mel]
@@ -125,6 +138,10 @@ def plan_of(config: FeatureConfig) -> Plan:
             f"features.low_freq={low} and features.high_freq={high} must ascend within 0 to {rate / 2:g} Hz, half of "
             "features.sample_rate"
         )
+    if not 0 <= config.trailing_silence <= MOST_TRAILING:
+        raise FeatureError(
+            f"features.trailing_silence={config.trailing_silence} must lie within 0 and {MOST_TRAILING:g} seconds"
+        )
     fft_size = 1 << (length - 1).bit_length()
     left = length // 2 - shift // 2
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / (length - 1))) ** 0.85
@@ -132,7 +149,8 @@ def plan_of(config: FeatureConfig) -> Plan:
     constants = [array.astype(np.float32) for array in (window, filters)]
     for array in constants:
         array.flags.writeable = False  # they are shared by every caller
-    return Plan(length, shift, left, length - left - shift + shift // 2, fft_size, *constants)
+    trailing = round(rate * config.trailing_silence)
+    return Plan(length, shift, left, length - left - shift + shift // 2, trailing, fft_size, *constants)
 
 
 def _mel_filters(sample_rate, fft_size, num_mel_bins, low_freq, high_freq) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The second half of a stream: log-probabilities in, tokens, words and segments out."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -62,6 +63,7 @@ class Transcript:
         self._decoder, self._endpoint = decoder(), endpoint
         self._segment_start = 0  # encoder frame at which the current segment began
         self._num_frames = 0  # encoder frames decoded
+        self.audio_seconds = math.inf  # no time is later: once the audio has ended, frames of silence follow it
         self.segments: list[Segment] = []  # those that are over and have not been taken
 
     def decode(self, log_probs: Float[np.ndarray, "frames vocab"]) -> None:
@@ -118,7 +120,7 @@ class Transcript:
         return self._tokenizer.symbols[token.id].startswith(SPACE_SYMBOL)
 
     def _seconds(self, frame: int) -> float:
-        return round(frame * self._frame_seconds, 3)
+        return round(min(frame * self._frame_seconds, self.audio_seconds), 3)
 
     def _seconds_since(self, frame: int) -> float:
         return (self._num_frames - frame) * self._frame_seconds
