@@ -2,10 +2,11 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint peers clean
+.PHONY: help setup hello demo test test-all fuzz lint peers clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+HELLO_STAMP := .venv/.hello
 
 # A Python that starts (a pyenv shim may not), is a version JAX has wheels for, and can make environments.
 CHECK := import ctypes, ensurepip, ssl, sys; sys.exit(not (3, 12) <= sys.version_info[:2] <= (3, 14))
@@ -27,6 +28,14 @@ define find_python
 	fi
 endef
 
+define make_venv
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  $(find_python); \
+	  echo "making .venv with $$("$$python" --version) ($$python)"; \
+	  "$$python" -m venv --clear .venv || exit 1; \
+	fi
+endef
+
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -34,13 +43,20 @@ setup: $(STAMP) ## make .venv with everything that the demo and the tests need
 
 # The lock holds the versions that were tested; pyproject.toml says which ranges are allowed.
 $(STAMP): requirements.lock pyproject.toml
-	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
-	  $(find_python); \
-	  echo "making .venv with $$("$$python" --version) ($$python)"; \
-	  "$$python" -m venv --clear .venv || exit 1; \
-	fi
+	@$(make_venv)
 	@echo "installing the packages of requirements.lock into .venv (a few minutes when none is cached)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock -e '.[demo,test,export]'
+	@touch $@
+
+hello: $(HELLO_STAMP) ## transcribe three recordings of speech/hello, with the few packages that this needs
+	@$(BIN)/python transcribe.py --artefact=models/words_micro/onnx_int8.onnx --output=words speech/hello/*.opus
+
+# What runs an export: no JAX. `make setup` adds the rest to the same .venv.
+$(HELLO_STAMP): requirements.lock
+	@$(make_venv)
+	@echo "installing what runs an exported model into .venv"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock \
+	  absl-py numpy onnxruntime sentencepiece soundfile soxr
 	@touch $@
 
 demo: $(STAMP) ## train on synthetic speech, score unseen voices, transcribe in real time
@@ -50,7 +66,10 @@ test: $(STAMP) ## run the tests, less those that are slow
 	@$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: test ## run them, then those of killed processes and long compilations
-	@$(BIN)/python -m pytest -n 2 -m slow
+	@JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n 2 -m slow
+
+fuzz: $(STAMP) ## read 10,000 damaged files: each is read right, or refused with one clear error
+	@$(BIN)/python -m tests.fuzz
 
 lint: $(STAMP) ## check style, formatting and types
 	@$(BIN)/python -m ruff check

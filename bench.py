@@ -11,6 +11,9 @@
     python bench.py front_ends [--chunks=40] [--json=FILE]
     python bench.py bandwidth [--chunks=40] [--json=FILE]
     python bench.py long_audio --workdir=runs/words [--json=FILE]
+    python bench.py times --workdir=models/words --source=../shared/data/connected_words_16k [--json=FILE]
+    python bench.py confidence --workdir=models/words [--source=PACK] [--outside=PACK] [--json=FILE]
+    python bench.py silence [--workdir=runs/words] [--json=FILE]
     python bench.py data --source=../shared/data/libri_mini [--json=FILE]
     python bench.py kernels [--op=NAME] [--shape=NAME] [--dtype=NAME] [--implementation=NAME] [--plots=FOLDER]
                             [--autotune] [--json=FILE]
@@ -38,6 +41,10 @@ front_ends  a training step and a second of a stream on one core, for each front
 bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
             (3 minutes)
 long_audio  a trained encoder over minutes of audio in one piece, with dense attention and without: time and memory
+times       how far the starts and ends of words are from known ones, in strings of clips (a minute); nothing is timed
+confidence  calibration error of a model's confidence before and after a fit on dev, and how much speech of other words
+            (--outside) a threshold rejects (2 minutes); nothing is timed
+silence     words that a model (every one that is shipped) writes into silence, noise, hum and notes; nothing is timed
 data        preparing a corpus and training-side reading: speed on the real speech of --source, memory on generated
             corpora of 10,000 and of 100,000 utterances (8 minutes)
 kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
@@ -56,6 +63,7 @@ from absl import app, flags
 
 from benchmarks import (
     bandwidth,
+    confidence,
     copies,
     cost,
     data,
@@ -66,7 +74,9 @@ from benchmarks import (
     numerics,
     plots,
     policies,
+    silence,
     streaming,
+    times,
     training,
     transcription,
 )
@@ -74,6 +84,7 @@ from benchmarks.kernels import run as kernels
 from benchmarks.kernels import tuning
 from benchmarks.kernels.cases import SelectionError
 from conformer import record, runtime
+from conformer.command import parse_flags
 
 _JSON = flags.DEFINE_string("json", None, "File that the record is written to: every time, device, versions, command.")
 _STEPS = flags.DEFINE_integer("steps", 5, "training: steps in each block.", lower_bound=1)
@@ -88,9 +99,14 @@ _DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16", "float16"], "k
 _IMPLEMENTATION = flags.DEFINE_string("implementation", None, "kernels: one of ours alone.")
 _AUTOTUNE = flags.DEFINE_bool("autotune", False, "kernels: search block sizes and keep the fastest.")
 _DEVICE = flags.DEFINE_enum("device", "x86", ["x86", "h200"], "cost: whose profile is compared with this machine.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "policies, decoding, long_audio: folder of a training run.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "policies, decoding, long_audio, times, confidence, silence: folder of a training run."
+)
 _LM = flags.DEFINE_string("lm", None, "decoding: ARPA model of words.")
-_SOURCE = flags.DEFINE_string("source", None, "data: manifest, pack or LibriSpeech folder of real speech.")
+_SOURCE = flags.DEFINE_string(
+    "source", None, "data, times, confidence: manifest, pack or LibriSpeech folder of real speech."
+)
+_OUTSIDE = flags.DEFINE_string("outside", None, "confidence: speech of other words than the model's, as --source.")
 _POLICIES = flags.DEFINE_list("policies", [], "policies: these alone, comma separated; default: all, and ablations.")
 
 
@@ -117,6 +133,11 @@ def measurements() -> dict[str, Measurement]:
         "front_ends": Measurement(front_ends, lambda: front_ends.run(chunks)),
         "bandwidth": Measurement(bandwidth, lambda: bandwidth.run(chunks)),
         "long_audio": Measurement(long_audio, lambda: long_audio.run(workdir), (_WORKDIR,)),
+        "times": Measurement(times, lambda: times.run(workdir, _SOURCE.value or ""), (_WORKDIR, _SOURCE)),
+        "confidence": Measurement(
+            confidence, lambda: confidence.run(workdir, _SOURCE.value, _OUTSIDE.value), (_WORKDIR,)
+        ),
+        "silence": Measurement(silence, lambda: silence.run(_WORKDIR.value)),
         "data": Measurement(data, lambda: data.run(_SOURCE.value or ""), (_SOURCE,)),
         "kernels": Measurement(tuning, lambda: tuning.run(_OP.value))
         if _AUTOTUNE.value
@@ -153,4 +174,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

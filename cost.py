@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from absl import app, flags
 
 from conformer import system
-from conformer.config import Config, define_config_flag, load_config, parse_flags
+from conformer.command import define_config_flag, parse_flags
+from conformer.config import Config, load_config
 from conformer.cost import DEVICES, PRECISIONS, Workload
 from conformer.cost.report import Report, comparison_table, module_table, report, shares_chart, waterfall_chart
 from conformer.cost.training import INTERCONNECTS, training_step, training_table

@@ -5,11 +5,13 @@
   python eval.py --workdir=runs/words --manifest=my_recordings.jsonl --split=all --json=results.json
   python eval.py --workdir=runs/libri_mini --split=dev --beam-size=32 --lm=words.arpa --tune=lm-weight=0.3,0.5,0.8
 
-Prints word and character error rates with their parts and a 95 % interval, and writes the errors of each utterance to
-errors-SPLIT.jsonl in the work directory. With --streaming, the same utterances are also recognised as streams on one
-core, once for each chunk size, beside the whole utterance in one table. With --masked, they are recognised whole and in
-batches, but each frame sees what it would see in a stream: the same words much sooner, and no latency. With --beam-size
-(and --lm, of lm.py), everything is also decoded by a beam search, each figure beside the greedy one.
+Prints word and character error rates with their parts and a 95 % interval. Nothing is written that is not asked for:
+--errors=FILE gets the errors of each utterance, --json=FILE the figures. With --streaming, the same utterances are also
+recognised as streams on one core, once for each chunk size, beside the whole utterance in one table. With --masked,
+they are recognised whole and in batches, but each frame sees what it would see in a stream: the same words much sooner,
+and no latency. With --beam-size (and --lm, of lm.py), everything is also decoded by a beam search, each figure beside
+the greedy one. With --calibrate, the confidence of words is fitted to how often they are right, and kept beside the
+model.
 """
 
 import dataclasses
@@ -17,24 +19,32 @@ import datetime
 import json
 import pathlib
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 import jax
+import tqdm
 from absl import app, flags
 from flax import nnx
 
 from conformer import runtime, system
-from conformer.config import EXECUTIONS, parse_flags
+from conformer.command import parse_flags
+from conformer.config import EXECUTIONS
 from conformer.data import load_split
-from conformer.decode.search import Search, define_search_flags, make_decoder, read_lm
+from conformer.decode.confidence import CONFIDENCE_FILE, Confidence
+from conformer.decode.search import Search, check_nbest, define_search_flags, make_decoder, read_lm
+from conformer.evaluation.confidence import calibration_error, fit, judge
 from conformer.evaluation.latency import latency_plot
-from conformer.evaluation.offline import Transcripts, decode, make_forward, posteriors
+from conformer.evaluation.offline import Heard, Transcripts, decode, make_forward, posteriors
 from conformer.evaluation.scorer import write_errors
 from conformer.evaluation.streaming import Timing, transcribe_streaming
 from conformer.evaluation.tuning import read_grid, tune
 from conformer.numerics import POLICIES, apply_policy, scale_residual
 from conformer.streaming.engine import Engine
+from conformer.tokenizer import Tokenizer
 from conformer.training.checkpoint import load_model
 
+CALIBRATION_CHUNK = 16  # encoder frames: what transcribe.py hears at a time
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 MANIFEST = flags.DEFINE_string("manifest", None, "JSONL manifest, pack or LibriSpeech folder; default: the run's data.")
 SPLIT = flags.DEFINE_string("split", "test", "Which split of it; all = every row.")
@@ -51,7 +61,11 @@ SEARCH = define_search_flags()
 TUNE = flags.DEFINE_multi_string(
     "tune", [], "Search with each of these and keep the best, as in --tune=lm-weight=0.3,0.5 --tune=word-bonus=0,2."
 )
-ERRORS = flags.DEFINE_string("errors", None, "File for the errors of each utterance; default: in the work directory.")
+CALIBRATE = flags.DEFINE_bool(
+    "calibrate", False, "Fit the confidence of words to this split, not test, and keep it in the work directory."
+)
+NBEST = flags.DEFINE_integer("nbest", 0, "Alternatives of an utterance in the errors file, of a beam.", lower_bound=0)
+ERRORS = flags.DEFINE_string("errors", None, "Also write the errors of each utterance to this file (JSONL).")
 PLOT = flags.DEFINE_string("plot", None, "Draw error rate against latency into this file (SVG).")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
@@ -78,9 +92,13 @@ def evaluate(workdir: pathlib.Path) -> None:
         raise ValueError(
             "--tune chooses the settings of a beam search, by another split than test: add --split=dev --beam-size=8"
         )
+    check_nbest(NBEST.value, search)
+    if CALIBRATE.value:
+        if SPLIT.value in ("test", "all"):
+            raise ValueError("--calibrate fits to another split than test: add --split=dev")
+        system.check_writable(workdir / CONFIDENCE_FILE)
+    confidence = Confidence.load(workdir)
     config, model, tokenizer, step = load_model(workdir, EXECUTION.value)
-    errors = pathlib.Path(ERRORS.value or workdir / f"errors-{SPLIT.value}.jsonl")
-    system.check_writable(errors)
     lm = read_lm(search, tokenizer)
     for candidate in (search, *grid):
         make_decoder(candidate, tokenizer, lm)()  # one that cannot be is known before anything is recognised
@@ -91,7 +109,7 @@ def evaluate(workdir: pathlib.Path) -> None:
     graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
     forward = make_forward(config, graphdef)
     broken: dict[str, str] = {}
-    heard = posteriors(config, forward, params, statistics, utterances, broken)
+    heard = progress(posteriors(config, forward, params, statistics, utterances, broken), len(utterances))
     if search.beam_size:
         heard = list(heard)  # decoded more than once
     searches = [Search()]
@@ -103,14 +121,27 @@ def evaluate(workdir: pathlib.Path) -> None:
         search = trials[0][0]
     if search.beam_size:
         searches.append(search)
-        transcripts = decode(heard, broken, tokenizer, make_decoder(search, tokenizer, lm))
+        transcripts = decode(heard, broken, tokenizer, make_decoder(search, tokenizer, lm), NBEST.value)
         rows.append(row("offline", transcripts, search))
         print(f"{SPLIT.value}, {search}: {transcripts.score()}")
     read = transcripts.utterances
-    write_errors(errors, [u.id for u in read], [u.text for u in read], transcripts.texts)
     for message in broken.values():
         print(f"not scored: {message}")
-    print(f"errors of each utterance: {errors}")
+    if ERRORS.value:
+        frame = config.model.subsampling_factor * config.features.frame_shift_ms / 1000
+        details = [detail(heard, confidence, tokenizer, frame) for heard in transcripts.heard]
+        references = [u.text for u in read]
+        write_errors(ERRORS.value, [u.id for u in read], references, transcripts.texts, tokenizer.level, details)
+    if CALIBRATE.value:
+        context = dict(
+            chunk_size=chunk_sizes[0] if chunk_sizes else CALIBRATION_CHUNK, num_left_chunks=NUM_LEFT_CHUNKS.value
+        )
+        as_streamed = posteriors(config, forward, params, statistics, read, {}, **context)
+        judged = judge(decode(as_streamed, {}, tokenizer, make_decoder(search, tokenizer, lm)))
+        fitted = fit(judged)
+        before, after = (calibration_error(judged, calibration)["words"] for calibration in (confidence, fitted))
+        fitted.save(workdir)
+        print(f"calibration error of words: {before:.1%}, now {after:.1%}: {workdir / CONFIDENCE_FILE}")
 
     # ------------------------------------------------------------------------ streams
     masked, streams = [], []
@@ -118,7 +149,7 @@ def evaluate(workdir: pathlib.Path) -> None:
         milliseconds = round(chunk_size * config.model.subsampling_factor * config.features.frame_shift_ms)
         context = dict(chunk_size=chunk_size, num_left_chunks=NUM_LEFT_CHUNKS.value)
         if MASKED.value:
-            heard = list(posteriors(config, forward, params, statistics, read, {}, **context))
+            heard = list(progress(posteriors(config, forward, params, statistics, read, {}, **context), len(read)))
             for one in searches:
                 whole = decode(heard, {}, tokenizer, make_decoder(one, tokenizer, lm))
                 masked.append(row(f"{milliseconds} ms, masked", whole, one, chunk_size=chunk_size))
@@ -126,7 +157,7 @@ def evaluate(workdir: pathlib.Path) -> None:
             engine = Engine(config, model, **context)
             for one in searches:
                 decoder = make_decoder(one, tokenizer, lm)
-                streamed, timing = transcribe_streaming(engine, tokenizer, read, decoder=decoder)
+                streamed, timing = transcribe_streaming(engine, tokenizer, progress(read, len(read)), decoder=decoder)
                 streams.append(row(f"{milliseconds} ms", streamed, one, timing, chunk_size))
     if len(rows) > 1 or chunk_sizes:
         print("\n" + table(rows + masked + streams))
@@ -145,6 +176,7 @@ def evaluate(workdir: pathlib.Path) -> None:
             "numerics": NUMERICS.value or config.numerics,
             "residual_scale": RESIDUAL_SCALE.value,
             "not_scored": len(broken),
+            "calibration_error": calibration_error(judged, confidence) if (judged := judge(transcripts)) else None,
         }
         lists = {
             "searched": rows[1:],
@@ -154,6 +186,20 @@ def evaluate(workdir: pathlib.Path) -> None:
         }
         record |= rows[0] | {name: values for name, values in lists.items() if values}
         system.write_text(pathlib.Path(JSON.value), json.dumps(record, indent=2) + "\n")
+
+
+def progress[T](things: Iterable[T], total: int) -> Iterable[T]:
+    """The same, while a bar on standard error, if that is a terminal, says how many have passed."""
+    return tqdm.tqdm(things, total=total, unit="utterance", disable=None, leave=False, dynamic_ncols=True)
+
+
+def detail(heard: Heard, confidence: Confidence, tokenizer: Tokenizer, frame_seconds: float) -> dict[str, Any]:
+    """What the errors file says of an utterance beside its errors."""
+    return {
+        "confidences": confidence.of(heard.evidence).round(4).tolist(),
+        "tokens": [[tokenizer.symbols[token.id], round(token.frame * frame_seconds, 3)] for token in heard.tokens],
+        "alternatives": [alternative._asdict() for alternative in heard.alternatives],
+    }
 
 
 def read_chunk_sizes() -> list[int]:

@@ -14,7 +14,7 @@ from absl import app, flags
 
 from conformer import runtime
 from conformer.artefacts.formats import FORMATS
-from conformer.config import parse_flags
+from conformer.command import parse_flags
 from conformer.export.pipeline import export, release
 from conformer.system import check_folder
 

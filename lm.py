@@ -4,8 +4,9 @@
   python lm.py --manifest=../shared/data/libri_mini --workdir=runs/libri_mini --order=6 --out=units.arpa
   python lm.py --text=books.txt --manifest=../shared/data/libri_mini --out=words.arpa
 
-Of words, or (--workdir) of the units of a trained recogniser's tokenizer. Prints how well the model predicts the dev
-split, and warns when it has learned from texts of another split.
+Of words, or (--workdir) of the units of a trained recogniser's tokenizer. Texts are spelled as that run's are, or as
+--normalise says. Prints how well the model predicts the dev split, and warns when it has learned from texts of another
+split.
 """
 
 import collections
@@ -14,11 +15,12 @@ import sys
 
 from absl import app, flags
 
-from conformer.config import parse_flags
+from conformer.command import parse_flags
+from conformer.config import Config
 from conformer.data.manifest import load_manifest
 from conformer.decode.language_model import LanguageModelError, measure, train_ngram
 from conformer.system import check_writable
-from conformer.text import listed, normalise, read_lines, strangers
+from conformer.text import LEVELS, listed, normalise, read_lines, strangers
 from conformer.tokenizer import Tokenizer, load_tokenizer
 
 MANIFEST = flags.DEFINE_string("manifest", None, "JSONL manifest, pack or LibriSpeech folder.", required=True)
@@ -26,6 +28,7 @@ SPLIT = flags.DEFINE_string("split", "train", "The split of it to learn from.")
 DEV_SPLIT = flags.DEFINE_string("dev-split", "dev", "The split of it to measure with.")
 TEXT = flags.DEFINE_string("text", None, "Further text to learn from: a file, a sentence a line.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Run whose tokenizer's units to model; default: words.")
+NORMALISE = flags.DEFINE_enum("normalise", None, LEVELS, "Spelling of texts; default: that of the run, else basic.")
 ORDER = flags.DEFINE_integer("order", 3, "Words or units of an n-gram.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "ARPA file to write.", required=True)
 
@@ -39,19 +42,23 @@ def main(_) -> None:
 
 def train() -> None:
     check_writable(OUT.value)
+    run = Config.from_json(pathlib.Path(WORKDIR.value, "config.json")).text.normalise if WORKDIR.value else "basic"
+    level = NORMALISE.value or run
+    if WORKDIR.value and level != run:
+        raise ValueError(f"--normalise={level}: the units of {WORKDIR.value} are of texts spelled {run}: leave it out")
     by_split = collections.defaultdict(list)
-    for utterance in load_manifest(MANIFEST.value):
+    for utterance in load_manifest(MANIFEST.value, level, print):
         by_split[utterance.split].append(utterance.text)
     if SPLIT.value not in by_split:
         raise ValueError(f"no utterance in split {SPLIT.value!r}: --split may be {', '.join(sorted(by_split))}")
     texts, dev = by_split[SPLIT.value], by_split[DEV_SPLIT.value]
     if TEXT.value:
-        texts += [normalise(line) for _, line in read_lines(pathlib.Path(TEXT.value), LanguageModelError)]
+        texts += [normalise(line, level) for _, line in read_lines(pathlib.Path(TEXT.value), LanguageModelError)]
     for split, held_out in by_split.items():
         if split != SPLIT.value and (seen := set(texts) & set(held_out)):
             print(f"lm.py: warning: {len(seen)} texts of {split} are among those to learn from", file=sys.stderr)
     if WORKDIR.value:
-        tokenizer = load_tokenizer(WORKDIR.value)
+        tokenizer = load_tokenizer(WORKDIR.value, level)
         texts, dev = spelled(tokenizer, texts, SPLIT.value), spelled(tokenizer, dev, DEV_SPLIT.value)
     model = train_ngram(texts, ORDER.value)
     model.write_arpa(OUT.value)

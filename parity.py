@@ -21,7 +21,7 @@ from conformer import runtime, system
 from conformer.artefacts.card import Card, load_cards
 from conformer.artefacts.formats import ExportError
 from conformer.artefacts.loading import load_runtimes
-from conformer.config import parse_flags
+from conformer.command import parse_flags
 from conformer.data import load_split
 from conformer.export import sherpa
 from conformer.export.parity import REFERENCE, Parity

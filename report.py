@@ -8,6 +8,7 @@ import pathlib
 from absl import app
 
 from benchmarks.report import build
+from conformer.command import parse_flags
 
 ROOT = pathlib.Path(__file__).parent
 
@@ -22,4 +23,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

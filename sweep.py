@@ -17,7 +17,7 @@ import sys
 from absl import app, flags
 
 from conformer import record
-from conformer.config import parse_flags
+from conformer.command import parse_flags
 from conformer.sweep import Sweep, load_sweep, run_sweep
 from conformer.sweep.schedule import read_trial
 from conformer.sweep.table import csv_table, markdown_table, page

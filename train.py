@@ -4,7 +4,7 @@
   python train.py --config=configs/words.py --workdir=runs/words --config.model.encoder_dim=176
 
 The work directory gets config.json, the tokenizer, checkpoints, metrics.jsonl and TensorBoard events. The same command
-again resumes from the newest checkpoint.
+again resumes from the newest checkpoint; with --extend=N it trains a finished run on. Your own data: docs/your_data.md.
 
 Several devices are used as they are found; several processes are started each with the address of the first
 (docs/scale.md):
@@ -21,23 +21,38 @@ import numpy as np
 from absl import app, flags
 from jax.experimental import multihost_utils
 
-from conformer import runtime, system
+from conformer import runtime
 from conformer.audio import AudioError
-from conformer.config import Config, ConfigError, define_config_flag, parse_flags
-from conformer.data import Corpus, DataError, TrainLoader, in_splits, load_utterances, speak_runs, texts_of
+from conformer.command import define_config_flag, parse_flags
+from conformer.config import Config, ConfigError
+from conformer.data import (
+    Corpus,
+    DataError,
+    TrainLoader,
+    in_splits,
+    load_utterances,
+    speak_runs,
+    texts_of,
+    with_buckets,
+)
 from conformer.evaluation.scorer import ScoreError
 from conformer.filterbank import FeatureError
 from conformer.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints
+from conformer.training.finetune import begin_with
 from conformer.training.mesh import make_mesh, share_of
 from conformer.training.metrics import MetricsLog, Progress
 from conformer.training.processes import in_child, join, leaving_when_others_are_lost
+from conformer.training.resume import bind, check_data, digest_of, resumed
 from conformer.training.run import Trainer, feature_statistics, make_loader
 from conformer.training.state import count_parameters
 from conformer.training.step import draw_chunk
 
 CONFIG = define_config_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run; created if it does not exist.", required=True)
+EXTEND = flags.DEFINE_integer(
+    "extend", None, "Train a finished run on, for so many updates beyond train.num_steps.", lower_bound=0
+)
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, or auto on a cluster; None = one process."
 )
@@ -51,7 +66,7 @@ def main(_) -> None:
     try:
         join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         with leaving_when_others_are_lost():
-            train(CONFIG.value, pathlib.Path(WORKDIR.value))
+            train(CONFIG.value, pathlib.Path(WORKDIR.value), EXTEND.value)
     except EXPECTED as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
@@ -76,14 +91,20 @@ EXPECTED = (
 )
 
 
-def train(config: Config, workdir: pathlib.Path) -> None:
+def train(config: Config, workdir: pathlib.Path, extend: int | None = None) -> None:
     mesh = make_mesh(config.train.fsdp)
     share = share_of(mesh, config.train.accumulate)
     first = share.index == 0  # the process that writes and speaks for all
 
+    say = print if first else lambda _: None
+    config = resumed(config, workdir, extend)
+
     # ------------------------------------------------------------------ data
-    utterances = load_utterances(config)
+    utterances = load_utterances(config, say)
     training = in_splits(utterances, config.data.train_splits)
+    digest = digest_of(training)
+    if extend is None:
+        check_data(workdir, digest)
     evaluation = list(in_splits(utterances, config.data.eval_splits))
     if config.data.spoken_utterances:
         if isinstance(training, Corpus):
@@ -93,15 +114,24 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     if first:
         workdir.mkdir(parents=True, exist_ok=True)
         if not (workdir / "config.json").exists():
-            train_tokenizer(config.tokenizer, texts_of(training)).save(workdir)
+            given = config.tokenizer.kind == "given"
+            units = (
+                load_tokenizer(config.train.init_from)
+                if given
+                else train_tokenizer(config.tokenizer, texts_of(training))
+            )
+            units.save(workdir)
     multihost_utils.sync_global_devices("tokenizer")
-    tokenizer = load_tokenizer(workdir)
-    config = config.replace({"model.vocab_size": tokenizer.vocab_size})
-    if first:
-        write_config(config, workdir / "config.json")
+    tokenizer = load_tokenizer(workdir, config.text.normalise)
+    config = with_buckets(config.replace({"model.vocab_size": tokenizer.vocab_size}), training)
 
     loader = make_loader(config, training, tokenizer)
-    say = print if first else lambda _: None
+    if first:
+        bind(config, workdir, digest)
+    characters = "".join(sorted(tokenizer.alphabet - {" "}))
+    more = f" and {len(characters) - SHOWN} more" if len(characters) > SHOWN else ""
+    say(f"text.normalise={config.text.normalise}, characters: {characters[:SHOWN]}{more}")
+    say(f"data.bucket_seconds={','.join(f'{seconds:g}' for seconds in config.data.bucket_seconds)}")
     say(
         f"{loader.num_utterances} utterances, {loader.seconds / 3600:.2f} h, {tokenizer.vocab_size} units, "
         f"{loader.steps_per_epoch} steps an epoch, {len(evaluation)} utterances to evaluate on"
@@ -112,10 +142,16 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     # ----------------------------------------------------------------- state
     checkpoints = Checkpoints(workdir)
     start = checkpoints.latest_step()
-    mean, std = feature_statistics(config, loader) if start is None else (np.zeros(config.features.num_mel_bins),) * 2
+    if start is None:
+        mean, std = feature_statistics(config, training, tokenizer)
+    else:
+        mean = std = np.zeros(config.features.num_mel_bins)  # the checkpoint has them
     trainer = Trainer(config, mean, std, mesh)
     if start is not None:
         trainer.state = checkpoints.restore(trainer.state)
+    elif config.train.init_from:
+        trainer.state, random = begin_with(trainer.state, config.train.init_from)
+        say(f"weights of {config.train.init_from}" + (f"; at random: {', '.join(random)}" if random else ""))
     start = int(trainer.state.step)
     devices = f"{mesh.size} x {jax.devices()[0].device_kind}" if mesh.size > 1 else jax.devices()[0].device_kind
     devices += f" in {share.count} processes" if share.count > 1 else ""
@@ -126,9 +162,15 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     progress = Progress(start, config.train.num_steps, muted=not first)
     began = window_start = time.perf_counter()
     window_seconds, window_losses, pending = 0.0, [], None
+    compiled, evaluated = set(), False  # the first of each shape, and the first evaluation, take longer than others
     try:
         for step, batch in loader.batches(start, config.train.num_steps - start, share):
+            pause = time.perf_counter()
             metrics = trainer.update(batch, draw_chunk(config.train, config.seed, step))
+            if batch.audio.shape not in compiled:
+                compiled.add(batch.audio.shape)
+                window_start += time.perf_counter() - pause
+                progress.set_aside(time.perf_counter() - pause)
             # The device works on this step while the one before it is looked at.
             if pending is not None:
                 window_losses.append(check(*pending, config, loader, progress))
@@ -158,6 +200,9 @@ def train(config: Config, workdir: pathlib.Path) -> None:
                 for message in loader.left_out():
                     progress.say(message)
                 window_start += time.perf_counter() - pause
+                if not evaluated:
+                    progress.set_aside(time.perf_counter() - pause)
+                evaluated = True
 
             if done % config.train.checkpoint_every == 0 or done == config.train.num_steps:
                 checkpoints.save(done, trainer.state)
@@ -170,10 +215,13 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     for message in loader.broken.values():
         print(f"skipped: {message}")
     minutes, end = (time.perf_counter() - began) / 60, int(trainer.state.step)
+    if start == end:
+        return say(f"{workdir} is trained to its end already: --extend=N trains it on")
     say(f"trained from step {start} to {end} in {minutes:.1f} minutes; next: eval.py --workdir={workdir}")
 
 
 LOGGED = ("gradient_norm", "learning_rate", "skipped")
+SHOWN = 100  # characters of a tokenizer that are listed
 
 
 def check(step: int, metrics: dict, config: Config, loader: TrainLoader, progress: Progress) -> float:
@@ -188,14 +236,6 @@ def check(step: int, metrics: dict, config: Config, loader: TrainLoader, progres
             "train.compute=float32"
         )
     return float(metrics["loss"])
-
-
-def write_config(config: Config, path: pathlib.Path) -> None:
-    """Stores the resolved configuration; a work directory belongs to one, on whatever number of devices."""
-    if path.exists() and (keys := set(config.differences(Config.from_json(path))) - {"train.fsdp"}):
-        keys = ", ".join(sorted(keys))
-        raise ConfigError(f"{path.parent} belongs to a run with other values of {keys}: choose another --workdir")
-    system.write_text(path, config.to_json())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
   python transcribe.py recording.wav                 (the nine words of models/words_micro)
   python transcribe.py --workdir=runs/demo recording.wav another.flac
   python transcribe.py --artefact=exported/onnx_int8.onnx recording.wav      (without JAX)
-  python transcribe.py --workdir=runs/demo --output=srt recording.wav > recording.srt
+  python transcribe.py --workdir=runs/demo --output=srt --out-dir=subtitles *.wav
   arecord -t raw -f S16_LE -r 16000 -c 1 | python transcribe.py --workdir=runs/demo -
   python transcribe.py --workdir=runs/demo --microphone
   python transcribe.py --workdir=runs/demo --example
@@ -13,30 +13,40 @@ Ctrl-C ends a source: what has been heard is still recognised. Segments are prin
 that a source may last for ever.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TextIO
 
 import numpy as np
 from absl import app, flags
 
 from conformer import runtime, system
 from conformer.audio import AudioError, read_audio
-from conformer.config import EXECUTIONS, Config, parse_flags
-from conformer.decode.search import define_search_flags, make_decoder, read_lm
+from conformer.command import parse_flags
+from conformer.config import EXECUTIONS, Config
+from conformer.decode.confidence import Confidence
+from conformer.decode.search import check_nbest, define_search_flags, make_decoder, read_lm
 from conformer.policy import POLICIES
 from conformer.streaming import EndpointConfig, Recognizer, Segment, Stepper, StreamError
+from conformer.streaming.outputs import Writer, output_paths
 from conformer.streaming.sources import BLOCK_SECONDS, pace, read_pcm, record_microphone
-from conformer.streaming.subtitles import VTT_HEADER, srt_cue, vtt_cue
 from conformer.tokenizer import Tokenizer
 
 RELEASED = pathlib.Path(__file__).parent / "models" / "words_micro"
 ARTEFACT = flags.DEFINE_string("artefact", None, "File that export.py wrote, or its card, to run instead of a workdir.")
 WORKDIR = flags.DEFINE_string("workdir", str(RELEASED), "Folder of a training run; default: the model that is shipped.")
-OUTPUT = flags.DEFINE_enum("output", "txt", ["txt", "json", "srt", "vtt"], "What to print of a segment that has ended.")
+OUTPUTS = ["txt", "words", "json", "srt", "vtt"]
+OUTPUT = flags.DEFINE_enum("output", "txt", OUTPUTS, "What to write of a segment that has ended.")
+OUT_DIR = flags.DEFINE_string("out-dir", None, "Folder to write that to, a file for each source; default: print it.")
+NBEST = flags.DEFINE_integer("nbest", 0, "Alternatives of a segment in JSON, of a beam search.", lower_bound=0)
+MIN_CONFIDENCE = flags.DEFINE_float(
+    "min-confidence", 0.0, "Leave out segments that are less sure, such as speech of other words than the model's."
+)
 CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames recognised at a time.", lower_bound=1)
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
 NUMERICS = flags.DEFINE_enum("numerics", None, list(POLICIES), "Numerics policy; default: that of the run's config.")
@@ -65,18 +75,32 @@ def main(arguments: list[str]) -> None:
     try:
         search = SEARCH()
         system.check_writable(JSON.value)
+        names = [*arguments[1:], *(["example"] * EXAMPLE.value), *(["microphone"] * MICROPHONE.value)]
+        paths = output_paths(OUT_DIR.value, names, OUTPUT.value) if OUT_DIR.value else [None] * len(names)
+        check_nbest(NBEST.value, search)
+        confidence = Confidence.load(pathlib.Path(ARTEFACT.value).parent if ARTEFACT.value else WORKDIR.value)
         stepper, tokenizer = open_artefact(ARTEFACT.value) if ARTEFACT.value else open_workdir()
         decoder = make_decoder(search, tokenizer, read_lm(search, tokenizer))
-        recognizer = Recognizer(stepper, tokenizer, decoder=decoder, endpoint=EndpointConfig())
+        recognizer = Recognizer(
+            stepper,
+            tokenizer,
+            decoder=decoder,
+            endpoint=EndpointConfig(),
+            confidence=confidence,
+            min_confidence=MIN_CONFIDENCE.value,
+            num_alternatives=NBEST.value,
+        )
         sources = open_sources(stepper.framing.features.sample_rate, arguments[1:])
     except ValueError as error:  # what every error of bad input is
         sys.exit(f"transcribe.py: {error}")
 
     stepper.warm_up()
     records, failed = [], False
-    for name, blocks in sources:
+    if OUT_DIR.value:
+        pathlib.Path(OUT_DIR.value).mkdir(parents=True, exist_ok=True)
+    for (name, blocks), path in zip(sources, paths, strict=True):
         recognizer.reset()
-        record = {"source": name} | run(recognizer, blocks)
+        record = {"source": name} | transcribe(recognizer, blocks, name, path)
         if record["error"]:
             print(f"transcribe.py: {record['error']}", file=sys.stderr)
             failed = True  # the other sources are still transcribed
@@ -130,9 +154,23 @@ def open_sources(rate: int, names: Sequence[str]) -> list[tuple[str, Iterator[np
     return sources
 
 
-def run(recognizer: Recognizer, blocks: Iterator[np.ndarray]) -> dict:
+def transcribe(
+    recognizer: Recognizer, blocks: Iterator[np.ndarray], name: str, path: pathlib.Path | None
+) -> dict[str, Any]:
+    """Runs a source, and writes its file where it has one; as `run`. No file is left of a source without audio."""
+    if path is None:
+        return run(recognizer, blocks, Output(name, sys.stdout))
+    record: dict[str, Any] = {}
+    with contextlib.suppress(AudioError), system.replacing(path) as partial:
+        with partial.open("w", encoding="utf-8") as file:
+            record |= run(recognizer, blocks, Output(name, file))
+        if record["error"] and not record["audio_seconds"]:
+            raise AudioError(record["error"])
+    return record
+
+
+def run(recognizer: Recognizer, blocks: Iterator[np.ndarray], output: "Output") -> dict[str, Any]:
     """Feeds a stream and shows its text as it grows; returns its figures and, for --json, its text and words."""
-    output = Output()
     segments: list[Segment] = []
     compute, first_text, error = 0.0, None, None
 
@@ -164,6 +202,7 @@ def run(recognizer: Recognizer, blocks: Iterator[np.ndarray]) -> dict:
     return {
         "text": " ".join(segment.text for segment in segments),
         "words": [word._asdict() for segment in segments for word in segment.words],
+        "segments": [segment.as_dict() for segment in segments],
         "audio_seconds": seconds,
         "compute_seconds": compute,
         "rtf": compute / seconds if seconds else None,
@@ -175,44 +214,49 @@ def run(recognizer: Recognizer, blocks: Iterator[np.ndarray]) -> dict:
 class Output:
     """Text as it grows: rewritten in place on a terminal, a line for each change elsewhere.
 
-    On standard error unless the output is plain text, so that subtitles and JSON can be piped.
+    On standard error unless plain text is printed, so that subtitles and JSON can be piped.
+
+    Args:
+        source: its name.
+        file: what is written of segments that have ended.
     """
 
-    def __init__(self):
+    def __init__(self, source: str, file: TextIO):
         self._file = sys.stdout if OUTPUT.value == "txt" else sys.stderr
-        self._on_terminal, self._shown, self._num_segments = self._file.isatty(), "", 0
-        if OUTPUT.value == "vtt":
-            print(VTT_HEADER, flush=True)
+        self._on_terminal, self._shown, self._silent = self._file.isatty(), "", True
+        self._writer, self._written = Writer(OUTPUT.value, source), file if file is not self._file else None
+        self._write(self._writer.begin())
 
     def partial(self, seconds: float, text: str) -> None:
-        """Shows the text of the current segment, if it has changed."""
-        if text == self._shown:
+        """Shows the text of the current segment, if it has changed; on a terminal, how far the source is heard too."""
+        clock = f"{int(seconds) // 60}:{int(seconds) % 60:02}  " if self._on_terminal else ""
+        if clock + text == self._shown:
             return
-        self._shown = text
+        self._shown = clock + text
         if self._on_terminal:
             columns = os.get_terminal_size(self._file.fileno()).columns  # 0 where the terminal does not know
-            shown = text[1 - columns :] if columns > 1 else text
-            print(f"\r\x1b[K{shown}", end="", file=self._file, flush=True)
+            shown = text[len(clock) + 1 - columns :] if columns > len(clock) + 1 else text
+            print(f"\r\x1b[K{clock}{shown}", end="", file=self._file, flush=True)
         elif text:
             print(f"{seconds:7.2f} s  {text}", file=self._file, flush=True)
 
     def segment(self, segment: Segment) -> None:
-        """Shows a segment that has ended, and prints it in the format asked for."""
+        """Shows a segment that has ended, and writes it in the format asked for."""
         self._final(segment.text)
-        self._num_segments += 1
-        match OUTPUT.value:
-            case "srt":
-                print(srt_cue(segment, self._num_segments), flush=True)
-            case "vtt":
-                print(vtt_cue(segment), flush=True)
-            case "json":
-                words = [word._asdict() for word in segment.words]
-                print(json.dumps(segment._asdict() | {"words": words}), flush=True)
+        self._silent = False
+        self._write(self._writer.segment(segment))
 
     def end(self) -> None:
-        """Shows that nothing was recognised, if that is so."""
-        if self._num_segments == 0:
+        """Writes what is left; shows that nothing was recognised, if so, and leaves no clock behind."""
+        self._write(self._writer.end())
+        if self._silent:
             self._final("")
+        elif self._on_terminal:
+            print("\r\x1b[K", end="", file=self._file, flush=True)
+
+    def _write(self, text: str) -> None:
+        if self._written is not None and text:
+            print(text, end="", file=self._written, flush=True)
 
     def _final(self, text: str) -> None:
         self._shown = ""
@@ -237,3 +281,5 @@ if __name__ == "__main__":
         app.run(main, flags_parser=parse_flags)
     except BrokenPipeError:  # whoever reads the text has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is left to flush
+    except OSError as error:  # a full disk, say
+        sys.exit(f"transcribe.py: {error}")

@@ -202,7 +202,7 @@ def generate(folder: pathlib.Path, size: int) -> None:
         for index in range(size):
             row = {"id": f"u{index:09}", "audio": f"{index % FILES}.wav", "duration": durations[index % FILES]}
             text = words[int(rng.integers(len(words)))]
-            manifest.write(json.dumps(row | {"text": text, "speaker": f"s{index % 1000}"}) + "\n")
+            manifest.write(json.dumps(row | {"text": text, "speaker": f"s{index % 1000}", "split": "train"}) + "\n")
 
 
 def table(result: dict) -> str:

@@ -14,7 +14,9 @@ def get_config() -> Config:
     return Config(
         augment=AugmentConfig(
             speed_factors=(0.88, 0.94, 1.0, 1.06, 1.12),
-            noise_probability=0.2,
+            background_probability=0.06,
+            pause_seconds=0.6,
+            noise_probability=0.25,
             gain_db=(-10.0, 6.0),
             num_freq_masks=2,
             freq_mask_width=10,
@@ -27,6 +29,7 @@ def get_config() -> Config:
             source="../shared/data/connected_words_16k",
             batch_seconds=48.0,
             bucket_seconds=(0.8, 3.0, 4.5, 6.5),
+            spoken_utterances=1_500,
             curriculum_steps=600,
         ),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=64),
@@ -35,10 +38,12 @@ def get_config() -> Config:
             encoder_dim=64,
             num_layers=3,
             feed_forward_dim=160,
+            convolution_norm="batch_norm",
             dropout=0.05,
         ),
         train=TrainConfig(
-            num_steps=7_000,
+            num_steps=6_000,
+            optimiser="muon",
             learning_rate=2e-3,
             warmup_steps=200,
             ema_decay=0.998,

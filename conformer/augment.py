@@ -5,31 +5,45 @@ import jax.numpy as jnp
 import numpy as np
 
 from conformer.audio import resample
+from conformer.background import draw_sound, root_mean_square
 from conformer.config import AugmentConfig
 from kernels.typing import Array, Float, Int, Key
 
-_NOISE_TAPS = 64  # the spectral slope of noise holds down to about sample_rate / 64
-
 
 def augment_audio(
-    config: AugmentConfig, audio: Float[np.ndarray, " samples"], sample_rate: int, rng: np.random.Generator
+    config: AugmentConfig,
+    audio: Float[np.ndarray, " samples"],
+    sample_rate: int,
+    rng: np.random.Generator,
+    longest: int = 0,
 ) -> Float[np.ndarray, " augmented"]:
-    """Speed perturbation (Ko et al., "Audio Augmentation for Speech Recognition", 2015), gain, and additive noise.
+    """Speed perturbation (Ko et al., "Audio Augmentation for Speech Recognition", 2015), gain, pauses, background.
 
-    A speed factor f gives about samples / f samples, and pitch moves with it. Noise has a power spectrum of 1/freq^b,
-    b uniform in [0, 1] (white to pink), and its power is set against the mean power of this utterance. Samples are not
-    clipped: gain and noise may take them past 1.
+    A speed factor f gives about samples / f samples, and pitch moves with it. Pauses of up to pause_seconds are put
+    before and after, as far as the result has no more than `longest` samples. The background is noise, hum or notes
+    (`conformer/background.py`) over all of it; its power is set against the mean power of this utterance. Samples are
+    not clipped: gain and background may take them past 1.
 
     The result depends on the arguments and the state of `rng` alone.
     """
     speed = float(rng.choice(config.speed_factors))
     audio = resample(audio, sample_rate * speed, sample_rate)
     audio = audio * 10 ** (rng.uniform(*config.gain_db) / 20)
+    level = root_mean_square(audio)
+    if config.pause_seconds:
+        audio = np.pad(audio, _pauses(config.pause_seconds * sample_rate, longest - len(audio), rng))
     if rng.random() < config.noise_probability:
-        noise = _coloured_noise(len(audio), rng.uniform(0.0, 1.0), rng)
-        ratio = 10 ** (rng.uniform(*config.noise_snr_db) / 10)
-        audio = audio + noise * float(np.sqrt(_power(audio) / (ratio * _power(noise))))
-    return audio
+        sound = draw_sound(len(audio), sample_rate, rng)
+        ratio = 10 ** (rng.uniform(*config.noise_snr_db) / 20)
+        audio = audio + sound * (level / max(ratio * root_mean_square(sound), 1e-9))
+    return audio.astype(np.float32)
+
+
+def _pauses(longest: float, room: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Samples before and after: each uniform in [0, longest], both shortened to fit `room`."""
+    before, after = rng.uniform(0, longest, 2)
+    fit = min(1.0, max(room, 0) / max(before + after, 1.0))
+    return int(before * fit), int(after * fit)
 
 
 def spec_augment(
@@ -65,19 +79,3 @@ def _masks(key: Array, count: int, max_widths: Array, lengths: Array, size: int)
     positions = jnp.arange(size)
     inside = (positions >= starts[..., None]) & (positions < (starts + widths)[..., None])
     return inside.any(axis=1)
-
-
-def _coloured_noise(num_samples: int, slope: float, rng: np.random.Generator) -> np.ndarray:
-    """float32 [num_samples] of noise with power spectrum 1/freq^slope: white noise through (1 - 1/z)^(-slope / 2).
-
-    The filter's taps are h[0] = 1, h[k] = h[k-1] (k - 1 + slope / 2) / k, here the first _NOISE_TAPS of them (Kasdin,
-    "Discrete Simulation of Colored Noise", Proc. IEEE 83(5), 1995).
-    """
-    k = np.arange(1, _NOISE_TAPS)
-    taps = np.cumprod(np.concatenate([[1.0], (k - 1 + slope / 2) / k])).astype(np.float32)
-    white = rng.standard_normal(num_samples + _NOISE_TAPS - 1, dtype=np.float32)
-    return np.convolve(white, taps, mode="valid")
-
-
-def _power(samples: np.ndarray) -> float:
-    return float(np.mean(np.square(samples)))

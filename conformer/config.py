@@ -5,7 +5,6 @@ A config file holds `get_config() -> Config`. Every field can be overridden on t
 from which `eval.py` and `transcribe.py` rebuild the same model.
 """
 
-import ast
 import dataclasses
 import difflib
 import functools
@@ -14,16 +13,14 @@ import importlib.util
 import json
 import operator
 import pathlib
-import re
-import sys
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-from absl import flags
-
+from conformer.lengths import PADDINGS
 from conformer.policy import POLICIES
+from conformer.text import LEVELS
 
 RETIRED = {  # keys of older files, and why they went
     "train.keep_checkpoints": "the newest two are kept",
@@ -37,6 +34,9 @@ FRONT_ENDS = {
     "depthwise_separable": "conformer.model.subsampling.DepthwiseSeparable",
     "stacked": "conformer.model.stacked.Stacked",
 }
+FILTERBANKS = ("kaldi", "kaldi_snipped", "nemo")
+WINDOWS = ("povey", "hann", "hamming", "blackman", "bartlett", "ones")
+POSITIONS = ("learned", "relative", "absolute")
 NORMS = {"layer_norm": "conformer.model.norm.LayerNorm", "batch_norm": "conformer.model.norm.BatchNorm"}
 
 
@@ -52,8 +52,9 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class FeatureConfig:
-    """Kaldi-compatible log-mel filterbank (see `conformer/filterbank.py`)."""
+    """Log-mel filterbank of one of FILTERBANKS (see `conformer/filterbank.py`)."""
 
+    kind: str = "kaldi"  # one of FILTERBANKS
     sample_rate: int = 16_000  # Hz; audio at other rates is resampled
     num_mel_bins: int = 80  # features per frame
     frame_length_ms: float = 25.0  # analysis window
@@ -61,6 +62,9 @@ class FeatureConfig:
     low_freq: float = 20.0  # Hz, lower edge of the first filter
     high_freq: float = 7_600.0  # Hz, upper edge of the last filter
     preemphasis: float = 0.97  # y[n] = x[n] - preemphasis * x[n-1]
+    window: str = "povey"  # one of WINDOWS
+    fft_size: int = 0  # samples of the transform; 0 = the least power of two that holds a window
+    normalise: bool = False  # each bin by its mean and deviation over the utterance, which no stream knows
     dither: float = 0.0  # standard deviation of added noise, in int16 units; 0 = off
     trailing_silence: float = 0.5  # seconds heard behind audio that ends, for the last word's sake; not in training
 
@@ -70,7 +74,9 @@ class AugmentConfig:
     """Training-time augmentation; everything off means clean training."""
 
     speed_factors: tuple[float, ...] = (1.0,)  # one is drawn per utterance (resampling: pitch moves too)
-    noise_probability: float = 0.0  # share of utterances that get additive noise
+    background_probability: float = 0.0  # share of utterances that a sound without speech, and without labels, replaces
+    pause_seconds: float = 0.0  # pauses of up to this length before and after, as far as the bucket has room
+    noise_probability: float = 0.0  # share of utterances with noise, hum or notes behind them
     noise_snr_db: tuple[float, float] = (5.0, 30.0)  # range the signal-to-noise ratio is drawn from
     gain_db: tuple[float, float] = (0.0, 0.0)  # range the gain is drawn from
     num_freq_masks: int = 2  # SpecAugment, masks along mel bins
@@ -87,10 +93,10 @@ class AugmentConfig:
         for key in ("noise_snr_db", "gain_db"):
             if len(ends := getattr(self, key)) != 2 or not ends[0] <= ends[1]:
                 raise ConfigError(f"augment.{key}={ends} must be a range (lowest, highest)")
-        for key in ("noise_probability", "time_mask_share"):
+        for key in ("background_probability", "noise_probability", "time_mask_share"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"augment.{key}={getattr(self, key)} must lie in [0, 1]")
-        for key in ("num_freq_masks", "freq_mask_width", "num_time_masks", "time_mask_width"):
+        for key in ("pause_seconds", "num_freq_masks", "freq_mask_width", "num_time_masks", "time_mask_width"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"augment.{key}={getattr(self, key)} must not be negative")
 
@@ -114,19 +120,27 @@ class DataConfig:
     train_splits: tuple[str, ...] = ("train",)  # the `split`s of the rows trained on
     eval_splits: tuple[str, ...] = ("dev",)  # and of those evaluated during training
     batch_seconds: float = 64.0  # audio seconds in a batch; a bucket holds batch_seconds // its length utterances
-    bucket_seconds: tuple[float, ...] = (2.0, 3.0, 4.5, 6.0)  # upper length of each bucket; longer ones are dropped
+    bucket_seconds: tuple[float, ...] = ()  # upper length of each bucket; longer ones are dropped; () = derived
     max_label_rate: float = 25.0  # labels a second that a bucket has room for
     spoken_utterances: int = 0  # runs of words of train transcripts that espeak-ng speaks, added to the train split
     curriculum_steps: int = 0  # the longest utterance allowed grows to the last bucket over this many steps
-    max_broken_share: float = 0.01  # more unusable utterances than this share stops the run
+    max_dropped_share: float = 0.05  # more utterances than this share too long, too short, missing ... stop the run
+    max_broken_share: float = 0.01  # and more that turn out unreadable while training
     num_workers: int = 0  # loader processes; 0 = a thread in this process
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """How transcripts, texts for language models and hot words are spelled (see `conformer/text.py`)."""
+
+    normalise: str = "basic"  # "none", "basic": lower case, "english": no punctuation, numbers as spoken
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
     """Text units."""
 
-    kind: str = "char"  # "char", or "bpe": sentencepiece byte-pair units trained on the train split
+    kind: str = "char"  # "char"; "bpe": byte-pair units learned from the train split; "given": those of train.init_from
     vocab_size: int = 128  # upper bound on units of "bpe", blank excluded
 
 
@@ -138,17 +152,24 @@ class ModelConfig:
     subsampling_factor: int = 4  # feature frames per encoder frame: 4, 6 or 8
     subsampling_channels: int = 64  # channels inside the front end
     subsampling_frequency_stride: int = 1  # its last convolution strides so many times as far along frequency
+    subsampling_padding: str = "none"  # of time and frequency there: one of PADDINGS; "causal" looks least ahead
     encoder_dim: int = 144  # width of the residual stream
     num_layers: int = 6  # Conformer blocks
     num_heads: int = 4  # attention heads; divides encoder_dim
     feed_forward_dim: int = 576  # hidden width of each half-step feed-forward
     kernel_size: int = 15  # taps of the depthwise convolution in time
     convolution_norm: str = "layer_norm"  # after the depthwise convolution: one of NORMS
+    convolution_bias: bool = False  # of the depthwise convolution
+    pad_before_gate: bool = False  # zeros before the utterance enter the convolution module ahead of its gate
     causal_conv: bool = True  # convolve over the past only (needed for streaming); False = symmetric
     execution: str = "sequence"  # tensors (batch, frames, channels), or "channels_first": (batch, channels, 1, frames)
+    norm_eps: float = 1e-5  # of every norm
+    final_norm: bool = False  # one more LayerNorm behind the last block
+    positions: str = "learned"  # how attention knows them: one of POSITIONS (docs/checkpoints.md)
     max_relative_distance: int = 64  # relative positions beyond this many encoder frames share one bias
     dropout: float = 0.1  # on every residual branch
     kernels: str = ""  # of norms and attention: "reference", "xla", "mosaic_gpu", "mosaic_tpu"; "" = the fastest here
+    full_context: bool = False  # knows whole utterances alone: streams are refused
     vocab_size: int = 0  # units including blank; filled in from the tokenizer
 
 
@@ -157,6 +178,9 @@ class TrainConfig:
     """Optimisation."""
 
     num_steps: int = 2_000  # updates
+    init_from: str = ""  # work directory of a trained model whose weights the run begins with; "" = random ones
+    frozen: tuple[str, ...] = ()  # parameters that keep their values, as patterns such as "encoder.subsampling.*"
+    encoder_rate: float = 1.0  # the learning rate of all but the head, as a multiple
     optimiser: str = "adamw"  # or "muon": linear maps move by their orthogonalised momentum, the rest by AdamW
     learning_rate: float = 2e-3  # peak of the schedule
     warmup_steps: int = 200  # linear ramp to the peak, then cosine decay to zero
@@ -185,6 +209,7 @@ class Config:
     features: FeatureConfig = dataclasses.field(default_factory=FeatureConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    text: TextConfig = dataclasses.field(default_factory=TextConfig)
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -193,8 +218,13 @@ class Config:
         """Raises ConfigError for the first value that no run could use."""
         model, train, data = self.model, self.train, self.data
         _choice("numerics", self.numerics, tuple(POLICIES))
-        _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe"))
+        _choice("text.normalise", self.text.normalise, LEVELS)
+        _choice("features.kind", self.features.kind, FILTERBANKS)
+        _choice("features.window", self.features.window, WINDOWS)
+        _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe", "given"))
         _choice("model.subsampling", model.subsampling, tuple(FRONT_ENDS))
+        _choice("model.subsampling_padding", model.subsampling_padding, PADDINGS)
+        _choice("model.positions", model.positions, POSITIONS)
         _choice("model.convolution_norm", model.convolution_norm, tuple(NORMS))
         _choice("model.subsampling_factor", model.subsampling_factor, (4, 6, 8))
         _choice("model.kernels", model.kernels, ("", "reference", "xla", "mosaic_gpu", "mosaic_tpu"))
@@ -224,6 +254,10 @@ class Config:
             for key in keys:
                 if (value := getattr(getattr(self, section), key)) < 1:
                     raise ConfigError(f"{section}.{key}={value} must be at least 1")
+        if self.tokenizer.kind == "given" and not train.init_from:
+            raise ConfigError("tokenizer.kind='given' needs train.init_from, the model whose units are used")
+        if not train.encoder_rate >= 0:
+            raise ConfigError(f"train.encoder_rate={train.encoder_rate} must not be negative")
         if train.accumulate > 1 and train.compute == "float16":
             raise ConfigError(
                 "train.accumulate needs train.compute=bfloat16 or float32: float16's loss is scaled whole"
@@ -242,15 +276,45 @@ class Config:
             raise ConfigError(
                 f"model.num_heads={model.num_heads} does not divide model.encoder_dim={model.encoder_dim}"
             )
-        if tuple(sorted(data.bucket_seconds)) != tuple(data.bucket_seconds) or not data.bucket_seconds:
-            raise ConfigError(f"data.bucket_seconds={data.bucket_seconds} must be ascending and not empty")
-        if data.batch_seconds < data.bucket_seconds[-1]:
+        if (
+            tuple(sorted(set(data.bucket_seconds))) != tuple(data.bucket_seconds)
+            or min(data.bucket_seconds, default=1) <= 0
+        ):
+            raise ConfigError(f"data.bucket_seconds={data.bucket_seconds} must be positive and ascending")
+        if data.batch_seconds < 1:
+            raise ConfigError(f"data.batch_seconds={data.batch_seconds} must be at least 1")
+        if data.bucket_seconds and data.batch_seconds < data.bucket_seconds[-1]:
             raise ConfigError(
                 f"data.batch_seconds={data.batch_seconds} does not hold one utterance of the longest bucket "
                 f"({data.bucket_seconds[-1]} s): raise it, or shorten data.bucket_seconds"
             )
+        padded = model.subsampling_padding != "none"
+        if padded and (model.subsampling == "stacked" or model.subsampling_factor == 6):
+            raise ConfigError(
+                f"model.subsampling_padding={model.subsampling_padding} needs model.subsampling_factor=4 or 8, and a "
+                "front end other than stacked"
+            )
+        if padded and model.subsampling_frequency_stride > 1:
+            raise ConfigError("model.subsampling_padding needs model.subsampling_frequency_stride=1")
         if not model.causal_conv and model.kernel_size % 2 == 0:
             raise ConfigError(f"model.kernel_size={model.kernel_size} must be odd when model.causal_conv=False")
+
+    @property
+    def not_streaming(self) -> str | None:
+        """Why the model recognises no streams, and the remedy; None where it does."""
+        if not self.model.causal_conv:
+            return "a model with model.causal_conv=False looks ahead and cannot stream: train a causal one"
+        if self.features.normalise:
+            return (
+                "features.normalise=True needs the whole utterance: fine-tune with features.normalise=False and "
+                "dynamic chunks (train.chunk_sizes)"
+            )
+        if self.model.full_context:
+            return (
+                "model.full_context=True: it knows whole utterances alone. Fine-tune it with dynamic chunks "
+                "(train.chunk_sizes) and model.full_context=False"
+            )
+        return None
 
     def replace(self, values: Mapping[str, Any], origin: str = "config") -> "Config":
         """A copy with other values, by key, such as {"model.encoder_dim": 96}.
@@ -268,9 +332,13 @@ class Config:
         """The resolved configuration, as stored in a work directory."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Keys, such as "model.encoder_dim", with their values."""
+        return _values(self)
+
     def differences(self, other: "Config") -> list[str]:
-        """The keys whose values differ, such as "model.encoder_dim"."""
-        mine, theirs = dict(_values(self)), dict(_values(other))
+        """The keys whose values differ."""
+        mine, theirs = dict(self.items()), dict(other.items())
         return [key for key, value in mine.items() if theirs[key] != value]
 
     @classmethod
@@ -286,55 +354,6 @@ class Config:
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is not valid JSON ({error}): restore it or train again") from None
         return _from_dict(cls, values, str(path))
-
-
-class ConfigFlag:
-    """What `--config=FILE` names, with every `--config.KEY=VALUE`; filled in by `parse_flags`."""
-
-    name: str  # FILE
-    value: Config
-
-
-_FLAG = ConfigFlag()
-
-
-def define_config_flag() -> ConfigFlag:
-    """Defines `--config=FILE` with overrides `--config.KEY=VALUE`."""
-    flags.DEFINE_string(
-        "config", None, "Experiment, e.g. configs/demo.py; --config.KEY=VALUE overrides.", required=True
-    )
-    return _FLAG
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """A flags parser for `absl.app.run` that reports an error in one line, and the nearest to an unknown key."""
-    try:
-        overrides = [argument for argument in argv[1:] if re.match("--?config[.]", argument)]
-        if "config" not in flags.FLAGS:
-            return flags.FLAGS(argv)
-        values = dict(map(_read_override, overrides))
-        arguments = flags.FLAGS([argument for argument in argv if argument not in overrides])
-        _FLAG.name = flags.FLAGS.config
-        if not pathlib.Path(_FLAG.name.partition(":")[0]).is_file():
-            raise ConfigError(f"--config={_FLAG.name} does not exist: name a file such as configs/demo.py")
-        _FLAG.value = load_config(_FLAG.name, values)
-        return arguments
-    except (ConfigError, flags.Error) as error:
-        sys.exit(f"{pathlib.Path(argv[0]).name}: {error}")
-
-
-def _read_override(argument: str) -> tuple[str, Any]:
-    """Key and value of `--config.KEY=VALUE`; the value as Python writes it, or as text."""
-    key, equals, text = argument.lstrip("-").removeprefix("config.").partition("=")
-    check_key(key)
-    if not equals:
-        raise ConfigError(f"{argument} has no value: write --config.{key}=VALUE")
-    if isinstance(known := dict(_values(Config()))[key], str):
-        return key, text
-    try:
-        return key, ast.literal_eval(text.capitalize() if isinstance(known, bool) else text)
-    except (SyntaxError, ValueError):
-        return key, tuple(filter(None, text.split(",")))  # a list of names
 
 
 def load_module(path: str | pathlib.Path) -> ModuleType:

@@ -13,6 +13,7 @@ import sentencepiece
 
 from conformer import system
 from conformer.config import TokenizerConfig
+from conformer.text import normalise
 
 BLANK = 0
 BLANK_SYMBOL = "<blk>"
@@ -26,9 +27,14 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer(abc.ABC):
-    """Maps text to ids and back. `symbols[id]` is the symbol of an id; `alphabet` holds the characters of texts."""
+    """Maps text to ids and back. `symbols[id]` is the symbol of an id; `alphabet` holds the characters of texts.
+
+    `level` is the level of `normalise` that the training texts went through: whatever is compared with what a
+    recogniser writes is spelled so.
+    """
 
     def __init__(self, symbols: Sequence[str]):
+        self.level = "basic"
         self.symbols = list(symbols)
         self.alphabet = {" " if symbol == SPACE_SYMBOL else symbol for symbol in symbols if len(symbol) == 1}
 
@@ -36,6 +42,10 @@ class Tokenizer(abc.ABC):
     def vocab_size(self) -> int:
         """Number of units, blank included."""
         return len(self.symbols)
+
+    def normalise(self, text: str) -> str:
+        """A text in the spelling of the training texts."""
+        return normalise(text, self.level)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, none of them BLANK. Raises TokenizerError for a character that training did not see."""
@@ -155,9 +165,18 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     return BpeTokenizer(model.getvalue())
 
 
-def load_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
-    """Reads what `Tokenizer.save` wrote. Raises TokenizerError for a file that is missing or broken."""
-    directory = pathlib.Path(directory)
+def load_tokenizer(directory: str | pathlib.Path, level: str = "basic") -> Tokenizer:
+    """Reads what `Tokenizer.save` wrote. Raises TokenizerError for a file that is missing or broken.
+
+    Args:
+        level: of `normalise`, which config.json and the cards of artefacts hold.
+    """
+    tokenizer = _load(pathlib.Path(directory))
+    tokenizer.level = level
+    return tokenizer
+
+
+def _load(directory: pathlib.Path) -> Tokenizer:
     symbols = _read_symbols(directory / TOKENS_FILE)
     path = directory / BPE_FILE
     if not path.exists():

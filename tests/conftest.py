@@ -1,14 +1,36 @@
 """Shared fixtures; shapes in signatures are enforced while the tests run (jaxtyping + beartype)."""
 
+import gc
 import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile many programs and run each a few times: most of the time would go to LLVM. Commands inherit this.
+# `make test-all` sets 0 for the slow tests: they compile as a user does.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import jax
 import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(["conformer", "kernels"], "beartype.beartype")
+
+
+def pytest_collection_finish():
+    """Traces make many objects: else the collector would go through all that was imported again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+@pytest.fixture(scope="module")
+def optimised():
+    """Programs are compiled as a user does: for results whose bits must survive every optimisation."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")
@@ -26,4 +48,13 @@ def cases() -> pathlib.Path:
     folder = pathlib.Path(__file__).parents[2] / "shared" / "cases"
     if not folder.is_dir():
         pytest.skip(f"the small inputs with known answers are not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> pathlib.Path:
+    """The folder of public formats' checkpoints with their outputs, shared/golden beside the checkout."""
+    folder = pathlib.Path(__file__).parents[2] / "shared" / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"checkpoints with known outputs are not at {folder}")
     return folder

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformer.augment import augment_audio, spec_augment
+from conformer.background import LEVELS_DB, coloured_noise, draw_background, hum, notes, root_mean_square
 from conformer.config import AugmentConfig, ConfigError
 
 RATE = 16_000
@@ -71,18 +72,41 @@ def test_noise_has_the_ratio_asked_for(snr, seed):
     assert 10 * np.log10(np.mean(TONE**2) / np.mean(noise**2)) == pytest.approx(snr, abs=0.05)
 
 
-def test_noise_ranges_from_white_to_pink():
-    config = dataclasses.replace(CLEAN, noise_probability=1.0, noise_snr_db=(0.0, 0.0))
-    audio = np.tile(TONE, 4)
-    slopes = []
-    for seed in range(24):
-        noise = augment(config, seed, audio) - audio
-        blocks = noise[: len(noise) // 1024 * 1024].reshape(-1, 1024) * np.hanning(1024)
-        power = np.square(np.abs(np.fft.rfft(blocks))).mean(axis=0)
-        band = slice(32, 256)  # 500 to 4000 Hz
-        slopes.append(-np.polyfit(np.log(np.arange(513)[band]), np.log(power[band]), 1)[0])
-    assert -0.15 < min(slopes) < 0.3
-    assert 0.7 < max(slopes) < 1.15
+@pytest.mark.parametrize("slope", [0.0, 0.5, 1.0])
+def test_noise_falls_as_asked_for(slope):
+    noise = coloured_noise(4 * RATE, slope, np.random.default_rng(0))
+    blocks = noise[: len(noise) // 1024 * 1024].reshape(-1, 1024) * np.hanning(1024)
+    power = np.square(np.abs(np.fft.rfft(blocks))).mean(axis=0)
+    band = slice(32, 256)  # 500 to 4000 Hz
+    assert -np.polyfit(np.log(np.arange(513)[band]), np.log(power[band]), 1)[0] == pytest.approx(slope, abs=0.15)
+
+
+def test_hum_lies_on_multiples_of_the_mains_and_notes_have_pitches():
+    spectrum = np.abs(np.fft.rfft(hum(RATE, RATE, np.random.default_rng(2)) * np.hanning(RATE)))
+    base = spectrum[40:70].argmax() + 40
+    assert min(abs(base - 50), abs(base - 60)) <= 1
+    tune = np.square(np.abs(np.fft.rfft(notes(RATE, RATE, np.random.default_rng(0)))))
+    assert np.sort(tune)[::-1][:200].sum() > 0.9 * tune.sum()  # a few lines hold the energy: noise needs half of them
+
+
+def test_backgrounds_are_of_every_kind_and_level():
+    sounds = [draw_background(400, RATE, np.random.default_rng(seed)) for seed in range(200)]
+    assert all(sound.shape == (400,) and sound.dtype == np.float32 for sound in sounds)
+    levels = np.array([20 * np.log10(root_mean_square(sound)) for sound in sounds if sound.any()])
+    assert 10 < len(sounds) - len(levels) < 45  # digital silence: 25 expected
+    assert levels.min() < -75 and levels.max() > -15
+    assert ((levels > LEVELS_DB[0] - 0.1) & (levels < LEVELS_DB[1] + 0.1)).all()
+
+
+def test_pauses_are_silent_and_fit():
+    config = dataclasses.replace(CLEAN, pause_seconds=0.5)
+    for seed in range(20):
+        result = augment_audio(config, TONE, RATE, np.random.default_rng(seed), len(TONE) + RATE // 2)
+        assert len(TONE) < len(result) <= len(TONE) + RATE // 2
+        start = int(np.flatnonzero(result)[0]) - 1  # the tone begins at 0
+        np.testing.assert_array_equal(result[start : start + len(TONE)], TONE)
+        assert not result[:start].any() and not result[start + len(TONE) :].any()
+    np.testing.assert_array_equal(augment_audio(config, TONE, RATE, np.random.default_rng(0), len(TONE)), TONE)
 
 
 def test_noise_comes_to_its_share_of_utterances():

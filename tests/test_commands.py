@@ -82,9 +82,9 @@ def test_files_that_cannot_be_read_cost_one_line_each_and_the_others_are_transcr
     samples, _ = soundfile.read(audio["mono"], dtype="int16")
     names = [audio[name] for name in audio] + ["-"]
     results = tmp_path / "results.json"
-    status, out, err = run(
-        "transcribe.py", f"--workdir={workdir}", f"--json={results}", *names, data=samples.astype("<i2").tobytes()
-    )
+    outputs = (f"--json={results}", f"--out-dir={tmp_path / 'texts'}")
+    data = samples.astype("<i2").tobytes()
+    status, out, err = run("transcribe.py", f"--workdir={workdir}", *outputs, *names, data=data)
     assert status == 1
     reasons = {
         "missing": "no such audio file",
@@ -106,6 +106,10 @@ def test_files_that_cannot_be_read_cost_one_line_each_and_the_others_are_transcr
     assert len({record["text"] for record in records}) == 1 and records[0]["audio_seconds"] == 2.0
     final = [line.split("final")[1].strip() for line in out.splitlines() if "final" in line]
     assert " ".join(final) == " ".join(record["text"] for record in records) != ""
+    # Each has a file of its own; nothing is left of those that could not be read.
+    texts = {path.stem: " ".join(path.read_text().split("\n")).strip() for path in (tmp_path / "texts").iterdir()}
+    assert texts.keys() - {"truncated", "nan"} == {"mono", "stereo", "stdin"}
+    assert {texts[name] for name in ("mono", "stereo", "stdin")} == {records[0]["text"]}
 
 
 def test_a_folder_without_a_model_is_named_by_every_command_that_needs_one(workdir, audio, tmp_path):
@@ -146,12 +150,14 @@ def test_eval_scores_what_can_be_read_and_names_the_rest(workdir, audio, tmp_pat
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     folder = tmp_path / "model"
     shutil.copytree(workdir, folder)
-    status, out, err = run("eval.py", f"--workdir={folder}", f"--manifest={manifest}", f"--json={results}")
-    assert (status, err) == (0, [])
+    errors, before = tmp_path / "errors.jsonl", sorted(folder.rglob("*"))
+    outputs = (f"--json={results}", f"--errors={errors}")
+    status, out, err = run("eval.py", f"--workdir={folder}", f"--manifest={manifest}", *outputs)
+    assert (status, err) == (0, []) and sorted(folder.rglob("*")) == before
     assert "test: WER" in out and "not scored: missing:" in out
     record = json.loads(results.read_text())
     assert (record["utterances"], record["not_scored"], record["words"], record["step"]) == (1, 1, 3, 0)
-    (error,) = map(json.loads, (folder / "errors-test.jsonl").read_text().splitlines())
+    (error,) = map(json.loads, errors.read_text().splitlines())
     assert error["id"] == "mono" and error["ref"] == "a bad cab"
 
 
@@ -255,6 +261,13 @@ def test_what_cannot_be_searched_or_learned_from_is_named_first(workdir, tmp_pat
         ("eval.py", f"--workdir={workdir}", "--beam-size=4", "--tune=lm-weight=1,2"): "another split than test: add",
         ("transcribe.py", f"--workdir={workdir}", "--lm=words.arpa", "x.wav"): "need a beam search: add --beam-size=8",
         ("lm.py", f"--manifest={manifest}", "--split=dev", "--out=words.arpa"): "'dev': --split may be train",
+        (
+            "lm.py",
+            f"--manifest={manifest}",
+            f"--workdir={workdir}",
+            "--normalise=english",
+            f"--out={tmp_path / 'words.arpa'}",
+        ): "are of texts spelled basic: leave it out",
     }
     for command, process in [(command, start(*command)) for command in expected]:
         status, _, err = outcome(process)
@@ -275,7 +288,7 @@ def test_train_names_what_it_cannot_use(tmp_path):
         (*tiny, "--config.model.num_heads=5"): "model.num_heads=5 does not divide model.encoder_dim=32",
         ("--config=configs/nothing.py", tiny[1]): "--config=configs/nothing.py does not exist",
         ("--config=configs/librispeech.py:huge", tiny[1]): "unknown size 'huge'; choose small, medium or large",
-        (tiny[0],): "--workdir must have a value",
+        (tiny[0],): "--workdir is required: --help says what for",
     }
     for arguments, message in expected.items():
         status, _, err = run("train.py", *arguments)

@@ -60,8 +60,13 @@ def test_differences_name_the_keys():
         ("train", {"chunk_sizes": ()}, "train.chunk_sizes=() must be at least 0, and at least one"),
         ("train", {"chunk_sizes": (0, -8)}, "train.chunk_sizes=(0, -8) must be at least 0"),
         ("train", {"num_left_chunks": ()}, "train.num_left_chunks=() must hold at least one"),
-        ("data", {"bucket_seconds": (3.0, 2.0)}, "data.bucket_seconds=(3.0, 2.0) must be ascending"),
-        ("data", {"batch_seconds": 2.0}, "data.batch_seconds=2.0 does not hold one utterance of the longest bucket"),
+        ("data", {"bucket_seconds": (3.0, 2.0)}, "data.bucket_seconds=(3.0, 2.0) must be positive and ascending"),
+        ("data", {"batch_seconds": 0.5}, "data.batch_seconds=0.5 must be at least 1"),
+        (
+            "data",
+            {"batch_seconds": 2.0, "bucket_seconds": (3.0,)},
+            "data.batch_seconds=2.0 does not hold one utterance of the longest bucket",
+        ),
         ("augment", {"speed_factors": (1.0, 0.0)}, "augment.speed_factors=(1.0, 0.0) must be positive"),
         ("tokenizer", {"kind": "word"}, "tokenizer.kind='word' is not one of char, bpe"),
     ],
@@ -155,4 +160,4 @@ def test_librispeech_has_the_stated_sizes():
 
 def test_a_batch_holds_the_longest_utterance():
     with pytest.raises(ConfigError, match=r"raise it, or shorten data\.bucket_seconds"):
-        Config(data=DataConfig(batch_seconds=5.0))
+        Config(data=DataConfig(batch_seconds=5.0, bucket_seconds=(6.0,)))

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from kernels.emulator import BFLOAT16, FLOAT8_E4M3FN, FLOAT8_E5M2, FLOAT16, FLOAT32, Arithmetic, Format
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 NARROW = [FLOAT16, BFLOAT16, FLOAT8_E4M3FN, FLOAT8_E5M2]
 BYTES = [FLOAT8_E4M3FN, FLOAT8_E5M2]
 few = settings(deadline=None, max_examples=6, derandomize=True)

@@ -110,6 +110,16 @@ def test_every_artefact_computes_what_jax_does_over_chained_chunks(exported, for
         np.testing.assert_array_equal(again[0], results[0])
 
 
+@pytest.mark.parametrize("numerics", ["float32", "float16", "int8"])
+def test_onnx_files_are_valid_as_saved_and_load_in_old_readers(exported, numerics):
+    card, folder = exported("onnx", numerics)
+    onnx = pytest.importorskip("onnx")
+    onnx.checker.check_model(str(folder / card.file), full_check=True)
+    graph = onnx.load(folder / card.file)
+    assert graph.ir_version == 8
+    assert {(entry.domain, entry.version) for entry in graph.opset_import} <= {("", 18), ("com.microsoft", 1)}
+
+
 def test_narrow_artefacts_are_smaller_and_micro_ones_declare_arena_and_integers(exported):
     full, folder = exported("tflite-micro", "float32")
     eight, _ = exported("tflite-micro", "int8")
@@ -143,7 +153,7 @@ def test_core_ml_computes_in_the_engines_layout_and_normalises_what_would_overfl
     @mb.program(input_specs=[mb.TensorSpec(x.shape)], opset_version=ct.target.iOS18)
     def program(x):
         cast: Any = mb.cast  # pyright: ignore[reportAttributeAccessIssue]
-        return cast(x=CoreMl().norm(LayerNorm(512, kernels=""), cast(x=x, dtype="fp16")), dtype="fp32", name="y")
+        return cast(x=CoreMl().norm(LayerNorm(512, ModelConfig()), cast(x=x, dtype="fp16")), dtype="fp32", name="y")
 
     result = MilInterpreter(program)({"x": x.astype(np.float32)}, {})["y"]
     wide = x.astype(np.float64)

@@ -49,7 +49,11 @@ def outputs(name, compute):
 # A GPU's products of matrices take 16 bits.
 @pytest.mark.parametrize(
     "name, compute, tolerance",
-    [("xla", "float32", 1e-4), ("mosaic_tpu", "float32", 1e-4), ("mosaic_gpu", "bfloat16", 2e-2)],
+    [
+        ("xla", "float32", 1e-4),
+        ("mosaic_tpu", "float32", 1e-4),
+        pytest.param("mosaic_gpu", "bfloat16", 2e-2, marks=pytest.mark.slow),  # as long as all others of this file
+    ],
 )
 def test_logits_and_gradients_do_not_depend_on_the_kernels(name, compute, tolerance):
     (expected, expected_gradient), (logits, gradient) = outputs("reference", compute), outputs(name, compute)
@@ -71,7 +75,9 @@ def emulated_attention(name, compute):
         return np.asarray(jax.jit(lambda x: attention(x, seen, None, SEQUENCE)[0])(x))
 
 
-@pytest.mark.parametrize("name, compute", [("mosaic_tpu", "float32"), ("mosaic_gpu", "float16")])
+@pytest.mark.parametrize(
+    "name, compute", [("mosaic_tpu", "float32"), pytest.param("mosaic_gpu", "float16", marks=pytest.mark.slow)]
+)
 def test_an_emulated_device_attends_from_its_tables_in_the_kernels_too(name, compute):
     """A kernel is one operation of the device: it adds up in float32, and its result is rounded."""
     expected, got = emulated_attention("xla", "float32"), emulated_attention(name, compute)

@@ -25,6 +25,8 @@ from kernels.layer_norm import (
     static,
 )
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 FLUSHING = Format("float16", flush_to_zero=True)
 many = settings(deadline=None, max_examples=60, derandomize=True)
 few = settings(deadline=None, max_examples=8, derandomize=True)

@@ -1,5 +1,7 @@
 """The layouts: one network, the same function in each, with the operations that each is for."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +16,15 @@ from conformer.artefacts.geometry import Geometry, zeros
 from conformer.artefacts.mil_interpreter import MilInterpreter
 from conformer.config import FRONT_ENDS as KINDS
 from conformer.config import NORMS
-from conformer.export.step import flat_step
+from conformer.cost import Workload, operations
+from conformer.export.step import LAYOUT, flat_step, lay_out
 from conformer.model import ConformerCTC
 from conformer.model.layouts import CHANNELS_FIRST
 from conformer.model.layouts.constant import Constant
 from conformer.model.layouts.counting import Counting
+from conformer.model.layouts.layout import Past
 from conformer.model.linear import linear
+from conformer.model.positions import sinusoids
 from conformer.numerics import apply_policy
 from conformer.streaming.engine import Engine
 
@@ -117,6 +122,100 @@ def test_core_mls_layout_is_the_encoder_within_float16(subsampling, norm):
         found = run({"window": window.T[None, None], "mask": mask}, state)["log_probs"][0, :, 0].T
         expected = engine(window[None], np.array([4], np.int32))[0]
         assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+PUBLIC = {  # what public checkpoints have that a model of this project has not
+    "fastconformer": dict(
+        factor=8,
+        positions="relative",
+        subsampling_padding="causal",
+        convolution_bias=True,
+    ),
+    "conformer": dict(subsampling="vanilla", positions="relative", subsampling_padding="symmetric"),
+    "wenet": dict(
+        subsampling="vanilla",
+        positions="absolute",
+        pad_before_gate=True,
+        convolution_norm="batch_norm",
+        final_norm=True,
+    ),
+}
+
+
+@functools.cache
+def public_stream(name):
+    """A model, its sizes, and windows of a stream with what the engine makes of them; the last holds few frames."""
+    config, model = make_model(causal_conv=True, **PUBLIC[name])
+    geometry = Geometry.of(config, model, 4, 2)
+    engine = Engine(config, model, chunk_size=4, num_left_chunks=2)
+    rng, lead = np.random.default_rng(2), geometry.lengths.lead
+    features = (12 + 4 * rng.standard_normal((4 * geometry.shift, 24))).astype(np.float32)
+    padded = np.pad(features, ((lead, geometry.window), (0, 0)))
+    windows = [padded[start : start + geometry.window] for start in range(0, 4 * geometry.shift, geometry.shift)]
+    expected = [engine(window[None], np.array([4], np.int32))[0] for window in windows]
+    return model, geometry, list(zip(windows, expected, strict=True))
+
+
+def positions_of(geometry, seen):
+    frames = jnp.arange(seen - geometry.left, seen + geometry.chunk_size, dtype=jnp.float32)
+    return np.asarray(sinusoids(frames, geometry.encoder_dim))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_both_layouts_agree_on_public_architectures(name):
+    _, model = make_model(causal_conv=name != "conformer", **PUBLIC[name])
+    first, second = (forward(version, (0, -1), (3, 1)) for version in (channels_first(model), model))
+    np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_exporters_layout_has_public_architectures(name):
+    model, geometry, chunks = public_stream(name)
+    laid_out, pasts = lay_out(model, geometry), None
+    state = list(zeros(geometry.state_shapes).values())
+    pasts = [Past(*state[3 * layer : 3 * layer + 3]) for layer in range(geometry.num_layers)]
+
+    @jax.jit
+    def run(window, mask, pasts, positions):
+        logits, pasts = laid_out.logits(window, mask, pasts, LAYOUT, positions)
+        return jax.nn.log_softmax(logits), pasts
+
+    for index, (window, expected) in enumerate(chunks):
+        mask = np.where(geometry.valid_keys(4 * index, 4), 0, -1e4).astype(np.float32)
+        found, pasts = run(window, mask, pasts, positions_of(geometry, 4 * index))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["fastconformer", "conformer"])
+def test_core_mls_layout_has_public_architectures(name):
+    pytest.importorskip("coremltools")
+    from conformer.export import coreml
+
+    model, geometry, chunks = public_stream(name)
+    run = MilInterpreter(coreml.program(model, geometry))
+    state = {part: np.zeros(shape, np.float16) for part, shape in state_shapes(geometry).items()}
+    for index, (window, expected) in enumerate(chunks[:2]):
+        mask = np.where(geometry.valid_keys(4 * index, 4), 0, -1e4).astype(np.float32)[None, :, None, None]
+        found = run({"window": window.T[None, None], "mask": mask}, state)["log_probs"][0, :, 0].T
+        assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_cost_model_counts_public_architectures(name):
+    """Within a tenth of what XLA counts for whole utterances."""
+    config, model = make_model(causal_conv=True, **PUBLIC[name])
+    graphdef, state = nnx.split(model)
+    workload = Workload.utterance(config, 4.0)
+    features = jax.ShapeDtypeStruct((1, 400, 24), jnp.float32)
+
+    def run(state, features, lengths):
+        model = nnx.merge(graphdef, state)
+        return model.log_softmax(model(features, lengths)[0])
+
+    counted = jax.jit(run).lower(state, features, jax.ShapeDtypeStruct((1,), jnp.int32)).cost_analysis() or {}
+    found = operations(config, workload)
+    assert sum(o.flops for o in found) == pytest.approx(counted["flops"], rel=0.1)
+    assert operations(config, Workload.chunk(config, 4, 2))
 
 
 @pytest.mark.parametrize("layout", ["constant", "counting"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from conformer.config import AugmentConfig, Config, DataConfig, FeatureConfig
 from conformer.ctc import min_frames
 from conformer.data import loader
-from conformer.data.buckets import Plan, Reason, Rules, make_buckets, select
+from conformer.data.buckets import Plan, Reason, Rules, make_buckets, select, with_buckets
 from conformer.data.loader import TrainLoader, eval_batches
 from conformer.data.manifest import AudioFile, DataError, Pcm, Utterance, load_manifest
 from conformer.tokenizer import CharTokenizer
@@ -44,7 +44,7 @@ def config(seed=0, augment=None, **data):
         seed=seed,
         features=FeatureConfig(sample_rate=RATE),
         augment=augment or AugmentConfig(),
-        data=DataConfig(**{"bucket_seconds": (1.0, 2.0, 3.0), "batch_seconds": 6.0} | data),
+        data=DataConfig(**{"bucket_seconds": (1.0, 2.0, 3.0), "batch_seconds": 6.0, "max_dropped_share": 1.0} | data),
     )
 
 
@@ -66,6 +66,37 @@ def test_buckets_follow_the_config():
     first, last = make_buckets(DataConfig(batch_seconds=64.0, bucket_seconds=(2.0, 4.5), max_label_rate=25.0), 16000)
     assert dataclasses.astuple(first) == (2.0, 32, 32000, 50)
     assert dataclasses.astuple(last) == (4.5, 14, 72000, 113)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    durations=st.lists(st.floats(0.05, 20.0), min_size=1, max_size=40),
+    speeds=st.sampled_from([(1.0,), (0.9, 1.0, 1.1)]),
+)
+def test_derived_buckets_hold_what_a_batch_can_with_the_least_padding(durations, speeds):
+    utterances = [
+        utterance(f"u{i}", duration, "a", Pcm(np.zeros(1, np.int16), RATE)) for i, duration in enumerate(durations)
+    ]
+    augment = AugmentConfig(speed_factors=speeds)
+    derived = with_buckets(config(augment=augment, bucket_seconds=(), batch_seconds=12.0), utterances * 30)
+    limits = derived.data.bucket_seconds
+    most = min(5, 1 + 30 * sum(duration / speeds[0] <= 12.0 for duration in durations) // 100)
+    assert 1 <= len(limits) <= most and limits[-1] <= 12.0
+    assert with_buckets(derived, []) == derived
+    stretched = [duration / speeds[0] for duration in durations]
+    assert all(any(length <= limit + 1e-6 for limit in limits) for length in stretched if length <= 11.9)
+
+    def audio(limits):
+        return sum(min((limit for limit in limits if length <= limit + 1e-6), default=0.0) for length in stretched)
+
+    held = sorted({np.ceil(round(10 * length, 6)) / 10 for length in stretched if length <= 11.9})
+    if len(held) <= 8 and max(stretched) <= 11.9:
+        others = itertools.combinations(held[:-1], min(len(held), most) - 1)
+        assert audio(limits) <= min(audio([*some, held[-1]]) for some in others) + 1e-6
+
+
+def test_buckets_for_a_corpus_of_unknown_lengths():
+    assert with_buckets(config(bucket_seconds=()), []).data.bucket_seconds == (6.0,)
 
 
 def test_resuming_gives_the_batches_of_an_undisturbed_run():
@@ -133,11 +164,11 @@ def test_epochs_differ_in_order():
 
 def test_curriculum_lets_longer_buckets_in():
     # The first bucket has no members, hence no stage.
-    plan = Plan(0, (1, 1, 1, 1), ((), (0, 1), (2, 3), (4, 5)), 300)
-    assert {plan.batch(step)[0] for step in range(100)} == {1}
-    assert {plan.batch(step)[0] for step in range(100, 200)} == {1, 2}
-    assert {plan.batch(step)[0] for step in range(200, 300)} == {1, 2, 3}
-    assert sorted(plan.batch(step)[1][0] for step in range(206, 212)) == list(range(6))
+    plan = Plan(0, (1, 1, 1, 1), ((), (0, 1), (2, 3), (4, 5)), 60)
+    assert {plan.batch(step)[0] for step in range(20)} == {1}
+    assert {plan.batch(step)[0] for step in range(20, 40)} == {1, 2}
+    assert {plan.batch(step)[0] for step in range(40, 60)} == {1, 2, 3}
+    assert sorted(plan.batch(step)[1][0] for step in range(46, 52)) == list(range(6))
 
 
 def test_shapes_are_static_and_rows_hold_their_utterance():
@@ -160,7 +191,8 @@ def test_drops_are_listed_by_reason():
     utterances = [
         utterance("fits"),
         utterance("tight", 0.4, "abcdefgh"),
-        utterance("unknown", float("nan"), audio=AudioFile(pathlib.Path("gone.wav"))),
+        utterance("gone", audio=AudioFile(pathlib.Path("gone.wav"))),
+        utterance("unknown", float("nan"), audio=AudioFile(pathlib.Path(__file__))),
         utterance("empty", text=""),
         utterance("accent", text="café"),
         utterance("long", 3.1),
@@ -170,6 +202,7 @@ def test_drops_are_listed_by_reason():
     ]
     built = train_loader(utterances)
     assert {reason: [utterances[i].id for i in dropped] for reason, dropped in built.dropped.items()} == {
+        Reason.MISSING: ["gone"],
         Reason.UNREADABLE: ["unknown"],
         Reason.EMPTY: ["empty"],
         Reason.ALPHABET: ["accent"],
@@ -181,8 +214,18 @@ def test_drops_are_listed_by_reason():
 
 
 def test_nothing_left_to_train_on():
-    with pytest.raises(DataError, match=r"1 empty transcript.*check data\.source"):
+    with pytest.raises(DataError, match=r"1 of 1 utterances of .*\n  1 empty transcript: add the transcripts"):
         train_loader([utterance("empty", text="")])
+    with pytest.raises(DataError, match=r"no utterance in data\.train_splits"):
+        TrainLoader(config(), [], TOKENIZER, frames)
+
+
+def test_losing_too_many_stops_the_run_and_names_the_keys():
+    utterances = [*corpus(18), utterance("long", 3.5)]
+    assert train_loader(utterances, max_dropped_share=0.06).num_utterances == 18
+    with pytest.raises(DataError, match=r"1 of 19 .* data\.max_dropped_share=0\.05 allows:\n  1 longer") as error:
+        train_loader(utterances, max_dropped_share=0.05)
+    assert "raise the last of data.bucket_seconds" in str(error.value)
 
 
 @settings(deadline=None, max_examples=50)
@@ -202,7 +245,7 @@ def test_what_is_kept_fits_and_is_feasible_at_every_speed(duration, num_labels, 
             labels = rules.labels(kept, shape)
             assert len(labels) <= shape.max_labels
             for speed in speeds:
-                assert duration / speed <= shape.seconds
+                assert duration / speed <= shape.seconds + 1e-6
                 assert min_frames(labels) <= frames(duration / speed)
 
 
@@ -218,31 +261,33 @@ def tone(seconds):
 def test_broken_files_are_skipped_and_listed(tmp_path):
     (tmp_path / "noise.wav").write_bytes(b"no audio")
     bad = {
-        "gone": AudioFile(tmp_path / "gone.wav"),
         "noise": AudioFile(tmp_path / "noise.wav"),
         "short": write(tmp_path / "short.wav", tone(0.6)),
         "longer": write(tmp_path / "longer.wav", tone(1.4)),
     }
-    good = [utterance(f"g{i}", audio=write(tmp_path / f"{i}.wav", tone(1.0))) for i in range(8)]
+    good = [utterance(f"g{i}", audio=write(tmp_path / f"{i}.wav", tone(1.0))) for i in range(9)]
     built = train_loader(good + [utterance(id, audio=audio) for id, audio in bad.items()], max_broken_share=0.5)
     batches = [batch for _, batch in built.batches(0, 2 * built.steps_per_epoch)]
     weights = np.concatenate([batch.weights for batch in batches])
-    assert weights.sum() == 16 and weights.size == 24  # two epochs of two batches of six
+    assert weights.sum() == 18 and weights.size == 24  # two epochs of two batches of six
     for batch in batches:
         filler = batch.weights == 0
         assert not batch.audio[filler].any() and not batch.labels[filler].any()
         assert np.all(batch.label_lengths[filler] == 0) and np.all(batch.audio_lengths[filler] == RATE)
     assert built.broken.keys() == bad.keys()
-    assert "gone.wav" in built.broken["gone"]
+    assert "noise.wav" in built.broken["noise"]
     assert "0.60 s of audio where 1.00 s are declared: restore the file" in built.broken["short"]
     assert "correct the duration" in built.broken["longer"]
 
 
 def test_too_many_broken_files_stop(tmp_path):
-    utterances = corpus(18) + [utterance(f"gone{i}", audio=AudioFile(tmp_path / f"gone{i}.wav")) for i in range(2)]
+    noise = [tmp_path / f"noise{i}.wav" for i in range(2)]
+    for path in noise:
+        path.write_bytes(b"no audio")
+    utterances = corpus(18) + [utterance(path.stem, audio=AudioFile(path)) for path in noise]
     with pytest.raises(DataError, match=r"of 20 utterances .* data\.max_broken_share=0\.05") as error:
         list(train_loader(utterances, max_broken_share=0.05).batches(0, 100))
-    assert "gone0.wav" in str(error.value) and "gone1.wav" in str(error.value)
+    assert "noise0.wav" in str(error.value) and "noise1.wav" in str(error.value)
     assert len(list(train_loader(utterances, max_broken_share=0.1).batches(0, 100))) == 100
 
 
@@ -289,7 +334,7 @@ def test_evaluation_loses_nothing(tmp_path):
 
 def test_real_packs_load(speech_data):
     utterances = [u for u in load_manifest(speech_data / "connected_digits_8k") if u.split == "train"][::40]
-    data = DataConfig(bucket_seconds=(2.0, 6.0), batch_seconds=12.0)
+    data = DataConfig(bucket_seconds=(2.0, 6.0), batch_seconds=12.0, max_dropped_share=1.0)
     built = TrainLoader(Config(data=data), utterances, TOKENIZER, frames)
     assert len(list(built.batches(0, 5))) == 5 and not built.broken
     assert built.num_utterances + sum(map(len, built.dropped.values())) == len(utterances)

@@ -14,6 +14,8 @@ from kernels.emulator import FLOAT16, Arithmetic, Format
 from kernels.emulator.emulate import emulate
 from kernels.lut_softmax import BoundedExp, Exp, Logarithm, Reciprocal, SoftmaxTables, Table, log_softmax, softmax
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 BOUNDED = SoftmaxTables(exp=BoundedExp())
 DEVICES = {
     prefix + order: Arithmetic(Format("float16", flush_to_zero=bool(prefix)), block=block)

@@ -35,6 +35,62 @@ def test_fields_are_read(tmp_path):
     assert (utterance.speaker, utterance.split, utterance.text) == ("ann", "dev", "")
 
 
+def test_durations_are_those_of_the_files_where_none_is_given(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(12_000), 8_000)
+    row = {"audio": "a.wav", "text": "go"}
+    rows = [row, row | {"id": "b", "duration": None}, row | {"id": "c", "audio": "gone.wav"}]
+    found = load_manifest(write_manifest(tmp_path, *rows))
+    assert [u.duration for u in found] == [1.5, 1.5, pytest.approx(float("nan"), nan_ok=True)]
+
+
+def test_texts_are_spelled_at_a_level(tmp_path):
+    path = write_manifest(tmp_path, ROW | {"text": "Call  7 PEOPLE!"})
+    levels = {"none": "Call 7 PEOPLE!", "basic": "call 7 people!", "english": "call seven people"}
+    assert {level: load_manifest(path, level)[0].text for level in levels} == levels
+
+
+# -------------------------------------------------------------- drawn splits
+
+
+def drawn(tmp_path, rows):
+    """The splits by id, and what is said of them."""
+    said = []
+    utterances = load_manifest(write_manifest(tmp_path, *rows), say=said.append)
+    return {u.id: u.split for u in utterances}, {u.id: u.speaker for u in utterances}, said
+
+
+def test_splits_are_drawn_by_speaker_and_further_rows_move_few(tmp_path):
+    rows = [ROW | {"id": f"u{i}", "speaker": f"s{i % 40}"} for i in range(400)]
+    splits, speakers, (line,) = drawn(tmp_path, rows[:200])
+    by_speaker = {}
+    for id, split in splits.items():
+        by_speaker.setdefault(speakers[id], set()).add(split)
+    assert all(len(found) == 1 for found in by_speaker.values())
+    counts = {split: list(splits.values()).count(split) for split in ("train", "dev", "test")}
+    assert counts["train"] > 120 and min(counts.values()) >= 5
+    assert "no row names a split, drawn by speaker: " in line and f"{counts['dev']} dev" in line
+    assert drawn(tmp_path, rows[::-1])[0].items() >= splits.items()  # another order, and more utterances
+
+
+def test_splits_are_drawn_by_id_where_speakers_cannot_be_told_apart(tmp_path):
+    for speaker in ("", "ann"):
+        rows = [ROW | {"id": f"u{i}", "speaker": speaker} for i in range(20)]
+        splits, _, (line,) = drawn(tmp_path, rows)
+        assert "drawn by id" in line and set(splits.values()) == {"train", "dev", "test"}
+        assert list(splits.values()).count("train") >= 12
+    for name in map(str, range(12)):  # has nearly everything: held out, it would leave nothing to train on
+        rows = [ROW | {"id": f"u{i}", "speaker": name} for i in range(30)]
+        rows += [ROW | {"id": f"v{i}", "speaker": f"other{i}"} for i in range(3)]
+        assert list(drawn(tmp_path, rows)[0].values()).count("train") >= 15
+
+
+def test_where_a_row_names_a_split_nothing_is_drawn(tmp_path):
+    rows = [ROW | {"id": f"u{i}"} for i in range(20)]
+    splits, _, said = drawn(tmp_path, [*rows, ROW | {"split": "test"}])
+    assert said == [] and list(splits.values()) == ["train"] * 20 + ["test"]
+    assert set(drawn(tmp_path, rows[:2])[0].values()) == {"train"}  # too few for three splits
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
@@ -42,7 +98,6 @@ def test_fields_are_read(tmp_path):
         ("[1]", "not a JSON object"),
         ({"audio": "b.wav", "duration": 1.0}, "'text' is missing"),
         ({"duration": 1.0, "text": "go"}, "'audio' is missing"),
-        ({"audio": "b.wav", "text": "go"}, "'duration' is missing"),
         ({"audio": "b.wav", "text": "go", "duration": "1"}, "'duration' is '1', not a number"),
         ({"audio": "b.wav", "text": "go", "duration": float("nan")}, "'duration' is nan, not a number"),
         ({"audio": "b.wav", "text": "go", "duration": -1}, "'duration' is -1.0, not a positive"),

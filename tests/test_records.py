@@ -23,7 +23,7 @@ from conformer.data.buckets import Reason, Rules, make_buckets, select
 from conformer.data.loader import TrainLoader, eval_batches, in_splits, load_split, load_utterances
 from conformer.data.manifest import DataError, load_manifest, read_utterances, to_row
 from conformer.data.prepare import fill, finish, is_finished, verify
-from conformer.data.records import STEP, SUMMARY, Corpus, length_step
+from conformer.data.records import FORMAT, STEP, SUMMARY, Corpus, length_step
 from conformer.data.worklists import Settings, make_work_lists
 from conformer.tokenizer import CharTokenizer
 
@@ -47,7 +47,8 @@ def write_manifest(folder: pathlib.Path, rows: list[dict]) -> pathlib.Path:
                 name = f"{row['id']}.wav"
                 soundfile.write(folder / name, sound(row["id"], row["duration"]), RATE, subtype="PCM_16")
                 row = row | {"audio": name}
-            file.write(json.dumps({"text": "go on", "speaker": f"s{len(row['id'])}"} | row) + "\n")
+            row = {"text": "go on", "speaker": f"s{len(row['id'])}", "split": "train"} | row
+            file.write(json.dumps(row) + "\n")
     return path
 
 
@@ -80,7 +81,8 @@ def prepared(manifest, tmp_path_factory) -> pathlib.Path:
 
 
 def config(source: pathlib.Path, augment: AugmentConfig | None = None, **data) -> Config:
-    values = {"bucket_seconds": (0.9, 1.6, 2.1), "batch_seconds": 4.2, "train_splits": ("train", "other")} | data
+    values = {"bucket_seconds": (0.9, 1.6, 2.1), "batch_seconds": 4.2, "max_dropped_share": 1.0}
+    values |= {"train_splits": ("train", "other")} | data
     return Config(
         features=FeatureConfig(sample_rate=RATE, high_freq=1_900.0),
         augment=augment or AugmentConfig(),
@@ -227,6 +229,28 @@ def test_an_id_that_occurs_twice_is_found_however_many_are_compared_at_once(tmp_
         make_work_lists(Settings(str(source)), tmp_path / "out")
 
 
+def test_splits_are_drawn_as_a_manifest_draws_them_and_texts_stay_as_they_are(tmp_path):
+    """And durations are those of the files. A row that cannot be read is dropped as before."""
+    some = [{"id": f"u{i}", "duration": 0.3 + i / 50, "text": f"Call {i}!", "split": ""} for i in range(30)]
+    manifest = write_manifest(tmp_path / "source", some)
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    lines = [{key: value for key, value in row.items() if key not in ("split", "duration")} for row in lines]
+    lines.append({"id": "gone", "audio": "gone.wav", "text": "x"})
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    said = []
+    lists = make_work_lists(Settings(str(manifest), RATE), tmp_path / "out", said.append)
+    collections.deque(fill(lists), maxlen=0)
+    assert finish(lists)["dropped"] == {Reason.UNREADABLE: 1} and said == ["no row names a split, they are drawn by id"]
+    for level, text in (("none", "Call 7!"), ("basic", "call 7!"), ("english", "call seven")):
+        corpus = {u.id: u for u in Corpus(tmp_path / "out", level=level)}
+        expected = {u.id: u for u in load_manifest(manifest, level) if u.id != "gone"}
+        assert corpus["u7"].text == text and text in Corpus(tmp_path / "out", level=level).texts()
+        assert {id: (u.split, u.text) for id, u in corpus.items()} == {
+            id: (u.split, u.text) for id, u in expected.items()
+        }
+    assert expected["u5"].duration == 0.4 and {u.split for u in expected.values()} == {"train", "dev", "test"}
+
+
 # --------------------------------------------------------- kills and other harm
 
 DIES = """
@@ -337,7 +361,7 @@ def test_summaries_that_cannot_be_used(prepared, tmp_path):
     with pytest.raises(DataError, match=r"summary\.json is not a summary of prepare\.py"):
         Corpus(tmp_path)
     (tmp_path / SUMMARY).write_text(json.dumps({"format": 99}))
-    with pytest.raises(DataError, match="format 99, this version reads 1"):
+    with pytest.raises(DataError, match="format 99, this version reads 2"):
         Corpus(tmp_path)
     with pytest.raises(DataError, match="--split may be all, dev, other, train"):
         load_split(config(prepared), None, "test")
@@ -410,7 +434,7 @@ def test_a_billion_utterances_cost_no_more_than_their_shards(tmp_path):
     shard = {"split": "train", "utterances": 500_000_000, "seconds": 1e9, "bytes": 1, "sha256": ""}
     steps = [[[10, 300_000_000, 3e8], [20, 200_000_000, 4e8]], [[20, 500_000_000, 1e9]]]
     shards = [shard | {"name": f"train-{i:05}", "steps": steps[i]} for i in range(2)]
-    (tmp_path / SUMMARY).write_text(json.dumps({"format": 1, "splits": {"train": {}}, "shards": shards}))
+    (tmp_path / SUMMARY).write_text(json.dumps({"format": FORMAT, "splits": {"train": {}}, "shards": shards}))
     tracemalloc.start()
     corpus = Corpus(tmp_path)
     settings = config(tmp_path, bucket_seconds=(1.0, 2.0))

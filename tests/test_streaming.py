@@ -8,23 +8,22 @@ from small_model import RATE, TOKENIZER, make_config, make_model, sound
 from conformer.decode.greedy import Decoder, GreedyDecoder, Token
 from conformer.decode.prefix_beam import PrefixBeamDecoder
 from conformer.filterbank import StreamingLogMel
+from conformer.lengths import Lengths
 from conformer.streaming import (
     EndpointConfig,
     Framing,
     Recognizer,
-    Segment,
     StreamError,
     StreamPool,
     Transcript,
     Windows,
-    Word,
     windows_of,
 )
 from conformer.streaming.engine import Engine
-from conformer.streaming.subtitles import srt_cue, vtt_cue
 
 CHUNK, LEFT = 4, 2
 FRAME = 0.04  # seconds of an encoder frame
+FRAMING = Framing(make_config().features, Lengths(4, 3), CHUNK)
 
 
 def engine(**options) -> Engine:
@@ -70,11 +69,11 @@ class Scripted(Decoder):
 
 def scripted(script, *, seconds, endpoint=None) -> Transcript:
     """Of a stream whose decoder follows `script`."""
-    transcript = Transcript(TOKENIZER, FRAME, decoder=lambda: Scripted(script), endpoint=endpoint)
+    transcript = Transcript(TOKENIZER, FRAMING, decoder=lambda: Scripted(script), endpoint=endpoint)
     for frames in np.split(
         np.zeros((round(seconds / FRAME), TOKENIZER.vocab_size), np.float32), range(CHUNK, 50, CHUNK)
     ):
-        transcript.decode(frames)
+        transcript.decode(frames, np.zeros(4 * len(frames), np.float32))  # loudness that says nothing
     transcript.finish()
     return transcript
 
@@ -91,7 +90,9 @@ def test_framing_counts_frames_as_the_front_end_does(factor):
         assert framing.num_frames(length) == front_end.output_lengths(length)
 
 
-@pytest.mark.parametrize("framing", [Framing(make_config().features, *sizes) for sizes in ((4, 19, 16), (3, 18, 18))])
+@pytest.mark.parametrize(
+    "framing", [Framing(make_config().features, *sizes) for sizes in ((Lengths(4, 6), 4), (Lengths(6, 5), 3))]
+)
 def test_windows_hold_the_features_of_the_whole_however_the_audio_is_cut(framing):
     samples = sound(11_111)
     front_end = StreamingLogMel(framing.features)
@@ -124,7 +125,7 @@ class Loudness:
     batch_size, state_bytes = 2, 4
 
     def __init__(self):
-        self.framing = Framing(make_config().features, 4, 16, 16)
+        self.framing = Framing(make_config().features, Lengths(4, 3), 4)
         self.reset()
 
     def __call__(self, windows, num_frames, fresh=None):
@@ -170,7 +171,8 @@ def test_whatever_steps_windows_can_be_recognised_with():
 def test_words_have_the_times_of_their_tokens():
     stream = scripted({2: "a", 3: "b", 10: "▁", 12: "c", 20: "▁"}, seconds=2.0)
     assert stream.text == "ab c"
-    assert stream.words == [Word("ab", 2 * FRAME, 4 * FRAME), Word("c", 12 * FRAME, 13 * FRAME)]
+    assert [word[:3] for word in stream.words] == [("ab", 2 * FRAME, 4 * FRAME), ("c", 12 * FRAME, 13 * FRAME)]
+    assert [token[:2] for token in stream.segments[0].tokens][:2] == [("a", 2 * FRAME), ("b", 3 * FRAME)]
 
 
 def test_silence_after_speech_ends_a_segment_and_times_go_on():
@@ -199,17 +201,19 @@ def test_a_word_without_end_is_cut():
     assert stream.segments[0].end == pytest.approx(0.8)
 
 
+def test_a_segment_that_is_not_sure_enough_is_left_out():
+    frames, levels = np.full((CHUNK, TOKENIZER.vocab_size), -2.0, np.float32), np.zeros(4 * CHUNK, np.float32)
+    for least, texts in ((0.1, ["a"]), (0.2, [])):
+        stream = Transcript(TOKENIZER, FRAMING, min_confidence=least)
+        frames[1, TOKENIZER.symbols.index("a")] = np.log(0.15)
+        stream.decode(frames, levels)
+        stream.finish()
+        assert [segment.text for segment in stream.segments] == texts
+
+
 def test_silence_alone_gives_no_segment():
     stream = scripted({}, seconds=0.9, endpoint=EndpointConfig(silence_at_start=1.0))
     assert stream.text == "" and stream.words == [] and stream.segments == []
-
-
-def test_subtitles():
-    segment = Segment("a b", (Word("a", 1.5, 1.9), Word("b", 2.0, 2.04)), 0.0, 3.0)
-    assert srt_cue(segment, 7) == "7\n00:00:01,500 --> 00:00:02,040\na b\n"
-    assert vtt_cue(segment) == "00:00:01.500 --> 00:00:02.040\na b\n"
-    late = Segment("c", (Word("c", 3_725.5, 3_726.0),), 3_720.0, 3_727.0)
-    assert "01:02:05,500 --> 01:02:06,000" in srt_cue(late, 1)
 
 
 # ------------------------------------------------------------------ many streams

@@ -99,6 +99,13 @@ def undisturbed(folder) -> pathlib.Path:
     return workdir
 
 
+def await_end(workdir: pathlib.Path) -> None:
+    """Returns when no trial of a killed sweep is left: each holds the lock of its folder until it has ended."""
+    for path in workdir.glob("*/lock"):
+        with path.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+
+
 def await_processes(sweep: subprocess.Popen, count: int) -> None:
     """Returns when a sweep has said that so many trainings or evaluations begin."""
     assert sweep.stdout is not None
@@ -134,6 +141,7 @@ def test_a_sweep_killed_twice_at_random_has_the_table_of_an_undisturbed_one(fold
         await_processes(process, rng.randint(1, most))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+        await_end(workdir)
         finished |= {path: path.stat().st_mtime_ns for path in workdir.glob("*/trial.json")}
         assert len(finished) < 6
     process = start(folder, workdir)

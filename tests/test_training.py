@@ -87,6 +87,7 @@ def assert_same(left: dict, right: dict):
 # ------------------------------------------------------------------ it learns
 
 
+@pytest.mark.slow
 def test_ten_utterances_are_learned_by_heart(tmp_path, capsys):
     """And the finished run is left alone afterwards, by its own configuration and by others."""
     pytest.importorskip("espeakng_loader", reason="the embedded corpus needs pip install -e '.[demo]'")
@@ -269,11 +270,11 @@ def test_statistics_of_batch_norm_follow_good_steps_alone(accumulate):
 
 
 def test_batch_norm_normalises_the_frames_inside_and_streams_by_what_it_remembers():
-    norm = BatchNorm(3)
+    norm = BatchNorm(3, ModelConfig())
     norm.mean[...], norm.variance[...] = jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 4.0, 9.0])
     kernel = jax.random.normal(jax.random.key(0), (4, 3))
     x = jax.random.normal(jax.random.key(1), (2, 9, 3))
-    folded, bias = norm.fold(kernel)
+    folded, bias = norm.fold(kernel, None)
     y = depthwise_conv(x, kernel)
     expected = (y - norm.mean[...]) / jnp.sqrt(norm.variance[...] + norm.eps) * norm.scale[...] + norm.bias[...]
     np.testing.assert_allclose(depthwise_conv(x, folded) + bias, expected, atol=1e-5)
@@ -285,17 +286,18 @@ def test_batch_norm_normalises_the_frames_inside_and_streams_by_what_it_remember
 
 def test_an_intermediate_loss_is_mixed_in():
     """The loss is linear in the weight, and its other end is the loss of the first of two blocks through the head."""
+    batch, config = batch_of_noise(), tiny(num_layers=2, dropout=0.0).replace({"train.intermediate_weight": 0.25})
+    graphdef, state = start(config)
 
-    def first_loss(weight, batch):
-        config = tiny(num_layers=2, dropout=0.0).replace({"train.intermediate_weight": weight})
-        graphdef, state = start(config)
-        model = nnx.merge(graphdef, jax.tree.map(jnp.copy, state.params), state.statistics)
+    @jax.jit
+    def losses(params, statistics, batch):
+        model = nnx.merge(graphdef, params, statistics)
         features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths)
         outputs, lengths = model.encoder.outputs(model.standardise(features), lengths)
-        losses = [ctc_loss(model.head(x), lengths, batch.labels, batch.label_lengths)[:2].sum() / 6 for x in outputs]
-        return make_train_step(config, graphdef)(state, batch, *FULL)[1]["loss"], losses
+        return [ctc_loss(model.head(x), lengths, batch.labels, batch.label_lengths)[:2].sum() / 6 for x in outputs]
 
-    loss, (middle, last) = first_loss(0.25, jax.tree.map(jnp.asarray, batch_of_noise()))
+    middle, last = losses(state.params, state.statistics, batch)
+    loss = make_train_step(config, graphdef)(state, batch, *FULL)[1]["loss"]
     np.testing.assert_allclose(loss, 0.25 * middle + 0.75 * last, rtol=1e-5)
     assert abs(middle - last) > 1e-3
     with pytest.raises(ConfigError, match="needs a middle block"):
@@ -488,6 +490,16 @@ def test_a_write_that_fails_is_reported_and_leaves_the_last_checkpoint(workdir):
 
 
 # -------------------------------------------------------------------- metrics
+
+
+def test_the_time_left_counts_no_compilation(monkeypatch):
+    clock = iter([0.0, 110.0])
+    monkeypatch.setattr("conformer.training.metrics.time.perf_counter", lambda: next(clock))
+    progress = Progress(5, 25, muted=True)
+    for _ in range(10):
+        progress.update()
+    progress.set_aside(100.0)
+    assert progress.seconds_left == 10.0  # as many steps as before, which took 10 s of 110
 
 
 def test_a_resumed_log_drops_the_steps_to_be_repeated_and_a_cut_line(tmp_path):

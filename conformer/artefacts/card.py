@@ -31,6 +31,7 @@ class Card:
     check: float  # largest difference of a log-probability from JAX float32 on check.npz
     layouts: dict[str, int]  # how many results of operations have each, for Core ML
     for_sherpa: bool = False
+    normalise: str = "basic"  # level of the spelling that it writes (text.normalise)
     measured: dict[str, Any] = dataclasses.field(default_factory=dict)  # by parity.py
 
     @property
@@ -107,7 +108,7 @@ def readme(cards: list[Card]) -> str:
         "",
         "## Features",
         "",
-        f"Kaldi's log-mel filterbank: {_features(first.features)}. Not normalised: the artefact does that itself.",
+        f"{_features(first.features)}. Not normalised: the artefact does that itself.",
         "",
         "## Interfaces",
     ]
@@ -124,11 +125,20 @@ def readme(cards: list[Card]) -> str:
 
 
 def _features(features: FeatureConfig) -> str:
+    if features.kind == "nemo":
+        return (
+            f"NeMo's log-mel filterbank (Slaney): {features.num_mel_bins} bins from {features.low_freq:g} to "
+            f"{features.high_freq:g} Hz, {features.frame_length_ms:g} ms windows ({features.window}) every "
+            f"{features.frame_shift_ms:g} ms, audio of {features.sample_rate} Hz in [-1, 1), pre-emphasis "
+            f"{features.preemphasis:g}, frames centred, zeros outside the audio, 2^-24 added before the logarithm"
+        )
+    frames = "centred (snip_edges=false)" if features.kind == "kaldi" else "inside the audio alone (snip_edges=true)"
     return (
-        f"{features.num_mel_bins} bins from {features.low_freq:g} to {features.high_freq:g} Hz, "
-        f"{features.frame_length_ms:g} ms windows (povey) every {features.frame_shift_ms:g} ms, audio of "
-        f"{features.sample_rate} Hz on the int16 scale, pre-emphasis {features.preemphasis:g}, DC removed, "
-        "frames centred (snip_edges=false), no dither"
+        f"Kaldi's log-mel filterbank: {features.num_mel_bins} bins from {features.low_freq:g} to "
+        f"{features.high_freq:g} Hz, {features.frame_length_ms:g} ms windows (povey) every "
+        f"{features.frame_shift_ms:g} ms, audio of {features.sample_rate} Hz on the int16 scale, pre-emphasis "
+        f"{features.preemphasis:g}, DC removed, "
+        f"frames {frames}, no dither"
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conformer.config import Config, FeatureConfig
+from conformer.lengths import Lengths
 from conformer.streaming.stepper import Framing
 from kernels.typing import Bool, Float
 
@@ -30,6 +31,8 @@ class Geometry:
     encoder_dim: int
     kernel_size: int
     vocab_size: int
+    subsampling_padding: str = "none"
+    positions: str = "learned"
 
     @classmethod
     def of(cls, config: Config, model: "ConformerCTC", chunk_size: int, num_left_chunks: int) -> "Geometry":
@@ -46,12 +49,19 @@ class Geometry:
             sizes.encoder_dim,
             sizes.kernel_size,
             sizes.vocab_size,
+            sizes.subsampling_padding,
+            sizes.positions,
         )
+
+    @property
+    def lengths(self) -> Lengths:
+        """Those of the front end."""
+        return Lengths(self.subsampling_factor, self.right_context, self.subsampling_padding)
 
     @property
     def window(self) -> int:
         """Feature frames that go in."""
-        return (self.chunk_size - 1) * self.subsampling_factor + self.right_context + 1
+        return self.lengths.window(self.chunk_size)
 
     @property
     def shift(self) -> int:
@@ -60,7 +70,7 @@ class Geometry:
 
     def framing(self, features: FeatureConfig) -> Framing:
         """How audio is cut for it."""
-        return Framing(features, self.chunk_size, self.window, self.shift)
+        return Framing(features, self.lengths, self.chunk_size)
 
     @property
     def left(self) -> int:
@@ -80,11 +90,12 @@ class Geometry:
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of a state's parts, in order: keys, values and newest inputs of the convolution (key_0, value_0, inputs_0),
-        block after block.
+        block after block; last, where positions are absolute, the frames of the stream before the chunk.
         """
         keys = (self.num_heads, self.left, self.head_dim)
         block = {"key": keys, "value": keys, "inputs": (self.kernel_size - 1, self.encoder_dim)}
-        return {f"{part}_{layer}": shape for layer in range(self.num_layers) for part, shape in block.items()}
+        parts = {f"{part}_{layer}": shape for layer in range(self.num_layers) for part, shape in block.items()}
+        return parts | ({"frames": (1,)} if self.positions == "absolute" else {})
 
     def valid_keys(self, frames_seen: int, num_frames: int) -> Bool[np.ndarray, " keys"]:
         """Those that the next chunk, of `num_frames` valid frames, attends to."""

@@ -15,19 +15,27 @@ from conformer.tokenizer import Tokenizer, load_tokenizer
 def load_artefact(path: str | pathlib.Path) -> tuple[Runtime, Tokenizer]:
     """An artefact, named by its file or its card, and the tokenizer beside it.
 
-    Raises ExportError or TokenizerError where one of them is missing or broken, or a package that runs the format.
+    It has run one step. Raises ExportError or TokenizerError where one of them is missing or broken, or a package that
+    runs the format.
     """
     path = pathlib.Path(path)
     if not path.suffix or not path.exists():
         raise ExportError(f"{path} is no artefact: name one that export.py wrote, such as exported/onnx_int8.onnx")
     (card,) = load_cards(path.with_suffix(".json"))
-    tokenizer = load_tokenizer(path.parent)
+    tokenizer = load_tokenizer(path.parent, card.normalise)
     if tokenizer.vocab_size != card.geometry.vocab_size:
         raise ExportError(
             f"{path.parent}: the tokenizer has {tokenizer.vocab_size} units, the artefact {card.geometry.vocab_size}: "
             "restore the tokenizer that it was exported with"
         )
-    return _load(card.format, path.parent / card.file, card.geometry, card.features), tokenizer
+    runtime = _load(card.format, path.parent / card.file, card.geometry, card.features)
+    try:
+        runtime.warm_up()
+    except Exception as error:
+        raise ExportError(
+            f"{path} does not run with the sizes of its card ({_reason(error)}): restore both, or export again"
+        ) from None
+    return runtime, tokenizer
 
 
 def load_runtimes(format: str, path: pathlib.Path, geometry: Geometry, features: FeatureConfig) -> dict[str, Runtime]:
@@ -50,7 +58,11 @@ def _load(format: str, path: pathlib.Path, geometry: Geometry, features: Feature
     except ExportError:
         raise
     except Exception as error:  # interpreters raise what they like
-        raise ExportError(f"{path} cannot be loaded ({' '.join(str(error).split())[:200]}): export again") from error
+        raise ExportError(f"{path} cannot be loaded ({_reason(error)}): export again") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _runtime_class(format: str) -> type[Runtime]:

@@ -115,6 +115,12 @@ def _split(x, axis, num_splits=None, split_sizes=None) -> list[np.ndarray]:
     return np.split(x, places, axis)
 
 
+def _pad(x, pad, **_) -> np.ndarray:
+    """Zeros along the last axes, (before, after) each."""
+    widths = np.reshape(pad, (-1, 2))
+    return np.pad(x, [(0, 0)] * (x.ndim - len(widths)) + [tuple(pair) for pair in widths])
+
+
 def _sigmoid(x) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
@@ -131,14 +137,18 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "floor": lambda x: np.floor(x),
     "log": lambda x, epsilon=0.0: np.log(x + epsilon),
     "maximum": lambda x, y: np.maximum(x, y),
+    "minimum": lambda x, y: np.minimum(x, y),
     "mul": lambda x, y: x * y,
+    "pad": _pad,
     "real_div": lambda x, y: x / y,
     "reduce_log_sum_exp": _log_sum_exp,
     "reduce_max": lambda x, axes, keep_dims: x.max(axis=tuple(axes), keepdims=bool(keep_dims)),
     "reduce_mean": lambda x, axes, keep_dims: x.mean(axis=tuple(axes), keepdims=bool(keep_dims)),
     "reduce_sum": lambda x, axes, keep_dims: x.sum(axis=tuple(axes), keepdims=bool(keep_dims)),
     "relu": lambda x: np.maximum(x, 0),
+    "reshape": lambda x, shape, **_: x.reshape(shape),
     "sigmoid": _sigmoid,
+    "sign": lambda x: np.sign(x),
     "silu": lambda x: x * _sigmoid(x),
     "slice_by_index": _slice_by_index,
     "slice_by_size": _slice,

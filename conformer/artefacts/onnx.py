@@ -1,8 +1,8 @@
 """ONNX Runtime, with the interface of WeNet's CTC models.
 
 Inputs and outputs are bound by position, in the order of INPUTS and OUTPUTS; the client keeps the state, the offset and
-the mask (csrc/online-wenet-ctc-model.cc of sherpa-onnx). `offset` and `required_cache_size` are there because it sends
-them; the step does not need them.
+the mask (csrc/online-wenet-ctc-model.cc of sherpa-onnx). `required_cache_size` is there because it sends it; the step
+does not need it, and `offset`, the frames of the stream before the chunk, where positions are absolute alone.
 """
 
 import pathlib
@@ -23,14 +23,17 @@ class OnnxRuntime(Runtime):
     def _load(self, path: pathlib.Path) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # The fallback would print on standard output what is wrong with a file, and try the same again.
+        settings = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
+        self._session = onnxruntime.InferenceSession(str(path), options, **settings)
 
     def _initial_state(self) -> dict[str, np.ndarray]:
+        self._offset = np.zeros(1, np.int64)
         return zeros(cache_shapes(self.geometry))
 
     def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        zero = np.zeros(1, np.int64)
-        inputs = (window[None], zero, zero, *self._state.values(), valid[None, None])
+        offset, self._offset = self._offset, self._offset + self.geometry.chunk_size
+        inputs = (window[None], offset, np.zeros(1, np.int64), *self._state.values(), valid[None, None])
         log_probs, *caches = self._session.run(None, dict(zip(INPUTS, inputs, strict=True)))
         self._state = dict(zip(self._state, caches, strict=True))
         return np.asarray(log_probs)[0]

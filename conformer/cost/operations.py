@@ -37,8 +37,11 @@ class Workload:
     def utterance(cls, config: Config, seconds: float, batch_size: int = 1) -> "Workload":
         """Whole utterances of so many seconds each, every frame attending to every other."""
         feature_frames = round(1000 * seconds / config.features.frame_shift_ms)
-        frames = lengths_of(config.model).output_lengths(feature_frames)
-        return cls(batch_size, feature_frames, frames, 0, batch_size * seconds, False)
+        lengths = lengths_of(config.model)
+        frames = lengths.output_lengths(feature_frames)
+        return cls(
+            batch_size, feature_frames + sum(lengths.margins(feature_frames)), frames, 0, batch_size * seconds, False
+        )
 
 
 MODULES = ("front end", "feed-forward", "attention", "convolution", "norm", "head")

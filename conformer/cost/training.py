@@ -72,8 +72,10 @@ class Step(NamedTuple):
 def training_step(config: Config, device: Device, interconnect: Interconnect, devices: int) -> Step:
     """A step on the longest bucket of the configuration, whose batch is shared out among the devices.
 
-    Raises ValueError for a format that the device does not multiply.
+    Raises ValueError for a format that the device does not multiply, and for a configuration without buckets.
     """
+    if not config.data.bucket_seconds:
+        raise ValueError("data.bucket_seconds is derived from data, which are not looked at here: name the lengths")
     bucket = make_bucket(config.data, config.features.sample_rate, config.data.bucket_seconds[-1])
     rows = -(-bucket.batch_size // devices)
     workload = Workload.utterance(config, bucket.seconds, rows)

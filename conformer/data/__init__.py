@@ -1,6 +1,7 @@
 """Speech with transcripts: where it comes from, and how it becomes batches."""
 
 from conformer.data.buckets import make_buckets as make_buckets
+from conformer.data.buckets import with_buckets as with_buckets
 from conformer.data.loader import Batch as Batch
 from conformer.data.loader import Share as Share
 from conformer.data.loader import TrainLoader as TrainLoader

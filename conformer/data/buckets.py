@@ -18,14 +18,17 @@ import grain
 import numpy as np
 
 from conformer.audio import AudioError
-from conformer.config import DataConfig
+from conformer.config import Config, DataConfig
 from conformer.ctc import min_frames
-from conformer.data.manifest import Utterance
-from conformer.data.records import Corpus, Utterances
+from conformer.data.manifest import AudioFile, Utterance
+from conformer.data.records import STEP, Corpus, Utterances, length_step
 from conformer.tokenizer import Tokenizer, TokenizerError
 
 # Seconds by which a declared duration may be off: manifests round. What is beyond the bucket is cut, no more than this.
 DURATION_TOLERANCE = 0.02
+# Buckets that are derived: a training step compiles once for each, and a batch is filled up with what it has already.
+NUM_BUCKETS, UTTERANCES_PER_BUCKET = 5, 100
+_SECONDS_UNKNOWN = 10.0  # a bucket for utterances of which no length is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +56,73 @@ def make_bucket(config: DataConfig, sample_rate: int, seconds: float) -> Bucket:
     )
 
 
+def with_buckets(config: Config, utterances: Utterances) -> Config:
+    """The configuration with `data.bucket_seconds` for these utterances, where it has none.
+
+    The few lengths that leave the least padding, up to the longest utterance at the lowest speed, or what
+    `data.batch_seconds` holds.
+    """
+    if config.data.bucket_seconds:
+        return config
+    if isinstance(utterances, Corpus):
+        lengths = dict(utterances.lengths())
+    else:
+        lengths = collections.Counter(u.duration for u in utterances if u.duration > 0)
+    most, slowest = math.floor(config.data.batch_seconds / STEP), min(config.augment.speed_factors)
+    counts = np.zeros(most + 1)
+    for seconds, count in lengths.items():
+        if (step := length_step(seconds / slowest)) <= most:
+            counts[step] += count
+    most_buckets = min(NUM_BUCKETS, 1 + int(counts.sum()) // UTTERANCES_PER_BUCKET)
+    steps = _least_padding(counts, most_buckets) or [min(most, length_step(_SECONDS_UNKNOWN))]
+    return config.replace({"data.bucket_seconds": tuple(round(step * STEP, 6) for step in steps)})
+
+
+def _least_padding(counts: np.ndarray, most: int) -> list[int]:
+    """At most `most` lengths, ascending, to which `counts[n]` utterances of length n are padded with the least added.
+
+    By dynamic programming over the lengths that occur: what it takes to pad all up to a length, with one bucket more.
+    """
+    lengths = np.flatnonzero(counts)
+    if not len(lengths):
+        return []
+    sums = np.concatenate([[0], np.cumsum(counts[lengths])])
+    # padded[j, i]: audio of a bucket that holds the lengths from i to j
+    padded = lengths[:, None] * (sums[1:, None] - sums[None, :-1])
+    padded[np.triu_indices(len(lengths), 1)] = np.inf
+    total, chosen = padded[:, 0], []
+    for _ in range(min(most, len(lengths)) - 1):
+        options = padded[:, 1:] + total[None, :-1]
+        chosen.append(np.argmin(options, axis=1))
+        total = options.min(axis=1)
+    ends, last = [int(lengths[-1])], len(lengths) - 1
+    for before in reversed(chosen):
+        last = int(before[last])
+        ends.append(int(lengths[last]))
+    return ends[::-1]
+
+
 class Reason(enum.StrEnum):
     """Why an utterance is not trained on."""
 
+    MISSING = "audio file does not exist"
     UNREADABLE = "duration unknown: the audio cannot be read"
     EMPTY = "empty transcript"
     ALPHABET = "characters outside the alphabet"
     TOO_LONG = "longer than the last of data.bucket_seconds"
     TOO_MANY_LABELS = "more labels a second than data.max_label_rate"
     INFEASIBLE = "too short for its transcript under CTC"
+
+
+REMEDIES = {  # what to do where too many are dropped
+    Reason.MISSING: "correct the paths of the manifest, which are relative to its folder, or data.source",
+    Reason.UNREADABLE: "restore the files, or remove their rows",
+    Reason.EMPTY: "add the transcripts, remove the rows, or lower text.normalise",
+    Reason.ALPHABET: "raise text.normalise, or train a tokenizer on all texts: choose a new --workdir",
+    Reason.TOO_LONG: "cut them, or raise the last of data.bucket_seconds and, if that is more, data.batch_seconds",
+    Reason.TOO_MANY_LABELS: "raise data.max_label_rate, or take longer units: tokenizer.kind=bpe",
+    Reason.INFEASIBLE: "lower model.subsampling_factor, or take longer units: tokenizer.kind=bpe",
+}
 
 
 class UnfitError(Exception):
@@ -131,9 +192,11 @@ def select(utterances: Utterances, rules: Rules) -> Selection:
     limits, seconds = [bucket.seconds for bucket in rules.buckets], 0.0
     for index, utterance in enumerate(utterances):
         try:
+            if isinstance(utterance.audio, AudioFile) and not utterance.audio.path.exists():
+                raise UnfitError(Reason.MISSING)
             if not utterance.duration > 0:
                 raise UnfitError(Reason.UNREADABLE)
-            number = bisect.bisect_left(limits, utterance.duration / rules.slowest)
+            number = bisect.bisect_left(limits, utterance.duration / rules.slowest - 1e-6)  # of rounding
             if number == len(limits):
                 raise UnfitError(Reason.TOO_LONG)
             rules.labels(utterance, rules.buckets[number])

@@ -11,16 +11,21 @@ import numpy as np
 
 from conformer.audio import INT16_SCALE, AudioError, float_to_pcm16
 from conformer.augment import augment_audio
-from conformer.config import Config
+from conformer.background import draw_background
+from conformer.config import Config, DataConfig
 from conformer.data.buckets import (
+    REMEDIES,
     Bucket,
     Plan,
+    Reason,
     Rules,
+    Selection,
     UnfitError,
     check_length,
     make_bucket,
     make_buckets,
     select,
+    with_buckets,
 )
 from conformer.data.manifest import AudioFile, DataError, Recipe, Utterance, load_manifest
 from conformer.data.records import SUMMARY, UNFINISHED, Corpus, Utterances
@@ -66,19 +71,22 @@ class Share(NamedTuple):
 ALL_ROWS = Share()
 
 
-def load_utterances(config: Config) -> Utterances:
-    """All splits of `config.data.source`; those of a prepared corpus are read one by one. Raises DataError."""
+def load_utterances(config: Config, say: Callable[[str], object] = lambda line: None) -> Utterances:
+    """All splits of `config.data.source`; those of a prepared corpus are read one by one. Raises DataError.
+
+    `say` is given a line about splits that were drawn.
+    """
     if config.data.source == "synthetic":
         return synthesise(config.data.synthetic, config.features.sample_rate)
-    return _load(pathlib.Path(config.data.source))
+    return _load(pathlib.Path(config.data.source), config.text.normalise, say)
 
 
-def _load(path: pathlib.Path) -> Utterances:
+def _load(path: pathlib.Path, level: str, say: Callable[[str], object]) -> Utterances:
     if (path / SUMMARY).is_file():
-        return Corpus(path)
+        return Corpus(path, level=level)
     if (path / UNFINISHED).is_dir():
         raise DataError(f"{path} is not prepared to its end: run the command that began it again")
-    return load_manifest(path)
+    return load_manifest(path, level, say)
 
 
 def in_splits(utterances: Utterances, splits: Collection[str]) -> Utterances:
@@ -93,12 +101,17 @@ def texts_of(utterances: Utterances) -> list[str]:
     return utterances.texts() if isinstance(utterances, Corpus) else [utterance.text for utterance in utterances]
 
 
-def load_split(config: Config, manifest: str | None, split: str) -> list[Utterance]:
+def load_split(
+    config: Config, manifest: str | None, split: str, say: Callable[[str], object] = print
+) -> list[Utterance]:
     """The utterances of one split, or of "all", of a manifest or folder, or of the run's own data.
 
-    Raises DataError, which names the splits there are, where there is none of it.
+    `say` is given a line about splits that were drawn. Raises DataError, which names the splits there are, where there
+    is none of it.
     """
-    utterances = load_utterances(config) if manifest is None else _load(pathlib.Path(manifest))
+    if manifest is not None:
+        config = config.replace({"data.source": manifest})
+    utterances = load_utterances(config, say if split != "all" else lambda line: None)
     chosen = list(utterances if split == "all" else in_splits(utterances, (split,)))
     if not chosen:
         splits = utterances.splits if isinstance(utterances, Corpus) else {u.split for u in utterances}
@@ -128,7 +141,10 @@ class TrainLoader:
         tokenizer: Tokenizer,
         output_frames: Callable[[float], int],
     ):
-        """`output_frames(seconds)` is the number of frames that CTC gets. Raises DataError if no utterance is left."""
+        """`output_frames(seconds)` is the number of frames that CTC gets.
+
+        Raises DataError if more than `data.max_dropped_share` of the utterances cannot be trained on.
+        """
         self._data = config.data
         self.buckets = make_buckets(config.data, config.features.sample_rate)
         rules = Rules(tokenizer, self.buckets, config.augment.speed_factors, output_frames)
@@ -139,12 +155,7 @@ class TrainLoader:
         self.num_rows = 0
         self.num_utterances = sum(map(len, selection.members))
         self.seconds = selection.seconds
-        if not self.num_utterances:
-            counts = "; ".join(f"{len(indices)} {reason}" for reason, indices in self.dropped.items())
-            raise DataError(
-                f"no utterance of {config.data.source!r} in {config.data.train_splits} can be trained on "
-                f"({counts or 'the split is empty'}): check data.source, data.train_splits and data.bucket_seconds"
-            )
+        _check_share(config.data, selection, self.num_utterances)
         plan = Plan(
             seed=config.seed,
             batch_sizes=tuple(bucket.batch_size for bucket in self.buckets),
@@ -206,6 +217,21 @@ class TrainLoader:
             )
 
 
+def _check_share(config: DataConfig, selection: Selection, kept: int) -> None:
+    """Raises DataError where none, or too few, of the utterances of the train splits can be trained on."""
+    lost = sum(map(len, selection.dropped.values()))
+    if not kept + lost:
+        raise DataError(f"{config.source!r} has no utterance in data.train_splits={config.train_splits}: correct one")
+    if kept and lost <= config.max_dropped_share * (kept + lost):
+        return
+    reasons = sorted(selection.dropped, key=lambda reason: -len(selection.dropped[reason]))
+    shown = "".join(f"\n  {len(selection.dropped[reason])} {reason}: {REMEDIES[Reason(reason)]}" for reason in reasons)
+    raise DataError(
+        f"{lost} of {kept + lost} utterances of {config.source!r} cannot be trained on, more than "
+        f"data.max_dropped_share={config.max_dropped_share} allows:{shown}"
+    )
+
+
 class _Reader:
     """step -> (step, batch, message by id of what could not be read, Reason of each row that did not fit).
 
@@ -244,7 +270,9 @@ class _Reader:
                 broken[utterance.id] = f"{utterance.id}: {error}"
                 continue
             rng = np.random.default_rng((self._seed, step, row))
-            audio = augment_audio(self._augment, audio, self._sample_rate, rng)
+            audio = augment_audio(self._augment, audio, self._sample_rate, rng, bucket.num_samples)
+            if rng.random() < self._augment.background_probability:
+                labels, audio = [], draw_background(len(audio), self._sample_rate, rng)
             own = row - rows.start
             _fill(batch, own, audio[: bucket.num_samples])  # cuts no more than DURATION_TOLERANCE
             batch.labels[own, : len(labels)] = labels
@@ -277,6 +305,7 @@ def eval_batches(
     training buckets and, for longer utterances, multiples of the last one. An utterance that cannot be read is in no
     batch: its message is put into `broken`, by id.
     """
+    config = with_buckets(config, utterances)
     sample_rate = config.features.sample_rate
     buckets = list(make_buckets(config.data, sample_rate))
     last = buckets[-1].seconds

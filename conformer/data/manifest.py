@@ -1,7 +1,7 @@
 """Utterances, and the places they come from: a JSONL manifest, a pack folder, or a LibriSpeech folder.
 
-Reading a manifest opens no audio (of LibriSpeech's layout, the headers). `Utterance.samples` does, and what it cannot
-read it reports as `AudioError`.
+Reading a manifest opens no audio but the headers of files whose duration it does not give (of LibriSpeech's layout,
+all). `Utterance.samples` does, and what it cannot read it reports as `AudioError`.
 """
 
 import dataclasses
@@ -11,13 +11,15 @@ import math
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import soundfile
 
 from conformer.audio import INT16_SCALE, AudioError, audio_seconds, load_audio, resample
+from conformer.data.splits import Draw
 from conformer.text import normalise, read_lines
 from kernels.typing import Float, Int
 
@@ -127,8 +129,8 @@ class Utterance:
     id: str
     text: str  # as `normalise` spells it; may be empty
     speaker: str  # "" if unknown
-    split: str
-    duration: float  # seconds, as declared; NaN where nothing is known
+    split: str  # "" where the source names none and none is drawn yet
+    duration: float  # seconds, as declared, else as its file has; NaN where that cannot be read
     audio: Audio
 
     def samples(self, sample_rate: int) -> Float[np.ndarray, "samples"]:
@@ -136,23 +138,44 @@ class Utterance:
         return self.audio.samples(sample_rate)
 
 
-def load_manifest(path: str | pathlib.Path) -> list[Utterance]:
-    """The utterances that `read_utterances` yields, all of them. Raises DataError, also for an id that occurs twice."""
-    utterances, seen = list(read_utterances(path)), set()
+def load_manifest(
+    path: str | pathlib.Path, level: str = "basic", say: Callable[[str], object] = lambda line: None
+) -> list[Utterance]:
+    """The utterances that `read_utterances` yields, each with a split: a drawn one where none is named.
+
+    Args:
+        say: is given a line about splits that were drawn.
+
+    Raises:
+        DataError: as `read_utterances`, and for an id that occurs twice.
+    """
+    utterances, seen, draw = list(read_utterances(path, level)), set(), Draw()
     for utterance in utterances:
         if utterance.id in seen:
             raise DataError(f"{path}: id {utterance.id!r} occurs more than once: give each row an 'id' of its own")
         seen.add(utterance.id)
+        draw.add(utterance.id, utterance.speaker, utterance.split)
+    utterances = [settle(draw, utterance) for utterance in utterances]
+    if not draw.named:
+        counts = ", ".join(f"{count} {split}" for split, count in Counter(u.split for u in utterances).items())
+        say(f"{path}: no row names a split, drawn by {'speaker' if draw.by_speaker else 'id'}: {counts}")
     return utterances
 
 
-def read_utterances(path: str | pathlib.Path) -> Iterator[Utterance]:
+def settle(draw: Draw, utterance: Utterance) -> Utterance:
+    """An utterance of a draw with its split."""
+    split = draw.split_of(utterance.id, utterance.speaker, utterance.split)
+    return utterance if split == utterance.split else dataclasses.replace(utterance, split=split)
+
+
+def read_utterances(path: str | pathlib.Path, level: str = "basic") -> Iterator[Utterance]:
     """The utterances of a JSONL manifest or of a folder, in the order of the files; one chapter at most is in memory.
 
     A manifest has one JSON object a line: `audio` (or NeMo's `audio_filepath`; relative to the manifest's folder),
-    `duration` in seconds, `text`, and optionally `id` (default: the name of the audio file without its ending),
-    `speaker` (""), `split` ("train"). A folder is a pack (`manifest.jsonl`, and `recipe_train.jsonl` where there is
-    one) or has LibriSpeech's layout (SPLIT/SPEAKER/CHAPTER/*.trans.txt beside FLAC files; Panayotov et al., 2015).
+    `text`, and optionally `duration` in seconds (default: that of the file), `id` (the name of the audio file without
+    its ending), `speaker` (""), `split` (""). A folder is a pack (`manifest.jsonl`, and `recipe_train.jsonl` where
+    there is one) or has LibriSpeech's layout (SPLIT/SPEAKER/CHAPTER/*.trans.txt beside FLAC files; Panayotov et al.,
+    2015). Texts are spelled as `normalise` does at `level`.
 
     Audio that is missing is not an error here. Raises DataError for anything else that cannot be used.
     """
@@ -161,12 +184,12 @@ def read_utterances(path: str | pathlib.Path) -> Iterator[Utterance]:
     if not path.exists():
         raise DataError(f"{path} does not exist: point data.source at a JSONL manifest or a folder of speech")
     if not path.is_dir():
-        rows = _read_rows(path)
+        rows = _read_rows(path, level)
     elif (path / MANIFEST).is_file():
         files = [file for file in (path / MANIFEST, path / RECIPE) if file.is_file()]
-        rows = (utterance for file in files for utterance in _read_rows(file))
+        rows = (utterance for file in files for utterance in _read_rows(file, level))
     else:
-        rows = (utterance for file in _transcripts(path.resolve()) for utterance in _read_transcripts(file))
+        rows = (utterance for file in _transcripts(path.resolve()) for utterance in _read_transcripts(file, level))
         empty = (
             f"{path} has neither {MANIFEST} nor LibriSpeech transcripts (SPLIT/SPEAKER/CHAPTER/*{TRANSCRIPTS}): "
             "point data.source at a folder that has one of them, or at a JSONL manifest"
@@ -192,10 +215,12 @@ def to_row(utterance: Utterance) -> dict[str, Any]:
         case other:
             raise TypeError(f"{type(other).__name__} is not in files")
     values = {name: getattr(utterance, name) for name in ("id", "text", "speaker", "split", "duration")}
+    if math.isnan(utterance.duration):
+        del values["duration"]
     return values | audio
 
 
-def _read_rows(path: pathlib.Path) -> Iterator[Utterance]:
+def _read_rows(path: pathlib.Path, level: str) -> Iterator[Utterance]:
     for number, line in read_lines(path, DataError):
         if not line.strip():
             continue
@@ -203,7 +228,7 @@ def _read_rows(path: pathlib.Path) -> Iterator[Utterance]:
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise DataError("not a JSON object")
-            utterance = _utterance(row, path.parent)
+            utterance = _utterance(row, path.parent, level)
         except DataError as error:
             raise DataError(f"{path}:{number}: {error}: correct the line or remove it") from None
         except (ValueError, RecursionError) as error:
@@ -211,7 +236,7 @@ def _read_rows(path: pathlib.Path) -> Iterator[Utterance]:
         yield utterance
 
 
-def _utterance(row: dict[str, Any], folder: pathlib.Path) -> Utterance:
+def _utterance(row: dict[str, Any], folder: pathlib.Path, level: str) -> Utterance:
     if "segments" in row:
         audio = Recipe(
             folder=folder / _string(row, "folder", ""),
@@ -231,11 +256,21 @@ def _utterance(row: dict[str, Any], folder: pathlib.Path) -> Utterance:
         name = _string(row, "audio_filepath" if "audio" not in row and "audio_filepath" in row else "audio")
         audio = AudioFile(folder / name)
         id = _string(row, "id", audio.path.stem)
-    duration = _number(row, "duration")
+    text = normalise(_string(row, "text"), level)
+    duration = _seconds_of(audio) if row.get("duration") is None else _number(row, "duration")
     if duration <= 0:
         raise DataError(f"'duration' is {duration}, not a positive number of seconds")
-    text = normalise(_string(row, "text"))
-    return Utterance(id, text, _string(row, "speaker", ""), _string(row, "split", "train"), duration, audio)
+    return Utterance(id, text, _string(row, "speaker", ""), _string(row, "split", ""), duration, audio)
+
+
+def _seconds_of(audio: AudioFile | Recipe) -> float:
+    """The duration of audio; NaN for a file that cannot be read, which is reported when the audio is needed."""
+    if isinstance(audio, Recipe):
+        return audio.num_samples / audio.sample_rate
+    try:
+        return audio_seconds(audio.path)
+    except (AudioError, OSError):
+        return math.nan
 
 
 def _segments(row: dict[str, Any]) -> tuple[tuple[str, int], ...]:
@@ -282,7 +317,7 @@ def _transcripts(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             yield pathlib.Path(entry)
 
 
-def _read_transcripts(path: pathlib.Path) -> Iterator[Utterance]:
+def _read_transcripts(path: pathlib.Path, level: str) -> Iterator[Utterance]:
     """The utterances of one chapter: lines "ID TEXT", and ID.flac beside the file."""
     chapter = path.parent
     speaker, split = chapter.parent.name, chapter.parent.parent.name
@@ -290,9 +325,5 @@ def _read_transcripts(path: pathlib.Path) -> Iterator[Utterance]:
         if not line.strip():
             continue
         id, *words = line.split()
-        audio = chapter / f"{id}.flac"
-        try:
-            duration = audio_seconds(audio)
-        except AudioError:
-            duration = math.nan  # reported when the audio is needed
-        yield Utterance(id, normalise(" ".join(words)), speaker, split, duration, AudioFile(audio))
+        audio = AudioFile(chapter / f"{id}.flac")
+        yield Utterance(id, normalise(" ".join(words), level), speaker, split, _seconds_of(audio), audio)

@@ -187,7 +187,7 @@ class _Content:
         self.dropped: list[dict[str, str]] = []
 
     def records(self, rows: pathlib.Path) -> Iterator[bytes]:
-        for utterance in read_utterances(rows):
+        for utterance in read_utterances(rows, "none"):
             step = length_step(utterance.duration)
             try:
                 samples = utterance.samples(self._sample_rate)

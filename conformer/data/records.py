@@ -9,7 +9,8 @@ A folder that `prepare.py` has written holds
     dropped.jsonl               id, split, reason and message of each utterance that was left out
 
 A record is the length of its header (four bytes, little endian), the header (JSON: id, text, speaker, duration) and the
-audio: mono, 16 bits, in FLAC. Memory grows with the number of shards, not with that of utterances.
+audio: mono, 16 bits, in FLAC. Texts are as the source has them: they are spelled when they are read. Memory grows with
+the number of shards, not with that of utterances.
 """
 
 import bisect
@@ -30,12 +31,13 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from conformer.audio import resample
 from conformer.data.manifest import DataError, Utterance
+from conformer.text import normalise
 from kernels.typing import Float, Int
 
 SUMMARY = "summary.json"
 UNFINISHED = "unfinished"  # folder of a preparation that has not come to its end
 STEP = 0.1  # seconds; lengths are told apart by steps of this
-FORMAT = 1  # of the folder; raised when an older reader would fail
+FORMAT = 2  # of the folder; raised when an older reader would fail
 _OPEN_SHARDS = 256  # readers kept open: a process may have 1024 files
 _LENGTH = struct.Struct("<I")
 
@@ -161,13 +163,17 @@ class Corpus:
         splits: the splits of the corpus, whether they are in the order or not.
     """
 
-    def __init__(self, folder: str | pathlib.Path, splits: Iterable[str] | None = None):
-        """Opens `splits`, by default all. Reads the summary alone. Raises DataError where that cannot be used."""
-        self._folder = pathlib.Path(folder)
+    def __init__(self, folder: str | pathlib.Path, splits: Iterable[str] | None = None, level: str = "basic"):
+        """Opens `splits`, by default all. Reads the summary alone. Raises DataError where that cannot be used.
+
+        Args:
+            level: of `normalise`, at which texts are spelled.
+        """
+        self._folder, self._level = pathlib.Path(folder), level
         summary = read_summary(self._folder)
         self.splits = tuple(summary["splits"])
         self._chosen = self.splits if splits is None else tuple(splits)
-        shards = [shard for shard in summary["shards"] if shard.split in self._chosen]
+        self._shards = shards = [shard for shard in summary["shards"] if shard.split in self._chosen]
         # A run is what a shard holds of one length: (step, shard, index in the shard of its first).
         runs, sizes = [], []
         for shard in shards:
@@ -193,19 +199,30 @@ class Corpus:
         _, shard, first = self._runs[run]
         position = first + index - (self._ends[run - 1] if run else 0)
         record = Record(self._folder / shard.file, shard.utterances, position)
-        return Utterance(split=shard.split, audio=record, **record.header())
+        header = record.header()
+        text = normalise(header.pop("text"), self._level)
+        return Utterance(split=shard.split, text=text, audio=record, **header)
 
     def __iter__(self) -> Iterator[Utterance]:
         return map(self.__getitem__, range(len(self)))
 
     def of_splits(self, splits: Iterable[str]) -> "Corpus":
         """Those of some splits."""
-        return Corpus(self._folder, splits)
+        return Corpus(self._folder, splits, self._level)
+
+    def checksums(self) -> list[str]:
+        """Of the shards."""
+        return [shard.sha256 for shard in self._shards]
 
     def num_within(self, seconds: float) -> int:
         """How many come before the first whose length step may hold more than `seconds`."""
         runs = bisect.bisect_right(self._runs, seconds + 1e-6, key=lambda run: run[0] * STEP)
         return self._ends[runs - 1] if runs else 0
+
+    def lengths(self) -> list[tuple[float, int]]:
+        """(most seconds, utterances) of each length step, ascending."""
+        starts = [0, *self._ends[:-1]]
+        return [(run[0] * STEP, end - start) for run, start, end in zip(self._runs, starts, self._ends, strict=True)]
 
     def seconds(self, stop: int) -> float:
         """Audio of the first `stop` utterances, where a length step ends."""
@@ -214,7 +231,8 @@ class Corpus:
     def texts(self) -> list[str]:
         """A bounded sample of the transcripts: all of a small corpus."""
         paths = [self._folder / f"{split}.txt" for split in self._chosen]
-        return [text for path in paths if path.exists() for text in path.read_text(encoding="utf-8").splitlines()]
+        lines = [text for path in paths if path.exists() for text in path.read_text(encoding="utf-8").splitlines()]
+        return [normalise(line, self._level) for line in lines]
 
 
 Utterances = Sequence[Utterance] | Corpus

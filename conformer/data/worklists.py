@@ -6,21 +6,22 @@ that wait to be written, a sample of transcripts, a range of the hashes of ids.
 
 import collections
 import dataclasses
-import hashlib
 import heapq
 import json
 import math
 import pathlib
 import re
 import shutil
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from conformer import system
 from conformer.data.buckets import Reason
-from conformer.data.manifest import DataError, Utterance, read_utterances, to_row
+from conformer.data.manifest import DataError, Utterance, read_utterances, settle, to_row
 from conformer.data.records import SUMMARY, UNFINISHED, length_step
+from conformer.data.splits import Draw, hash_of
 
 MAX_SECONDS = 120.0  # of an utterance: one is held in memory as a whole
 NUM_TEXTS = 100_000  # transcripts of a split that a tokenizer is derived from
@@ -66,8 +67,12 @@ class WorkLists:
         shutil.rmtree(self.work)
 
 
-def make_work_lists(settings: Settings, folder: pathlib.Path) -> WorkLists:
+def make_work_lists(
+    settings: Settings, folder: pathlib.Path, say: Callable[[str], object] = lambda line: None
+) -> WorkLists:
     """Reads the source once and writes the work lists. Those that are complete stand.
+
+    `say` is given a line about splits that were drawn.
 
     Raises DataError for a source that cannot be used, ids that occur twice, or a folder with anything else in it.
     """
@@ -81,7 +86,7 @@ def make_work_lists(settings: Settings, folder: pathlib.Path) -> WorkLists:
             raise DataError(f"{folder} holds other files: name a folder that is new or empty")
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        seconds = _sort(settings.source, work)
+        seconds = _sort(settings.source, work, say)
         names = [name for split in sorted(seconds) for name in _cut(work, split, seconds[split], settings.shard_hours)]
         if not names:
             raise DataError(f"{settings.source}: no utterance can be used: {work / DROPPED} says why")
@@ -144,13 +149,13 @@ class _Spool:
         self._bytes = 0
 
 
-def _sort(source: str, work: pathlib.Path) -> dict[str, float]:
+def _sort(source: str, work: pathlib.Path, say: Callable[[str], object]) -> dict[str, float]:
     """Sorts the source by split and length, writes what is dropped, and returns the seconds of each split."""
     spool, seconds = _Spool(), collections.defaultdict(float)
     texts: dict[str, list[tuple[int, str]]] = collections.defaultdict(list)  # heaps of the smallest hashes of ids
     (work / DROPPED).touch()
-    for utterance in read_utterances(pathlib.Path(source).absolute()):
-        key = _hash(utterance.id)
+    for utterance in _read(pathlib.Path(source).absolute(), work / "undrawn", say):
+        key = hash_of(utterance.id)
         spool.write(work / "ids", key.to_bytes(8, "little"))
         if reason := _unusable(utterance):
             spool.write(work / DROPPED, json_line(dropped_row(utterance, reason)))
@@ -172,6 +177,23 @@ def _sort(source: str, work: pathlib.Path) -> dict[str, float]:
         lines = [text + "\n" for _, text in sorted(heap, reverse=True)]
         (work / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
     return dict(seconds)
+
+
+def _read(source: pathlib.Path, undrawn: pathlib.Path, say: Callable[[str], object]) -> Iterator[Utterance]:
+    """The utterances of a source. Those that name no split wait in a file until one can be drawn for each."""
+    draw, spool = Draw(), _Spool()
+    for utterance in read_utterances(source, "none"):
+        draw.add(utterance.id, utterance.speaker, utterance.split)
+        if utterance.split:
+            yield utterance
+        else:
+            spool.write(undrawn, json_line(to_row(utterance)))
+    spool.flush()
+    if undrawn.exists():
+        if not draw.named:
+            say(f"no row names a split, they are drawn by {'speaker' if draw.by_speaker else 'id'}")
+        yield from (settle(draw, utterance) for utterance in read_utterances(undrawn, "none"))
+        undrawn.unlink()
 
 
 def _unusable(utterance: Utterance) -> str | None:
@@ -199,16 +221,12 @@ def _check_distinct(path: pathlib.Path, source: str) -> None:
             break
     seen = set()
     for utterance in read_utterances(pathlib.Path(source).absolute()) if repeated else ():
-        if _hash(utterance.id) in repeated:
+        if hash_of(utterance.id) in repeated:
             if utterance.id in seen:
                 raise DataError(
                     f"{source}: id {utterance.id!r} occurs more than once: give each row an 'id' of its own"
                 )
             seen.add(utterance.id)
-
-
-def _hash(id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "little")
 
 
 def _cut(work: pathlib.Path, split: str, seconds: float, shard_hours: float) -> list[str]:

@@ -19,6 +19,14 @@ class Token(NamedTuple):
     log_prob: float  # natural logarithm of its probability at that frame
 
 
+class Hypothesis(NamedTuple):
+    """One labelling."""
+
+    tokens: list[Token]
+    log_prob: float  # natural logarithm of its CTC probability: the sum over its alignments that were seen
+    score: float  # log_prob and what the scorers add
+
+
 class Decoder(abc.ABC):
     """Decodes a stream as its frames arrive: however they are cut into pieces, the tokens are the same."""
 
@@ -33,6 +41,12 @@ class Decoder(abc.ABC):
     @abc.abstractmethod
     def tokens(self) -> list[Token]:
         """The best hypothesis so far."""
+
+    @property
+    def hypotheses(self) -> list[Hypothesis]:
+        """The labellings at hand, best first. Without a beam there is one, with the score of its tokens alone."""
+        log_prob = sum(token.log_prob for token in self.tokens)
+        return [Hypothesis(self.tokens, log_prob, log_prob)]
 
     @property
     @abc.abstractmethod

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from conformer.text import normalise
 from conformer.tokenizer import SPACE_SYMBOL, Tokenizer, TokenizerError
 
 
@@ -59,7 +58,7 @@ class HotWords:
 
     def _add(self, phrase: str, tokenizer: Tokenizer) -> None:
         try:
-            ids = tokenizer.encode(normalise(phrase))
+            ids = tokenizer.encode(tokenizer.normalise(phrase))
         except TokenizerError as error:
             raise HotWordsError(f"hot words {phrase!r} cannot be spelled: {error}") from None
         if not ids:

@@ -27,6 +27,7 @@ SPECIAL = (SENTENCE_START, SENTENCE_END, UNKNOWN)
 LN10 = math.log(10)  # ARPA files hold decimal logarithms, all else natural ones
 NEVER = -99 * LN10  # as ARPA files write a probability of 0
 _BINARY_BYTES = 4096  # among which a file that is no text has a zero
+_LONGEST_ERROR = 300  # characters; a line of a broken file may be long
 FALLBACK_DISCOUNT = 0.5  # of texts too few for D: no n-gram of count 1, or none of count 2
 
 Context = tuple[str, ...]
@@ -209,6 +210,7 @@ class _Arpa:
         self._ngrams[tuple(self._words[word] for word in words)] = (log_prob * LN10, backoff * LN10)
 
     def _error(self, what: str) -> LanguageModelError:
+        what = what if len(what) <= _LONGEST_ERROR else f"{what[:_LONGEST_ERROR]}..."
         return LanguageModelError(f"{self._path}:{self._number}: {what}: restore the file or write it again")
 
 

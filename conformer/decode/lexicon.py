@@ -16,7 +16,7 @@ import math
 import warnings
 
 from conformer.decode.language_model import Context, LanguageModelError, NgramModel, train_ngram
-from conformer.text import listed, normalise, strangers
+from conformer.text import listed, strangers
 from conformer.tokenizer import Tokenizer
 
 SPELLING_ORDER = 5  # letters of an n-gram of the model of spelling
@@ -26,12 +26,12 @@ _LEAST = 1e-300  # of a sum of probabilities: differences of a model that is not
 class Lexicon:
     """The words of a model that a tokenizer can spell, as a trie. Memory grows to the model's size: for small ones.
 
-    Words are taken in the spelling of `conformer.text.normalise`. Warns of those that cannot be spelled. Raises
+    Words are taken in the spelling of the tokenizer's training texts. Warns of those that cannot be spelled. Raises
     LanguageModelError when none can be.
     """
 
     def __init__(self, model: NgramModel, tokenizer: Tokenizer):
-        self.model = model = model.spelled(normalise)
+        self.model = model = model.spelled(tokenizer.normalise)
         words = sorted(word for word in model.words if tokenizer.alphabet.issuperset(word))
         if not words:
             raise LanguageModelError(

@@ -17,11 +17,11 @@ import dataclasses
 import heapq
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from conformer.decode.greedy import Decoder, Token
+from conformer.decode.greedy import Decoder, Hypothesis, Token
 from conformer.tokenizer import BLANK
 from kernels.typing import Float
 
@@ -55,14 +55,6 @@ class Scorer(Protocol):
     def finish(self, state: Any) -> float:
         """What the end of the utterance adds."""
         ...
-
-
-class Hypothesis(NamedTuple):
-    """One labelling."""
-
-    tokens: list[Token]
-    log_prob: float  # natural logarithm of its CTC probability: the sum over its alignments that the beam saw
-    score: float  # log_prob and what the scorers add
 
 
 class PrefixBeamDecoder(Decoder):
@@ -122,7 +114,7 @@ class PrefixBeamDecoder(Decoder):
 
     @property
     def hypotheses(self) -> list[Hypothesis]:
-        """What is in the beam, best first."""
+        """As `Decoder.hypotheses`: what is in the beam."""
         return [
             Hypothesis(self._stable + self._walk(prefix.best[1]), prefix.log_prob, prefix.log_prob + prefix.bonus)
             for prefix in self._beam

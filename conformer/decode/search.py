@@ -36,6 +36,12 @@ class Search:
         return " ".join(changed)
 
 
+def check_nbest(count: int, search: Search) -> None:
+    """Raises DecodeError where a search has not so many alternatives."""
+    if count > 1 and count > search.beam_size:
+        raise DecodeError(f"--nbest={count} needs a beam search that holds as many: add --beam-size={max(count, 8)}")
+
+
 def read_lm(search: Search, tokenizer: Tokenizer) -> NgramModel | Lexicon | None:
     """The language model of a search, ready for any weights; None without one. Raises LanguageModelError."""
     if search.lm is None:

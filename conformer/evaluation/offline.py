@@ -9,7 +9,9 @@ from flax import nnx
 
 from conformer.config import Config
 from conformer.data import Utterance, eval_batches
-from conformer.decode.greedy import Decoder, GreedyDecoder
+from conformer.decode.alternatives import Alternative, alternatives
+from conformer.decode.confidence import Peaks, group_words
+from conformer.decode.greedy import Decoder, GreedyDecoder, Token
 from conformer.evaluation.scorer import Score, ScoreError, score
 from conformer.features import log_mel
 from conformer.filterbank import trailing_samples
@@ -19,19 +21,30 @@ from kernels.typing import Float
 _SHOWN = 3  # utterances that an error lists
 
 
+class Heard(NamedTuple):
+    """What came out for one utterance, beside its text."""
+
+    words: list[str]
+    evidence: Float[np.ndarray, " words"]  # see `Peaks.evidence`
+    tokens: list[Token]
+    alternatives: list[Alternative]
+
+
 class Transcripts(NamedTuple):
     """What came out for a list of utterances."""
 
     utterances: list[Utterance]  # those that could be read, in the order of `texts`
     texts: list[str]
     broken: dict[str, str]  # id -> message of those that could not
+    level: str  # of `normalise`, at which they are scored
+    heard: Sequence[Heard] = ()  # of whole utterances, in the order of `texts`
 
     def score(self) -> Score:
         """Error rates against the utterances' own transcripts. Raises ScoreError where none could be read."""
         if self.broken and not self.utterances:
             first = "; ".join(list(self.broken.values())[:_SHOWN])
             raise ScoreError(f"none of the {len(self.broken)} utterances can be read, as in {first}")
-        return score([utterance.text for utterance in self.utterances], self.texts)
+        return score([utterance.text for utterance in self.utterances], self.texts, self.level)
 
 
 def make_forward(config: Config, graphdef: nnx.GraphDef) -> Callable:
@@ -79,15 +92,22 @@ def decode(
     broken: dict[str, str],
     tokenizer: Tokenizer,
     decoder: Callable[[], Decoder] = GreedyDecoder,
+    num_alternatives: int = 0,
 ) -> Transcripts:
     """The transcripts of what `posteriors` yields, or has yielded."""
-    done, texts = [], []
+    done, texts, details = [], [], []
     for utterance, log_probs in heard:
-        search = decoder()
+        search, peaks = decoder(), Peaks()
         search.step(log_probs)
+        peaks.add(log_probs)
+        tokens = search.finish()
+        words = group_words(tokens, tokenizer)
+        evidence = peaks.evidence([group for _, group in words])
+        others = alternatives(search, tokenizer, num_alternatives)
         done.append(utterance)
-        texts.append(tokenizer.decode([token.id for token in search.finish()]))
-    return Transcripts(done, texts, broken)
+        texts.append(tokenizer.decode([token.id for token in tokens]))
+        details.append(Heard([text for text, _ in words], evidence, tokens, others))
+    return Transcripts(done, texts, broken, tokenizer.level, details)
 
 
 def transcribe(

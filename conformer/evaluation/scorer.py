@@ -52,19 +52,19 @@ class Score:
         )
 
 
-def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
+def score(references: Sequence[str], hypotheses: Sequence[str], level: str = "basic") -> Score:
     """Scores hypotheses against the references of the same utterances.
 
     An empty hypothesis counts its reference as deleted, an empty reference its hypothesis as inserted. Raises
     ScoreError when the two differ in number, or when the references hold no word.
     """
-    output = _align(references, hypotheses)
+    output = _align(references, hypotheses, level)
     words = np.array([len(reference) for reference in output.references])
     if not words.any():
         raise ScoreError(f"none of the {len(words)} references holds a word: check the transcripts")
     errors = np.array([sum(_counts(alignment).values()) for alignment in output.alignments])
     low, high = _interval(errors, words)
-    characters = jiwer.process_characters(_normalised(references), _normalised(hypotheses))
+    characters = jiwer.process_characters(_normalised(references, level), _normalised(hypotheses, level))
     return Score(
         words=int(words.sum()),
         errors=int(errors.sum()),
@@ -80,38 +80,44 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
 
 
 def write_errors(
-    path: str | pathlib.Path, ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str]
+    path: str | pathlib.Path,
+    ids: Sequence[str],
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    level: str = "basic",
+    details: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Writes one JSON object a line for each utterance, most errors first.
+    """Writes one JSON object a line for each utterance, most errors first; `details` are added to each.
 
     `aligned` is the reference with each error in braces: `{said → heard}`, `{deleted → *}`, `{* → inserted}`. `wer` is
     null where the reference is empty and the hypothesis is not. Raises ScoreError when the lists differ in length.
     """
-    output = _align(references, hypotheses)
+    output = _align(references, hypotheses, level)
     if len(ids) != len(references):
         raise ScoreError(f"{len(ids)} ids for {len(references)} utterances: give one for each")
     rows = []
-    for id, ref, hyp, alignment in zip(ids, output.references, output.hypotheses, output.alignments, strict=True):
+    parts = (ids, output.references, output.hypotheses, output.alignments, details or [{}] * len(ids))
+    for id, ref, hyp, alignment, detail in zip(*parts, strict=True):
         counts = _counts(alignment)
         errors = sum(counts.values())
         wer = round(errors / len(ref), 4) if ref else None if hyp else 0.0
         texts = {"ref": " ".join(ref), "hyp": " ".join(hyp), "aligned": _marked(ref, hyp, alignment)}
-        rows.append({"id": id, "wer": wer, "errors": errors, **counts, **texts})
+        rows.append({"id": id, "wer": wer, "errors": errors, **counts, **texts, **detail})
     rows.sort(key=lambda row: -row["errors"])
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     system.write_text(pathlib.Path(path), "".join(lines))
 
 
-def _align(references: Sequence[str], hypotheses: Sequence[str]) -> jiwer.WordOutput:
+def _align(references: Sequence[str], hypotheses: Sequence[str], level: str) -> jiwer.WordOutput:
     if len(references) != len(hypotheses):
         raise ScoreError(f"{len(references)} references, but {len(hypotheses)} hypotheses: give one for each")
     if not references:
         raise ScoreError("there are no utterances to score: check the split")
-    return jiwer.process_words(_normalised(references), _normalised(hypotheses))
+    return jiwer.process_words(_normalised(references, level), _normalised(hypotheses, level))
 
 
-def _normalised(texts: Sequence[str]) -> list[str]:
-    return [normalise(text) for text in texts]
+def _normalised(texts: Sequence[str], level: str) -> list[str]:
+    return [normalise(text, level) for text in texts]
 
 
 def _counts(alignment: list[jiwer.AlignmentChunk]) -> dict[str, int]:

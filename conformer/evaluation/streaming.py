@@ -1,7 +1,7 @@
 """Recognition of utterances as streams: errors, and how long a user waits."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +38,7 @@ class Timing(NamedTuple):
 def transcribe_streaming(
     stepper: Stepper,
     tokenizer: Tokenizer,
-    utterances: Sequence[Utterance],
+    utterances: Iterable[Utterance],
     *,
     decoder: Callable[[], Decoder] = GreedyDecoder,
 ) -> tuple[Transcripts, Timing]:
@@ -69,6 +69,6 @@ def transcribe_streaming(
         texts.append(text)
     frame = features.frame_shift_ms / 1000
     wait = stepper.framing.window * frame + (features.frame_length_ms / 1000 - frame)
-    return Transcripts(done, texts, broken), Timing(
+    return Transcripts(done, texts, broken, tokenizer.level), Timing(
         audio, compute, tuple(np.percentile(chunks, [50, 95, 99]).tolist()), wait
     )

@@ -42,8 +42,18 @@ def check_request(config: Config, format: str, numerics: str, chunk_size: int, n
             f"--chunk-size={chunk_size} --num-left-chunks={num_left_chunks}: a state of fixed size needs at least 1 of "
             "each; 16 and 4 are usual"
         )
-    if not config.model.causal_conv:
-        raise ExportError("a model with model.causal_conv=False looks ahead and cannot stream: train a causal one")
+    if (reason := config.not_streaming) is not None:
+        raise ExportError(reason)
+    if format == "coreml" and config.model.positions == "absolute":
+        raise ExportError(
+            "model.positions=absolute: float16 cannot count the frames of a stream: export for onnx or litert, or a "
+            "model with learned or relative positions"
+        )
+    if format == "tflite-micro" and (config.features.kind != "kaldi" or config.model.subsampling_padding != "none"):
+        raise ExportError(
+            "--format=tflite-micro has Kaldi's front end in C and no padded one: export for litert, or train a model "
+            "with features.kind=kaldi and model.subsampling_padding=none"
+        )
     if chunk_size not in config.train.chunk_sizes:
         warnings.warn(
             f"--chunk-size={chunk_size} is not one of train.chunk_sizes={config.train.chunk_sizes} that the model was "

@@ -15,15 +15,17 @@ from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
 from onnx import TensorProto, helper  # pyright: ignore[reportMissingImports]
 from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
 from onnxruntime.transformers.float16 import convert_float_to_float16  # pyright: ignore[reportMissingImports]
+from onnxruntime.transformers.onnx_model import OnnxModel  # pyright: ignore[reportMissingImports]
 
 from conformer.artefacts.geometry import Geometry
 from conformer.artefacts.onnx import INPUTS, OUTPUTS, cache_shapes
 from conformer.export.formats import Interface, Task, not_for_sherpa
-from conformer.export.step import LAYOUT, lay_out
+from conformer.export.step import LAYOUT, key_positions, lay_out
 from conformer.model import ConformerCTC
 from conformer.model.layouts.layout import Past
 
 OPSET = 18  # below it, ReduceMean as jax2onnx 0.17.1 writes it does not pass ONNX's checker
+IR_VERSION = 8  # that of OPSET: what the oldest readers of it know, such as ONNX Runtime 1.17 in Android clients
 MASKED = 1e4  # subtracted from the scores of keys that are not valid: within float16, and exp of it is zero
 
 
@@ -39,9 +41,11 @@ def export(task: Task) -> Interface:
     _add_interface(graph, geometry)
     if not_for_sherpa(task.config) is None:
         _add_metadata(graph, geometry)
-    onnx.checker.check_model(graph, full_check=True)
     if numerics == "float16":
-        graph = convert_float_to_float16(graph, keep_io_types=True)
+        sortable = OnnxModel(convert_float_to_float16(graph, keep_io_types=True))
+        sortable.topological_sort()  # the conversion appends its casts
+        graph = sortable.model
+    graph.ir_version = IR_VERSION
     onnx.save(graph, str(path))
     if numerics == "int8":
         previous = logging.root.manager.disable
@@ -53,9 +57,12 @@ def export(task: Task) -> Interface:
                 op_types_to_quantize=["MatMul"],
                 weight_type=QuantType.QInt8,
                 per_channel=True,
+                nodes_to_exclude=_products_of_heads(graph),
             )
         finally:
             logging.disable(previous)
+        graph = onnx.load(str(path))
+    onnx.checker.check_model(str(path), full_check=True)
     return Interface(_declared(graph.graph.input), _declared(graph.graph.output))
 
 
@@ -63,23 +70,26 @@ def _convert(model: ConformerCTC, geometry: Geometry) -> Any:
     """The step with the interface's inputs but the unused ones, the mask in float32."""
     model = lay_out(model, geometry)
 
-    def wenet_step(x: jax.Array, attn_cache: jax.Array, conv_cache: jax.Array, valid: jax.Array) -> Any:
+    def wenet_step(x: jax.Array, attn_cache: jax.Array, conv_cache: jax.Array, valid: jax.Array, *start: Any) -> Any:
         states = []
         for layer in range(geometry.num_layers):
             key, value = jnp.split(attn_cache[layer], 2, axis=-1)
             states.append(Past(key, value, conv_cache[layer, 0].T))
-        logits, states = model.logits(x[0], (valid.reshape(-1) - 1.0) * MASKED, states, LAYOUT)
+        positions = key_positions(geometry, start[0]) if start else None
+        logits, states = model.logits(x[0], (valid.reshape(-1) - 1.0) * MASKED, states, LAYOUT, positions)
         attention = jnp.stack([jnp.concatenate([state.key, state.value], axis=-1) for state in states])
         convolution = jnp.stack([state.inputs.T[None] for state in states])
         return jax.nn.log_softmax(logits)[None], attention, convolution
 
     shapes = ((1, geometry.window, geometry.num_mel_bins), *cache_shapes(geometry).values(), (1, 1, geometry.num_keys))
+    start = {"start": (1,)} if geometry.positions == "absolute" else {}
+    shapes += tuple(start.values())
     return to_onnx(
         wenet_step,
         [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes],
         opset=OPSET,
         normalization_mode="prefer_native",
-        input_names=["x", "attn_cache", "conv_cache", "valid"],
+        input_names=["x", "attn_cache", "conv_cache", "valid", *start],
         output_names=list(OUTPUTS),
     )
 
@@ -101,6 +111,12 @@ def _write_products_plainly(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(kept)
 
 
+def _products_of_heads(model: onnx.ModelProto) -> list[str]:
+    """Products with a constant of each head, of which ONNX Runtime takes no scale for each output."""
+    constants = {constant.name for constant in model.graph.initializer if len(constant.dims) > 2}
+    return [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in constants]
+
+
 def _add_interface(model: onnx.ModelProto, geometry: Geometry) -> None:
     """Declares the inputs of INPUTS in their order: a boolean mask, cast where the graph begins; unused integers."""
     graph = model.graph
@@ -109,6 +125,8 @@ def _add_interface(model: onnx.ModelProto, geometry: Geometry) -> None:
         declared[name] = helper.make_tensor_value_info(name, TensorProto.INT64, [1])
     declared["attn_mask"] = helper.make_tensor_value_info("attn_mask", TensorProto.BOOL, [1, 1, geometry.num_keys])
     graph.node.insert(0, helper.make_node("Cast", ["attn_mask"], ["valid"], to=TensorProto.FLOAT))
+    if "start" in declared:  # frames of the stream before the chunk
+        graph.node.insert(0, helper.make_node("Cast", ["offset"], ["start"], to=TensorProto.FLOAT))
     del graph.input[:]
     graph.input.extend(declared[name] for name in INPUTS)
 

@@ -73,5 +73,5 @@ class Parity:
 
     def _figures(self, results: list[np.ndarray]) -> dict[str, Any]:
         texts = [self._tokenizer.decode([token.id for token in greedy(log_probs)]) for log_probs in results]
-        scored = score(self._references, texts)
+        scored = score(self._references, texts, self._tokenizer.level)
         return {"wer": scored.wer, "errors": scored.errors, "words": scored.words}

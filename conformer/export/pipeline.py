@@ -14,6 +14,7 @@ from conformer.audio import AudioError
 from conformer.config import Config
 from conformer.cost import num_parameters
 from conformer.data import DataError, in_splits, load_utterances
+from conformer.decode.confidence import Confidence
 from conformer.export.formats import Task, backend, check_request, not_for_sherpa
 from conformer.streaming import Framing, windows_of
 from conformer.streaming.engine import Engine
@@ -40,6 +41,7 @@ def export(
     calibration = _calibration(config, framing) if numerics in FORMATS[format].calibrated else []
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
+    Confidence.load(workdir).save(out)
     name = artefact_name(format, numerics)
     path = out / f"{name}{FORMATS[format].suffix}"
     interface = backend(format).export(Task(config, model, geometry, numerics, path, calibration))
@@ -61,6 +63,7 @@ def export(
         arena_bytes=runtime.arena_bytes,
         layouts=runtime.layouts,
         check=check_difference(runtime, out),
+        normalise=config.text.normalise,
         for_sherpa=format == "onnx" and not_for_sherpa(config) is None,
     )
     card.save(out)
@@ -72,6 +75,7 @@ def release(workdir: pathlib.Path, out: pathlib.Path) -> None:
     config, model, tokenizer, step = load_model(workdir)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
+    Confidence.load(workdir).save(out)
     system.write_text(out / "config.json", config.to_json())
     save_weights(out, model, step)
 

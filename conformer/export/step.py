@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from conformer.artefacts.geometry import Geometry
 from conformer.export.formats import Interface
 from conformer.model import ConformerCTC
 from conformer.model.layouts.constant import Constant
 from conformer.model.layouts.layout import Past
+from conformer.model.positions import sinusoids
 
 LAYOUT = Constant()
 
@@ -29,10 +31,18 @@ def flat_step(model: ConformerCTC, geometry: Geometry, head: Callable[[jax.Array
 
     def run(window: jax.Array, mask: jax.Array, *state: jax.Array) -> tuple[jax.Array, ...]:
         pasts = [Past(*state[size * layer : size * (layer + 1)]) for layer in range(geometry.num_layers)]
-        logits, pasts = model.logits(window, mask, pasts, LAYOUT)
-        return head(logits), *jax.tree.leaves(pasts)
+        frames = state[size * geometry.num_layers :]  # of the stream, where positions are absolute
+        positions = key_positions(geometry, frames[0]) if frames else None
+        logits, pasts = model.logits(window, mask, pasts, LAYOUT, positions)
+        return head(logits), *jax.tree.leaves(pasts), *(count + geometry.chunk_size for count in frames)
 
     return run
+
+
+def key_positions(geometry: Geometry, frames: jax.Array) -> jax.Array:
+    """The sinusoids of all keys of the chunk that begins after so many frames, (keys, encoder_dim)."""
+    keys = np.arange(-geometry.left, geometry.chunk_size, dtype=np.float32)
+    return sinusoids(frames + keys, geometry.encoder_dim)
 
 
 def specifications(geometry: Geometry) -> list[jax.ShapeDtypeStruct]:

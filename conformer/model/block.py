@@ -22,7 +22,7 @@ class Block(nnx.Module):
         self.attention = Attention(config, compute=compute, rngs=rngs)
         self.convolution = Convolution(config, compute=compute, rngs=rngs)
         self.second_feed_forward = FeedForward(config, compute=compute, rngs=rngs)
-        self.norm = LayerNorm(config.encoder_dim, config.kernels)
+        self.norm = LayerNorm(config.encoder_dim, config)
 
     def __call__(
         self,
@@ -32,6 +32,7 @@ class Block(nnx.Module):
         past: Past | None,
         layout: Layout,
         dropout_key: Key[Array, ""] | None = None,
+        positions: Frames | None = None,
     ) -> tuple[Frames, Past]:
         """See `Attention` and `Convolution` for the arguments; returns what a stream remembers beside the output.
 
@@ -45,7 +46,7 @@ class Block(nnx.Module):
         with layout.scope("feed-forward", x):
             x = layout.add(x, drop(self.first_feed_forward(x, layout)))
         with layout.scope("attention", x):
-            y, key, value = self.attention(x, seen, past, layout)
+            y, key, value = self.attention(x, seen, past, layout, positions)
             x = layout.add(x, drop(y))
         with layout.scope("convolution", x):
             past_inputs = None if past is None else past.inputs

@@ -9,7 +9,7 @@ from flax import nnx
 from conformer.config import Config
 from conformer.model.encoder import Encoder
 from conformer.model.layouts import SEQUENCE
-from conformer.model.layouts.layout import Layout, Past, Seen
+from conformer.model.layouts.layout import Frames, Layout, Past, Seen
 from conformer.model.linear import linear
 from kernels.lut_softmax import log_softmax
 from kernels.typing import Array, Float, Int
@@ -43,17 +43,21 @@ class ConformerCTC(nnx.Module):
 
     def standardise(self, features: Any, layout: Layout = SEQUENCE) -> Any:
         """Global mean and variance normalisation: unlike an utterance's own, it can stream."""
-        return layout.standardise(features, self.feature_mean[...], self.feature_scale[...])
+        standardised = layout.standardise(features, self.feature_mean[...], self.feature_scale[...])
+        # What lies outside the utterance stays zero: a padded front end tells it by that.
+        return layout.weigh(standardised, layout.heard(features)) if self.encoder.subsampling.lead else standardised
 
-    def logits(self, features: Any, seen: Seen, pasts: Sequence[Past] | None, layout: Layout) -> tuple[Any, list[Past]]:
+    def logits(
+        self, features: Any, seen: Seen, pasts: Sequence[Past] | None, layout: Layout, positions: Frames | None = None
+    ) -> tuple[Any, list[Past]]:
         """The whole network in any layout: logits of features not yet normalised, and the next state of each block.
 
         Args:
-            pasts: as `Encoder.run`.
+            pasts, positions: as `Encoder.run`.
         """
         with layout.scope("front end"):
             features = self.standardise(features, layout)
-        outputs, pasts = self.encoder.run(features, seen, None, pasts, layout)
+        outputs, pasts = self.encoder.run(features, seen, None, pasts, layout, positions=positions)
         with layout.scope("head"):
             return layout.linear(self.head, outputs[-1]), pasts
 

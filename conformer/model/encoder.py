@@ -5,12 +5,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from conformer.config import ModelConfig
 from conformer.model.block import Block
 from conformer.model.layouts import EXECUTIONS
 from conformer.model.layouts.layout import Frames, Inside, Layout, Past, Seen
+from conformer.model.norm import LayerNorm
+from conformer.model.positions import known_sinusoids, sinusoids
 from conformer.model.subsampling import make_subsampling
 from kernels.chunked_attention import chunk_rows
 from kernels.typing import Array, Float, Int, Key
@@ -24,7 +27,7 @@ class Cache(NamedTuple):
 
 
 class Encoder(nnx.Module):
-    """Subsampling and `num_layers` Conformer blocks.
+    """Subsampling and `num_layers` Conformer blocks, and one more norm where `model.final_norm` says so.
 
     `model.execution` chooses the layout of everything inside. Parameters, arguments and results are the same; the state
     of a stream has another shape.
@@ -33,9 +36,11 @@ class Encoder(nnx.Module):
     def __init__(self, config: ModelConfig, num_mel_bins: int, *, compute: str = "float32", rngs: nnx.Rngs):
         self.layout = EXECUTIONS[config.execution]
         self.causal = config.causal_conv
+        self.absolute = config.positions == "absolute"
         self.past_sizes = config.kernel_size - 1, config.num_heads, config.encoder_dim
         self.subsampling = make_subsampling(config, num_mel_bins, compute=compute, rngs=rngs)
         self.blocks = nnx.List([Block(config, compute=compute, rngs=rngs) for _ in range(config.num_layers)])
+        self.final_norm = LayerNorm(config.encoder_dim, config) if config.final_norm else nnx.data(None)
 
     def __call__(
         self,
@@ -73,16 +78,26 @@ class Encoder(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[list[Float[Array, "batch frames channels"]], Int[Array, " batch"]]:
         """As a call, but the frames that leave each block, first to last: what an intermediate loss needs."""
-        self.subsampling.check(features.shape[1])
-        lengths = self.subsampling.output_lengths(lengths)
-        num_frames = self.subsampling.output_lengths(features.shape[1])
+        front_end, longest = self.subsampling, features.shape[1]
+        front_end.check(longest)
+        heard = None
+        if front_end.lead:
+            margins = ((0, 0), front_end.margins(longest), (0, 0))
+            inside = (jnp.arange(longest) < lengths[:, None])[..., None]
+            features, heard = (jnp.pad(a, margins) for a in (features, inside.astype(features.dtype)))
+        lengths = front_end.output_lengths(lengths)
+        num_frames = front_end.output_lengths(longest)
         rows = chunk_rows(num_frames, lengths, chunk_size, num_left_chunks)
         chunks = None
         if isinstance(chunk_size, int) and isinstance(num_left_chunks, int) and chunk_size > 0 and num_left_chunks >= 0:
             chunks = chunk_size, num_left_chunks
         seen = self.layout.seen(*rows, num_frames, chunks)
         inside = self.layout.inside(jnp.arange(num_frames) < lengths[:, None])
-        outputs, _ = self.run(features, seen, inside, None, self.layout, dropout_key)
+        positions = None
+        if self.absolute:
+            rows = known_sinusoids(np.arange(num_frames), self.past_sizes[2])
+            positions = self.layout.from_sequence(jnp.asarray(rows)[None])
+        outputs, _ = self.run(features, seen, inside, None, self.layout, dropout_key, heard, positions)
         return [self.layout.to_sequence(x) for x in outputs], lengths
 
     def run(
@@ -93,21 +108,31 @@ class Encoder(nnx.Module):
         pasts: Sequence[Past] | None,
         layout: Layout,
         dropout_key: Key[Array, ""] | None = None,
+        heard: Any = None,
+        positions: Frames | None = None,
     ) -> tuple[list[Frames], list[Past]]:
         """The network itself, in any layout: the frames that leave each block, and what a stream remembers of each.
 
         Args:
             features: normalised.
             pasts: the state of each block; None = whole utterances.
+            heard: which feature frames lie inside their utterance, for a padded front end; None = all but those of
+                zeros alone.
+            positions: see `Attention`.
         """
         with layout.scope("front end"):
-            x = self.subsampling(layout.image(features), layout)
+            if self.subsampling.lead:
+                heard = layout.image(layout.heard(features) if heard is None else heard)
+            x = self.subsampling(layout.image(features), layout, heard)
         outputs, new_pasts = [], []
         for index, block in enumerate(self.blocks):
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-            x, past = block(x, seen, inside, None if pasts is None else pasts[index], layout, key)
+            x, past = block(x, seen, inside, None if pasts is None else pasts[index], layout, key, positions)
             outputs.append(x)
             new_pasts.append(past)
+        if self.final_norm is not None:
+            with layout.scope("norm"):
+                outputs[-1] = layout.norm(self.final_norm, outputs[-1])
         return outputs, new_pasts
 
     def initial_cache(self, batch_size: int, chunk_size: int, num_left_chunks: int) -> Cache:
@@ -133,14 +158,15 @@ class Encoder(nnx.Module):
         Args:
             cache: from `initial_cache` or the previous step; streams may be at different positions.
             window: normalised features, `subsampling.window(chunk_size)` of them; the next window starts
-                chunk_size * subsampling_factor frames later.
+                chunk_size * subsampling_factor frames later. The first begins `subsampling.lead` frames early, and
+                frames outside the utterance are zeros, where the front end is padded.
             num_frames: valid encoder frames of each stream's chunk; fewer than all only in its last. None = all.
 
         Returns:
             chunk_size encoder frames, equal to the masked full pass, and the next cache.
         """
         self.subsampling.check(window.shape[1])
-        batch, chunk_size = len(window), self.subsampling.output_lengths(window.shape[1])
+        batch, chunk_size = len(window), self.subsampling.chunk(window.shape[1])
         left = self.layout.left_context(cache.blocks[0])
         num_frames = jnp.full(batch, chunk_size) if num_frames is None else num_frames
         rows = (batch, chunk_size)
@@ -148,5 +174,9 @@ class Encoder(nnx.Module):
         key_end = jnp.broadcast_to(left + num_frames[:, None], rows)
         seen = self.layout.seen(key_start, key_end, left + chunk_size, None)
         inside = self.layout.inside(jnp.arange(chunk_size) < num_frames[:, None])
-        outputs, pasts = self.run(window, seen, inside, cache.blocks, self.layout)
+        positions = None
+        if self.absolute:
+            frames = cache.frames[:, None] + jnp.arange(-left, chunk_size)
+            positions = self.layout.from_sequence(sinusoids(frames.astype(jnp.float32), self.past_sizes[2]))
+        outputs, pasts = self.run(window, seen, inside, cache.blocks, self.layout, positions=positions)
         return self.layout.to_sequence(outputs[-1]), Cache(tuple(pasts), cache.frames + num_frames)

@@ -12,7 +12,7 @@ class FeedForward(nnx.Module):
     """y = (swish(LayerNorm(x) W1 + b1) W2 + b2) / 2 (Gulati et al., 2020, section 2.3)."""
 
     def __init__(self, config: ModelConfig, *, compute: str, rngs: nnx.Rngs):
-        self.norm = LayerNorm(config.encoder_dim, config.kernels)
+        self.norm = LayerNorm(config.encoder_dim, config)
         self.expand = linear(config.encoder_dim, config.feed_forward_dim, compute=compute, rngs=rngs)
         self.contract = linear(config.feed_forward_dim, config.encoder_dim, compute=compute, rngs=rngs)
 

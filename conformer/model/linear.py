@@ -11,9 +11,10 @@ from jax.typing import DTypeLike
 from kernels.typing import Array, Float, Key, Num
 
 
-def linear(in_features: int, out_features: int, *, compute: str, rngs: nnx.Rngs) -> "Linear":
+def linear(in_features: int, out_features: int, *, compute: str, rngs: nnx.Rngs, use_bias: bool = True) -> "Linear":
     """y = x W + b, multiplied in the format `compute` and accumulated in float32."""
-    return Linear(in_features, out_features, dot_general=functools.partial(low_precision_dot, compute), rngs=rngs)
+    dot = functools.partial(low_precision_dot, compute)
+    return Linear(in_features, out_features, use_bias=use_bias, dot_general=dot, rngs=rngs)
 
 
 class Linear(nnx.Linear):

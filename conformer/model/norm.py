@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from conformer.config import NORMS, load_kind
+from conformer.config import NORMS, ModelConfig, load_kind
 from kernels.layer_norm import add_layer_norm, layer_norm
 from kernels.typing import Array, Bool, Float
 
 
-def make_norm(kind: str, features: int, kernels: str) -> "LayerNorm | BatchNorm":
+def make_norm(kind: str, features: int, config: ModelConfig) -> "LayerNorm | BatchNorm":
     """The normalisation of that name in `conformer.config.NORMS`."""
-    return load_kind(NORMS[kind])(features, kernels)
+    return load_kind(NORMS[kind])(features, config)
 
 
 class LayerNorm(nnx.Module):
@@ -19,12 +19,12 @@ class LayerNorm(nnx.Module):
 
     Args:
         features: channels of a frame.
-        kernels: as `ModelConfig.kernels`.
+        config: `norm_eps` and `kernels` are used.
     """
 
-    def __init__(self, features: int, kernels: str):
-        self.eps = 1e-5
-        self.implementation = kernels or None
+    def __init__(self, features: int, config: ModelConfig):
+        self.eps = config.norm_eps
+        self.implementation = config.kernels or None
         self.scale = nnx.Param(jnp.ones(features))
         self.bias = nnx.Param(jnp.zeros(features))
 
@@ -53,23 +53,25 @@ class BatchNorm(nnx.Module):
 
     Args:
         features: channels of a frame.
-        kernels: not used; norms are made alike.
+        config: `norm_eps` is used.
     """
 
     MOMENTUM = 0.99  # share of the average that a training step keeps
 
-    def __init__(self, features: int, kernels: str = ""):
-        del kernels
-        self.eps = 1e-5
+    def __init__(self, features: int, config: ModelConfig):
+        self.eps = config.norm_eps
         self.scale = nnx.Param(jnp.ones(features))
         self.bias = nnx.Param(jnp.zeros(features))
         self.mean = RunningStatistic(jnp.zeros(features))
         self.variance = RunningStatistic(jnp.ones(features))
 
-    def fold(self, kernel: Float[Array, "taps channels"]) -> tuple[Array, Float[Array, " channels"]]:
+    def fold(
+        self, kernel: Float[Array, "taps channels"], bias: Float[Array, " channels"] | None
+    ) -> tuple[Array, Float[Array, " channels"]]:
         """The kernel and the bias of a depthwise convolution that does the inference of this norm too."""
         scale = self.scale[...] * jax.lax.rsqrt(self.variance[...] + self.eps)
-        return kernel * scale, self.bias[...] - self.mean[...] * scale
+        mean = self.mean[...] if bias is None else self.mean[...] - bias
+        return kernel * scale, self.bias[...] - mean * scale
 
     def of_batch(self, x: Float[Array, "*shape"], inside: Bool[Array, "*#shape"], axis: int) -> Float[Array, "*shape"]:
         """Normalises by the statistics of the frames where `inside` is true, and adds them to the moving average.

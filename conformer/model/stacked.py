@@ -24,5 +24,6 @@ class Stacked(Subsampling):
     def right_context_of(subsampling_factor: int) -> int:
         return subsampling_factor - 1
 
-    def __call__(self, x: Image, layout: Layout) -> Frames:
+    def __call__(self, x: Image, layout: Layout, heard: Image | None = None) -> Frames:
+        del heard  # it is not padded
         return layout.linear(self.projection, layout.flatten(layout.stack(x, self.subsampling_factor)))

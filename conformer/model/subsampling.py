@@ -1,43 +1,18 @@
 """Front ends: feature frames in, encoder frames out, a fixed factor fewer. This file holds the convolutional ones."""
 
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from conformer.config import FRONT_ENDS, ConfigError, ModelConfig, load_kind
+from conformer.lengths import Lengths
 from conformer.model.layouts.layout import Frames, Image, Layout
 from conformer.model.linear import Linear, linear
 from kernels.typing import Array
-
-
-class Lengths:
-    """How many frames go into a front end and come out.
-
-    No front end pads the time axis. Encoder frame n therefore depends on the feature frames
-    [n * subsampling_factor, n * subsampling_factor + right_context] alone, and a stream needs no state here: it feeds
-    windows that overlap.
-    """
-
-    def __init__(self, subsampling_factor: int, right_context: int):
-        self.subsampling_factor = subsampling_factor
-        self.right_context = right_context  # feature frames that an encoder frame needs beyond its first
-
-    def window(self, chunk_size: int) -> int:
-        """Feature frames that yield exactly `chunk_size` encoder frames."""
-        return (chunk_size - 1) * self.subsampling_factor + self.right_context + 1
-
-    def output_lengths(self, lengths: Any) -> Any:
-        """Encoder frames from feature frames (an integer or an array of them), at least 0."""
-        frames = (lengths - self.right_context - 1) // self.subsampling_factor + 1
-        return max(frames, 0) if isinstance(frames, int) else frames.clip(0)
-
-    def check(self, num_frames: int) -> None:
-        """Raises ValueError for fewer feature frames than one encoder frame needs."""
-        if num_frames <= self.right_context:
-            raise ValueError(f"{num_frames} feature frames are too few: one encoder frame needs {self.window(1)}")
 
 
 class Subsampling(nnx.Module, Lengths):
@@ -46,15 +21,21 @@ class Subsampling(nnx.Module, Lengths):
     projection: Linear
 
     def __init__(self, config: ModelConfig):
-        Lengths.__init__(self, config.subsampling_factor, self.right_context_of(config.subsampling_factor))
+        factor = config.subsampling_factor
+        Lengths.__init__(self, factor, self.right_context_of(factor), config.subsampling_padding)
 
     @staticmethod
     def right_context_of(subsampling_factor: int) -> int:
         """See `Lengths`."""
         raise NotImplementedError
 
-    def __call__(self, x: Image, layout: Layout) -> Frames:
-        """Encoder frames of normalised features, as an image of one channel."""
+    def __call__(self, x: Image, layout: Layout, heard: Image | None = None) -> Frames:
+        """Encoder frames of normalised features, as an image of one channel.
+
+        Args:
+            heard: 1 for the feature frames inside the utterance, 0 for others, where the front end is padded: those
+                count as zeros in every layer. None = all are inside.
+        """
         raise NotImplementedError
 
 
@@ -66,7 +47,8 @@ def make_subsampling(config: ModelConfig, num_mel_bins: int, *, compute: str, rn
 def lengths_of(config: ModelConfig) -> Lengths:
     """Those of the front end that `model.subsampling` names, without its parameters."""
     kind = load_kind(FRONT_ENDS[config.subsampling])
-    return Lengths(config.subsampling_factor, kind.right_context_of(config.subsampling_factor))
+    factor = config.subsampling_factor
+    return Lengths(factor, kind.right_context_of(factor), config.subsampling_padding)
 
 
 class Stage(NamedTuple):
@@ -78,22 +60,34 @@ class Stage(NamedTuple):
 
 # (taps, stride), the same in time and frequency.
 SQUARES = {4: ((3, 2), (3, 2)), 6: ((3, 2), (5, 3)), 8: ((3, 2), (3, 2), (3, 2))}
+FREQUENCY_PADDING = {"none": (0, 0), "symmetric": (1, 1), "causal": (2, 1)}
+# Of the three frames that a stage reads, those of which one at least must be inside for its result to be. So a stage
+# gives ceil(n / 2) frames of n where it is padded alike on both sides, and floor(n / 2) + 1 where it is causal.
+HEARD_BY = {
+    name: np.array(taps, np.float32).reshape(3, 1, 1)
+    for name, taps in (("symmetric", (0, 1, 0)), ("causal", (0, 1, 1)))
+}
 
 
 class Vanilla(Subsampling):
-    """Strided dense convolutions over (time, frequency), then a linear map to the encoder's width."""
+    """Strided dense convolutions over (time, frequency), then a linear map to the encoder's width.
+
+    With `model.subsampling_padding`, convolutions of three taps pad frequency by themselves, and time by the frames
+    outside the utterance, which count as zeros.
+    """
 
     separable: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig, num_mel_bins: int, *, compute: str, rngs: nnx.Rngs):
         super().__init__(config)
         channels, bins, convolutions = config.subsampling_channels, num_mel_bins, []
+        self.frequency_padding = FREQUENCY_PADDING[self.padding]
         for index, stage in enumerate(_stages(config)):
             if index > 0 and self.separable:
                 convolutions.append(SeparableConv(channels, stage, compute=compute, rngs=rngs))
             else:
                 convolutions.append(DenseConv(channels if index else 1, channels, stage, rngs=rngs))
-            bins = (bins - stage.taps[1]) // stage.strides[1] + 1
+            bins = (bins + sum(self.frequency_padding) - stage.taps[1]) // stage.strides[1] + 1
         if bins < 1:
             raise ConfigError(
                 f"features.num_mel_bins={num_mel_bins} mel bins are too few for model.subsampling_factor="
@@ -109,9 +103,14 @@ class Vanilla(Subsampling):
             span = (span - 1) * stride + taps
         return span - 1
 
-    def __call__(self, x: Image, layout: Layout) -> Frames:
+    def __call__(self, x: Image, layout: Layout, heard: Image | None = None) -> Frames:
         for stage in self.stages:
+            if heard is not None:
+                x = layout.pad_frequency(layout.weigh(x, heard), *self.frequency_padding)
+                heard = layout.at_most_one(layout.filter(heard, HEARD_BY[self.padding], (2, 1)))
             x = layout.relu(stage(x, layout))
+        if heard is not None:
+            x = layout.weigh(x, heard)
         return layout.linear(self.projection, layout.flatten(x))
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 
 from conformer.config import Config
 from conformer.model import Cache, ConformerCTC
+from conformer.model.subsampling import lengths_of
 from conformer.streaming.stepper import Framing
 from kernels.typing import Array, Bool, Float, Int
 
@@ -32,6 +33,8 @@ class Engine:
         num_left_chunks: int = 4,
         batch_size: int = 1,
     ):
+        if (reason := config.not_streaming) is not None:
+            raise ValueError(reason)
         trained = config.train.chunk_sizes
         if chunk_size not in trained:
             warnings.warn(
@@ -39,9 +42,7 @@ class Engine:
                 "expect more errors",
                 stacklevel=2,
             )
-        front_end = model.encoder.subsampling
-        shift = chunk_size * front_end.subsampling_factor
-        self.framing = Framing(config.features, chunk_size, front_end.window(chunk_size), shift)
+        self.framing = Framing(config.features, lengths_of(config.model), chunk_size)
         self.batch_size = batch_size
         cache = jax.eval_shape(lambda: model.encoder.initial_cache(batch_size, chunk_size, num_left_chunks))
         self._initial = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), cache)  # nothing to compile

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from conformer.streaming.alignment import loudness
 from conformer.streaming.stepper import Framing, Stepper
 from conformer.streaming.transcript import Transcript
 from conformer.streaming.windows import StreamError, Windows
@@ -15,14 +16,15 @@ class Stream:
 
     Args:
         sample_rate: see `Windows`.
-        transcript_options: see `Transcript`: decoder, endpoint.
+        transcript_options: see `Transcript`: decoder, endpoint, confidence,
+            min_confidence, num_alternatives.
     """
 
     def __init__(
         self, framing: Framing, tokenizer: Tokenizer, *, sample_rate: int | None = None, **transcript_options: Any
     ):
         self.audio = Windows(framing, sample_rate)
-        self.transcript = Transcript(tokenizer, framing.frame_seconds, **transcript_options)
+        self.transcript = Transcript(tokenizer, framing, **transcript_options)
 
     def accept(self, samples: Any, sample_rate: int | None = None) -> None:
         """Takes the next samples, any number of them. Raises StreamError (see `Windows.accept`)."""
@@ -89,8 +91,9 @@ class StreamPool:
         for slot, stream in enumerate(self._slots):
             if stream is None:
                 continue
-            if num_frames[slot]:
-                stream.transcript.decode(log_probs[slot, : num_frames[slot]])
+            if count := num_frames[slot]:
+                levels = loudness(windows[slot, : count * framing.subsampling_factor])
+                stream.transcript.decode(log_probs[slot, :count], levels)
             if stream.finished:
                 stream.transcript.finish()
                 self._slots[slot] = None

@@ -22,7 +22,8 @@ class Recognizer:
     """
 
     def __init__(self, stepper: Stepper, tokenizer: Tokenizer, **stream_options: Any):
-        """`stream_options` are those of `Stream`: sample_rate, decoder, endpoint."""
+        """`stream_options` are those of `Stream`: sample_rate, decoder, endpoint, confidence, min_confidence,
+        num_alternatives."""
         self._pool, self._stream_options = StreamPool(stepper, tokenizer), stream_options
         self.stream = self._pool.open(**stream_options)
         self.num_steps = 0  # chunks encoded

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from conformer.config import FeatureConfig
+from conformer.lengths import Lengths
 from kernels.typing import Bool, Float, Int
 
 
@@ -14,18 +15,32 @@ class Framing:
     """How audio becomes windows of features, and each window a chunk of encoder frames."""
 
     features: FeatureConfig
+    lengths: Lengths
     chunk_size: int  # encoder frames of a window
-    window: int  # feature frames of a window
-    shift: int  # feature frames from a window's start to the next one's
+
+    @property
+    def window(self) -> int:
+        """Feature frames of a window."""
+        return self.lengths.window(self.chunk_size)
+
+    @property
+    def shift(self) -> int:
+        """Feature frames from a window's start to the next one's."""
+        return self.chunk_size * self.subsampling_factor
+
+    @property
+    def subsampling_factor(self) -> int:
+        """Feature frames from an encoder frame to the next."""
+        return self.lengths.subsampling_factor
 
     @property
     def frame_seconds(self) -> float:
         """Audio from an encoder frame to the next."""
-        return self.shift // self.chunk_size * self.features.frame_shift_ms / 1000
+        return self.subsampling_factor * self.features.frame_shift_ms / 1000
 
     def num_frames(self, feature_frames: int) -> int:
         """Encoder frames of a recording."""
-        return max(feature_frames - (self.window - self.shift), 0) // (self.shift // self.chunk_size)
+        return self.lengths.output_lengths(feature_frames)
 
 
 @runtime_checkable

@@ -2,12 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from conformer.decode.alternatives import Alternative, alternatives
+from conformer.decode.confidence import UNCALIBRATED, Confidence, Peaks, group_words
 from conformer.decode.greedy import Decoder, GreedyDecoder, Token
+from conformer.decode.track import Track
+from conformer.streaming.alignment import CONTEXT, REACH, Span, align_words
+from conformer.streaming.stepper import Framing
 from conformer.tokenizer import SPACE_SYMBOL, Tokenizer
 from kernels.typing import Float
 
@@ -31,6 +36,15 @@ class Word(NamedTuple):
     text: str
     start: float
     end: float
+    confidence: float  # probability that it is right (`Confidence`)
+
+
+class TimedToken(NamedTuple):
+    """A unit that was recognised."""
+
+    symbol: str
+    time: float  # seconds from the start of the stream at which it was emitted, somewhere in its word
+    probability: float  # the largest that it had
 
 
 class Segment(NamedTuple):
@@ -38,37 +52,62 @@ class Segment(NamedTuple):
 
     text: str
     words: tuple[Word, ...]
-    start: float  # seconds from the start of the stream
+    start: float  # seconds from the start of the stream; its words were emitted since, the first may begin before
     end: float
+    confidence: float  # share of its words that are expected to be right
+    tokens: tuple[TimedToken, ...]
+    alternatives: tuple[Alternative, ...] = ()  # the best first, the text itself among them; where they were asked for
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        lists = {"words": self.words, "tokens": self.tokens, "alternatives": self.alternatives}
+        return self._asdict() | {name: [item._asdict() for item in items] for name, items in lists.items()}
 
 
 class Transcript:
     """The text of a stream as it grows.
 
     Args:
-        frame_seconds: from an encoder frame to the next.
+        framing: of the frames that will come.
         decoder: makes the decoder.
         endpoint: when a segment ends; None = only with the stream.
+        confidence: the model's calibration.
+        min_confidence: segments that are less sure are left out, as if nothing had been said.
+        num_alternatives: that a segment gets, at most; more than one needs a decoder that has more.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        frame_seconds: float,
+        framing: Framing,
         *,
         decoder: Callable[[], Decoder] = GreedyDecoder,
         endpoint: EndpointConfig | None = None,
+        confidence: Confidence = UNCALIBRATED,
+        min_confidence: float = 0.0,
+        num_alternatives: int = 0,
     ):
-        self._tokenizer, self._frame_seconds = tokenizer, frame_seconds
+        self._tokenizer, self._framing = tokenizer, framing
         self._decoder, self._endpoint = decoder(), endpoint
+        self._confidence, self._min_confidence = confidence, min_confidence
+        self._num_alternatives = num_alternatives
+        self._peaks, self._levels = Peaks(), Track()
+        self._spoken = 0  # feature frame at which the last word before the current segment ended
         self._segment_start = 0  # encoder frame at which the current segment began
         self._num_frames = 0  # encoder frames decoded
         self.audio_seconds = math.inf  # no time is later: once the audio has ended, frames of silence follow it
         self.segments: list[Segment] = []  # those that are over and have not been taken
 
-    def decode(self, log_probs: Float[np.ndarray, "frames vocab"]) -> None:
-        """Takes the next frames; ends the segment where there is an endpoint."""
+    def decode(
+        self, log_probs: Float[np.ndarray, "frames vocab"], levels: Float[np.ndarray, " feature_frames"]
+    ) -> None:
+        """Takes the next frames and the loudness of their feature frames (`alignment.loudness`).
+
+        Ends the segment where there is an endpoint.
+        """
         self._decoder.step(log_probs)
+        self._peaks.add(log_probs)
+        self._levels.add(levels)
         self._num_frames += len(log_probs)
         if self._at_endpoint():
             self._end_segment()
@@ -102,28 +141,28 @@ class Transcript:
         """The words of the text, with their times."""
         return [word for segment in self.segments for word in segment.words] + self._words(self.tokens)
 
-    def _words(self, tokens: list[Token]) -> list[Word]:
-        words: list[Word] = []
-        group: list[Token] = []
-        for token in [*tokens, None]:
-            if group and (token is None or self._starts_word(token)):
-                text = self._tokenizer.decode([t.id for t in group])
-                if text:
-                    spoken = [t for t in group if self._tokenizer.symbols[t.id] != SPACE_SYMBOL]
-                    words.append(Word(text, self._seconds(spoken[0].frame), self._seconds(spoken[-1].frame + 1)))
-                group = []
-            if token is not None:
-                group.append(token)
+    def _words(self, tokens: list[Token], behind: Sequence[Token] = ()) -> list[Word]:
+        """The words of tokens; those of `behind` follow them."""
+        groups = group_words(tokens, self._tokenizer)
+        followed = groups + group_words(behind, self._tokenizer)
+        scale, start = self._framing.subsampling_factor, self._levels.start
+        emissions = [Span(scale * g[0].frame - start, scale * (g[-1].frame + 1) - start) for _, g in followed]
+        spans = align_words(self._levels.values, emissions, max(self._spoken - start, 0))[: len(groups)]
+        confidences = self._confidence.of(self._peaks.evidence([group for _, group in groups])).tolist()
+        words = []
+        for (text, _), span, confidence in zip(groups, spans, confidences, strict=True):
+            first, last = (self._seconds((start + frame) / scale) for frame in span)
+            words.append(Word(text, first, last, round(confidence, 4)))
         return words
 
     def _starts_word(self, token: Token) -> bool:
         return self._tokenizer.symbols[token.id].startswith(SPACE_SYMBOL)
 
-    def _seconds(self, frame: int) -> float:
-        return round(min(frame * self._frame_seconds, self.audio_seconds), 3)
+    def _seconds(self, frame: int | float) -> float:
+        return round(min(frame * self._framing.frame_seconds, self.audio_seconds), 3)
 
     def _seconds_since(self, frame: int) -> float:
-        return (self._num_frames - frame) * self._frame_seconds
+        return (self._num_frames - frame) * self._framing.frame_seconds
 
     def _at_endpoint(self) -> bool:
         if self._endpoint is None:
@@ -140,17 +179,36 @@ class Transcript:
         starts = [index for index in range(1, stable) if self._starts_word(tokens[index])]
         if starts:
             before, behind = tokens[starts[-1] - 1], tokens[starts[-1]]
-            self._add_segment(tokens[: starts[-1]], (before.frame + 1 + behind.frame) // 2)
+            self._add_segment(tokens[: starts[-1]], (before.frame + 1 + behind.frame) // 2, tokens[starts[-1] :])
             self._decoder.forget(starts[-1])
 
     def _end_segment(self) -> None:
         self._decoder.finish()
-        self._add_segment(self.tokens, self._num_frames)
+        others = alternatives(self._decoder, self._tokenizer, self._num_alternatives)
+        self._add_segment(self.tokens, self._num_frames, others=others)
         self._decoder.restart()
 
-    def _add_segment(self, tokens: list[Token], end: int) -> None:
-        """Keeps a segment that ends before a frame, unless it has no words."""
-        if words := self._words(tokens):
-            text = self._tokenizer.decode([token.id for token in tokens])
-            self.segments.append(Segment(text, tuple(words), self._seconds(self._segment_start), self._seconds(end)))
+    def _add_segment(
+        self, tokens: list[Token], end: int, behind: Sequence[Token] = (), others: Sequence[Alternative] = ()
+    ) -> None:
+        """Keeps a segment that ends before a frame, unless it has no words, or is not sure of them."""
+        scale = self._framing.subsampling_factor
+        if words := self._words(tokens, behind):
+            self._spoken = round(words[-1].end / self._framing.frame_seconds * scale)
+            segment = self._segment(tokens, words, end, others)
+            if segment.confidence >= self._min_confidence:
+                self.segments.append(segment)
+        self._levels.forget(min(scale * self._num_frames - CONTEXT, scale * end - REACH))
+        self._peaks.forget(end)
         self._segment_start = end
+
+    def _segment(self, tokens: list[Token], words: list[Word], end: int, others: Sequence[Alternative]) -> Segment:
+        text = self._tokenizer.decode([token.id for token in tokens])
+        start, stop = self._seconds(self._segment_start), self._seconds(end)
+        confidence = round(sum(word.confidence for word in words) / len(words), 4)
+        timed = tuple(self._timed(token) for token in tokens)
+        return Segment(text, tuple(words), start, stop, confidence, timed, tuple(others))
+
+    def _timed(self, token: Token) -> TimedToken:
+        probability = round(math.exp(self._peaks.of(token)), 4)
+        return TimedToken(self._tokenizer.symbols[token.id], self._seconds(token.frame), probability)

@@ -38,7 +38,9 @@ class Windows:
         self._rate = sample_rate or own_rate
         self._resampler = None if self._rate == own_rate else soxr.ResampleStream(self._rate, own_rate, 1)
         self._features = StreamingLogMel(framing.features)
-        self._pending = np.zeros((0, framing.features.num_mel_bins), np.float32)
+        self._pending = np.zeros((framing.lengths.lead, framing.features.num_mel_bins), np.float32)
+        self._num_features = 0  # received from the front end
+        self._num_encoded = 0  # encoder frames of the windows handed out
         self._remaining: int | None = None  # encoder frames still to come, once the audio has ended
         self._num_samples = 0  # received, at the stream's rate
 
@@ -69,8 +71,8 @@ class Windows:
         framing, features = self._framing, self._features
         self._extend(np.zeros(0, np.float32), last=True)
         silence = np.zeros(trailing_samples(framing.features, features.received), np.float32)
-        self._pending = np.concatenate([self._pending, features.accept(silence), features.flush()])
-        self._remaining = framing.num_frames(len(self._pending))
+        self._append(np.concatenate([features.accept(silence), features.flush()]))
+        self._remaining = framing.num_frames(self._num_features) - self._num_encoded
         windows = math.ceil(self._remaining / framing.chunk_size)
         self._pending = np.pad(self._pending, ((0, windows * framing.shift + framing.window), (0, 0)))
 
@@ -86,6 +88,7 @@ class Windows:
             return None
         window = Window(self._pending[: framing.window], num_frames)
         self._pending = self._pending[framing.shift :]
+        self._num_encoded += num_frames
         return window
 
     @property
@@ -96,7 +99,11 @@ class Windows:
     def _extend(self, samples: np.ndarray, *, last: bool) -> None:
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(samples, last=last)
-        self._pending = np.concatenate([self._pending, self._features.accept(samples)])
+        self._append(self._features.accept(samples))
+
+    def _append(self, features: np.ndarray) -> None:
+        self._num_features += len(features)
+        self._pending = np.concatenate([self._pending, features])
 
 
 def windows_of(framing: Framing, samples: Float[np.ndarray, " samples"]) -> Iterator[Window]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -131,7 +132,7 @@ def load_model(
     config = Config.from_json(workdir / "config.json")
     # The implementation of norms and attention was a choice for the machine that trained.
     config = config.replace({"model.execution": execution or config.model.execution, "model.kernels": ""})
-    tokenizer = load_tokenizer(workdir)
+    tokenizer = load_tokenizer(workdir, config.text.normalise)
     if tokenizer.vocab_size != config.model.vocab_size:
         raise CheckpointError(
             f"{workdir}: the tokenizer has {tokenizer.vocab_size} units, the model {config.model.vocab_size}: "
@@ -154,7 +155,27 @@ def save_weights(workdir: str | pathlib.Path, model: ConformerCTC, step: int) ->
     """Writes what recognition needs of a model as one file, in the place of checkpoints (see `load_model`)."""
     _, params, statistics = nnx.split(model, nnx.Param, ...)
     leaves = _by_name(_Trained(np.int32(step), statistics, params))
-    arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+    _write(workdir, {name: np.asarray(leaf) for name, leaf in leaves.items()})
+
+
+def save_arrays(workdir: str | pathlib.Path, config: Config, arrays: Mapping[str, np.ndarray]) -> None:
+    """The same from parameters and statistics that another program trained, by their names in `ConformerCTC`.
+
+    Raises CheckpointError unless they are, in number and shape, those of the model that `config` describes.
+    """
+    model = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
+    _, params, statistics = nnx.split(model, nnx.Param, ...)
+    shapes = _by_name(_Trained(jax.ShapeDtypeStruct((), jnp.int32), statistics, params))
+    named = {name: name.partition(".")[2].removesuffix(".value") for name in shapes if name != "step"}
+    if wrong := set(named.values()) ^ set(arrays):
+        raise CheckpointError(f"{', '.join(sorted(wrong))}: not both in the model and among the arrays")
+    for name, own in named.items():
+        if arrays[own].shape != shapes[name].shape:
+            raise CheckpointError(f"{own} is {list(arrays[own].shape)}, the model has {list(shapes[name].shape)}")
+    _write(workdir, {"step": np.int32(0)} | {name: np.float32(arrays[own]) for name, own in named.items()})
+
+
+def _write(workdir: str | pathlib.Path, arrays: dict[str, Any]) -> None:
     with system.replacing(pathlib.Path(workdir) / WEIGHTS_FILE) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
 

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+import time
 
 import tensorboardX
 import tqdm
@@ -53,21 +54,40 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
 
 
 class Progress:
-    """A bar on a terminal, a line now and then elsewhere; muted, nothing."""
+    """A bar on a terminal, a line now and then elsewhere; muted, nothing. Both say the time that is left."""
 
     def __init__(self, start_step: int, num_steps: int, *, muted: bool = False):
         self._muted = muted
         self._on_terminal = sys.stderr.isatty()
+        self._start, self._step, self._num_steps = start_step, start_step, num_steps
+        self._began = time.perf_counter()
         self._bar = tqdm.tqdm(
-            total=num_steps, initial=start_step, unit="step", dynamic_ncols=True, disable=muted or not self._on_terminal
+            total=num_steps,
+            initial=start_step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=muted or not self._on_terminal,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
 
     def update(self) -> None:
         """One more step is done."""
+        self._step += 1
         self._bar.update()
+
+    def set_aside(self, seconds: float) -> None:
+        """Leaves out of the estimate what does not come again, such as compilation."""
+        self._began += seconds
+
+    @property
+    def seconds_left(self) -> float:
+        """What the steps to come take if they are as fast as those before."""
+        elapsed = time.perf_counter() - self._began
+        return elapsed / max(1, self._step - self._start) * (self._num_steps - self._step)
 
     def show(self, step: int, **values: str) -> None:
         """Shows the latest values."""
+        values["left"] = tqdm.tqdm.format_interval(self.seconds_left)
         if self._on_terminal:
             self._bar.set_postfix(values, refresh=False)
         else:

@@ -31,9 +31,14 @@ def make_loader(config: Config, utterances: Utterances, tokenizer: Tokenizer) ->
 
 
 def feature_statistics(
-    config: Config, loader: TrainLoader, num_batches: int = 8
+    config: Config, utterances: Utterances, tokenizer: Tokenizer, num_batches: int = 8
 ) -> tuple[Float[np.ndarray, " mel"], Float[np.ndarray, " mel"]]:
-    """Mean and standard deviation of each mel bin, over batches of the fully grown curriculum."""
+    """Mean and standard deviation of each mel bin, over batches of the fully grown curriculum.
+
+    Of speech alone: the logarithms of silence lie far from it.
+    """
+    speech = config.replace({"augment.background_probability": 0.0, "augment.pause_seconds": 0.0})
+    loader = make_loader(speech, utterances, tokenizer)
     extract = jax.jit(lambda audio, lengths: log_mel(config.features, audio, lengths, jax.random.key(0)))
     total = np.zeros((2, config.features.num_mel_bins))
     frames = 0

@@ -12,6 +12,7 @@ from flax.training.dynamic_scale import DynamicScale
 from conformer.config import Config, TrainConfig
 from conformer.model import ConformerCTC
 from conformer.training.muon import muon
+from conformer.training.rates import scale_updates
 from kernels.typing import Array, Float, Int
 
 
@@ -50,7 +51,8 @@ def make_optimiser(config: TrainConfig) -> optax.GradientTransformation:
     else:
         precision = jnp.float32 if config.compute == "float32" else jnp.bfloat16
         update = muon(schedule, b2=config.beta2, weight_decay=config.weight_decay, precision=precision)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+    steps = [optax.clip_by_global_norm(config.clip_norm), update]
+    return optax.chain(*steps, *([scale_updates(config)] if config.frozen or config.encoder_rate != 1 else []))
 
 
 def initial_state(

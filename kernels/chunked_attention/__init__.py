@@ -1,5 +1,6 @@
 """Self-attention within chunks and a number of chunks to their left, with a relative-position bias."""
 
+from kernels.chunked_attention.api import biased_attention as biased_attention
 from kernels.chunked_attention.api import chunked_attention as chunked_attention
 from kernels.chunked_attention.reference import toeplitz as toeplitz
 from kernels.chunked_attention.rows import chunk_rows as chunk_rows

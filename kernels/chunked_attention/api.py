@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from kernels import formats
 from kernels.chunked_attention import reference, xla
-from kernels.implementation import deferred, dispatch
+from kernels.implementation import Unsupported, deferred, dispatch
 from kernels.lut_softmax import softmax as exact_softmax
 from kernels.typing import Array, Float, Int
 
@@ -60,6 +60,32 @@ def chunked_attention(
         return query
     arrays = query, key, value, relative_bias, jnp.maximum(key_start, first), jnp.minimum(key_end, stop)
     return dispatch("chunked_attention", IMPLEMENTATIONS, implementation, *arrays, softmax, chunks)
+
+
+def biased_attention(
+    query: Float[Array, "batch queries heads head_dim"],
+    key: Float[Array, "batch keys heads head_dim"],
+    value: Float[Array, "batch keys heads head_dim"],
+    bias: Float[Array, "#batch heads #queries keys"],
+    key_start: Int[Array, "batch queries"],
+    key_end: Int[Array, "batch queries"],
+    *,
+    softmax: Callable[[Array, Array], Array] = exact_softmax,
+    implementation: str | None = None,
+) -> Float[Array, "batch queries heads head_dim"]:
+    """As `chunked_attention`, with a bias of each query and key: what depends on the content of queries.
+
+    All scores are stored at once, and as many biases: memory grows with the square of the length.
+
+    Raises:
+        Unsupported: for a kernel, which makes its tiles of bias from distances alone.
+    """
+    if implementation not in (None, "reference", "xla"):
+        raise Unsupported(
+            f"chunked_attention: {implementation} takes a learned bias of each distance, not one of each query and "
+            'key: use implementation="xla" (model.kernels), or train with model.positions="learned"'
+        )
+    return reference.biased_attention(query, key, value, bias, key_start, key_end, softmax)
 
 
 IMPLEMENTATIONS = {

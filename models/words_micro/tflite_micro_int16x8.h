@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-extern const unsigned char tflite_micro_int16x8_model[437864];
+extern const unsigned char tflite_micro_int16x8_model[432776];
 
 constexpr int TFLITE_MICRO_INT16X8_SAMPLE_RATE = 16000;
 constexpr int TFLITE_MICRO_INT16X8_NUM_MEL_BINS = 80;
@@ -15,7 +15,7 @@ constexpr int TFLITE_MICRO_INT16X8_WINDOW_SHIFT_FRAMES = 64;
 constexpr int TFLITE_MICRO_INT16X8_CHUNK_SIZE = 16;
 constexpr int TFLITE_MICRO_INT16X8_LEFT_CONTEXT = 64;
 constexpr int TFLITE_MICRO_INT16X8_VOCAB_SIZE = 65;
-constexpr int TFLITE_MICRO_INT16X8_ARENA_BYTES = 228848;
+constexpr int TFLITE_MICRO_INT16X8_ARENA_BYTES = 226880;
 constexpr int TFLITE_MICRO_INT16X8_NUM_STATES = 9;
 constexpr float TFLITE_MICRO_INT16X8_INT16_SCALE = 32768.0f;  // of samples in [-1, 1)
 constexpr float TFLITE_MICRO_INT16X8_PREEMPHASIS = 0.97f;  // after the mean of a frame is taken off
@@ -25,27 +25,27 @@ constexpr float TFLITE_MICRO_INT16X8_MASKED = -20.0f;  // mask of a key that is 
 // An input or output by its position: real value = scale * (integer - zero_point); scale 0 = float32.
 // States go back in as they come out; a new stream begins with their zero points.
 struct TFLITE_MICRO_INT16X8_Tensor { int position; float scale; int zero_point; };
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_inputs_0 = {4, 0.00030058217816986144f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_inputs_1 = {7, 0.00033508086926303804f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_inputs_2 = {10, 0.000273664016276598f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_key_0 = {2, 0.00015442103904206306f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_key_1 = {5, 0.00013734692765865475f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_key_2 = {8, 0.00015456647088285536f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_inputs_0 = {4, 0.00016748413327150047f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_inputs_1 = {7, 0.00020561652490869164f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_inputs_2 = {10, 0.0002066058077616617f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_key_0 = {2, 0.00013450055848807096f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_key_1 = {5, 0.00012690389121416956f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_key_2 = {8, 0.00013842272164765745f, 0};  // int16
 constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_mask = {1, 0.0006103701889514923f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_value_0 = {3, 0.00016451484407298267f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_value_1 = {6, 0.00016860620235092938f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_value_2 = {9, 0.00016854745626915246f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_value_0 = {3, 0.00014846787962596864f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_value_1 = {6, 0.00013331949594430625f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_value_2 = {9, 0.0001349386147921905f, 0};  // int16
 constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_window = {0, 0.0008208969375118613f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_logits = {0, 0.0006375587545335293f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_inputs_0 = {3, 0.00030058217816986144f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_inputs_1 = {6, 0.00033508086926303804f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_inputs_2 = {9, 0.000273664016276598f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_key_0 = {1, 0.00015442103904206306f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_key_1 = {4, 0.00013734692765865475f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_key_2 = {7, 0.00015456647088285536f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_value_0 = {2, 0.00016451484407298267f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_value_1 = {5, 0.00016860620235092938f, 0};  // int16
-constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_value_2 = {8, 0.00016854745626915246f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_logits = {0, 0.0006680049118585885f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_inputs_0 = {3, 0.00016748413327150047f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_inputs_1 = {6, 0.00020561652490869164f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_inputs_2 = {9, 0.0002066058077616617f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_key_0 = {1, 0.00013450055848807096f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_key_1 = {4, 0.00012690389121416956f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_key_2 = {7, 0.00013842272164765745f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_value_0 = {2, 0.00014846787962596864f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_value_1 = {5, 0.00013331949594430625f, 0};  // int16
+constexpr TFLITE_MICRO_INT16X8_Tensor TFLITE_MICRO_INT16X8_next_value_2 = {8, 0.0001349386147921905f, 0};  // int16
 
 // Filter m reads FILTER_SIZE[m] bins of the power spectrum from FILTER_START[m] on; weights in a row.
 constexpr int16_t TFLITE_MICRO_INT16X8_FILTER_START[80] = {

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-extern const unsigned char tflite_micro_int8_model[407816];
+extern const unsigned char tflite_micro_int8_model[402920];
 
 constexpr int TFLITE_MICRO_INT8_SAMPLE_RATE = 16000;
 constexpr int TFLITE_MICRO_INT8_NUM_MEL_BINS = 80;
@@ -15,7 +15,7 @@ constexpr int TFLITE_MICRO_INT8_WINDOW_SHIFT_FRAMES = 64;
 constexpr int TFLITE_MICRO_INT8_CHUNK_SIZE = 16;
 constexpr int TFLITE_MICRO_INT8_LEFT_CONTEXT = 64;
 constexpr int TFLITE_MICRO_INT8_VOCAB_SIZE = 65;
-constexpr int TFLITE_MICRO_INT8_ARENA_BYTES = 150208;
+constexpr int TFLITE_MICRO_INT8_ARENA_BYTES = 147216;
 constexpr int TFLITE_MICRO_INT8_NUM_STATES = 9;
 constexpr float TFLITE_MICRO_INT8_INT16_SCALE = 32768.0f;  // of samples in [-1, 1)
 constexpr float TFLITE_MICRO_INT8_PREEMPHASIS = 0.97f;  // after the mean of a frame is taken off
@@ -25,27 +25,27 @@ constexpr float TFLITE_MICRO_INT8_MASKED = -10.0f;  // mask of a key that is not
 // An input or output by its position: real value = scale * (integer - zero_point); scale 0 = float32.
 // States go back in as they come out; a new stream begins with their zero points.
 struct TFLITE_MICRO_INT8_Tensor { int position; float scale; int zero_point; };
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_inputs_0 = {4, 0.07340840995311737f, -7};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_inputs_1 = {7, 0.07674553245306015f, 15};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_inputs_2 = {10, 0.07033012807369232f, -1};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_key_0 = {2, 0.03703688085079193f, -10};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_key_1 = {5, 0.034141018986701965f, -5};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_key_2 = {8, 0.03875918686389923f, 3};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_inputs_0 = {4, 0.04239530488848686f, 1};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_inputs_1 = {7, 0.04909029230475426f, 9};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_inputs_2 = {10, 0.04969518259167671f, -9};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_key_0 = {2, 0.03448336571455002f, 0};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_key_1 = {5, 0.031990449875593185f, -3};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_key_2 = {8, 0.034729450941085815f, -4};  // int8
 constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_mask = {1, 0.03921568766236305f, 127};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_value_0 = {3, 0.04056650772690773f, -6};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_value_1 = {6, 0.04316764697432518f, 0};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_value_2 = {9, 0.041160885244607925f, -7};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_value_0 = {3, 0.03736772760748863f, 2};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_value_1 = {6, 0.03169846162199974f, 10};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_value_2 = {9, 0.03449162468314171f, 0};  // int8
 constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_window = {0, 0.14350928366184235f, -60};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_logits = {0, 0.1455060839653015f, 16};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_inputs_0 = {3, 0.07340840995311737f, -7};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_inputs_1 = {6, 0.07674553245306015f, 15};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_inputs_2 = {9, 0.07033012807369232f, -1};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_key_0 = {1, 0.03703688085079193f, -10};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_key_1 = {4, 0.034141018986701965f, -5};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_key_2 = {7, 0.03875918686389923f, 3};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_value_0 = {2, 0.04056650772690773f, -6};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_value_1 = {5, 0.04316764697432518f, 0};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_value_2 = {8, 0.041160885244607925f, -7};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_logits = {0, 0.11630896478891373f, -61};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_inputs_0 = {3, 0.04239530488848686f, 1};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_inputs_1 = {6, 0.04909029230475426f, 9};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_inputs_2 = {9, 0.04969518259167671f, -9};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_key_0 = {1, 0.03448336571455002f, 0};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_key_1 = {4, 0.031990449875593185f, -3};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_key_2 = {7, 0.034729450941085815f, -4};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_value_0 = {2, 0.03736772760748863f, 2};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_value_1 = {5, 0.03169846162199974f, 10};  // int8
+constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_value_2 = {8, 0.03449162468314171f, 0};  // int8
 
 // Filter m reads FILTER_SIZE[m] bins of the power spectrum from FILTER_START[m] on; weights in a row.
 constexpr int16_t TFLITE_MICRO_INT8_FILTER_START[80] = {

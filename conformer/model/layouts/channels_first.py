@@ -8,8 +8,9 @@ transpose, of the keys, and everything else is elementwise, a reduction over cha
 import jax
 import jax.numpy as jnp
 
-from conformer.model.layouts.layout import Layout, Past, Scale
+from conformer.model.layouts.layout import Past, Scale
 from conformer.model.layouts.sequence import Sequence, scaled
+from conformer.model.positions import relative_shift
 from kernels.chunked_attention import toeplitz
 from kernels.typing import Array, Bool, Float, Int
 
@@ -38,14 +39,15 @@ class ChannelsFirst(Sequence):
     def to_sequence(self, x: Float[Array, "batch channels 1 frames"]) -> Float[Array, "batch frames channels"]:
         return jnp.squeeze(x, 2).swapaxes(1, 2)
 
+    def from_sequence(self, x: Float[Array, "batch frames channels"]) -> Float[Array, "batch channels 1 frames"]:
+        return x.swapaxes(1, 2)[:, :, None]
+
     def past_shapes(self, batch_size: int, left: int, inputs: int, num_heads: int, dim: int) -> Past:
         """As `Sequence.past_shapes`; keys are remembered as transposed."""
         return Past((batch_size, left, 1, dim), (batch_size, dim, 1, left), (batch_size, dim, 1, inputs))
 
     def left_context(self, past: Past) -> int:
         return past.key.shape[1]
-
-    lay_out = Layout.lay_out
 
     def position_bias(
         self, relative_bias: Float[Array, "heads *positions"], num_queries: int, num_keys: int
@@ -67,7 +69,7 @@ class ChannelsFirst(Sequence):
         return _convolve(x, kernel, "WHIO", strides) + bias[:, None, None]
 
     def filter(self, x, kernel, strides):
-        return _convolve(x, kernel, "WHO", strides, groups=x.shape[1])
+        return _convolve(x, jnp.asarray(kernel), "WHO", strides, groups=x.shape[1])
 
     def flatten(self, x):
         return x  # `linear` takes in all frequencies that are left
@@ -80,6 +82,9 @@ class ChannelsFirst(Sequence):
 
     def norm_of_sum(self, module, x, y):
         return self.norm(module, x + y)
+
+    def subtract(self, x, value):
+        return x - value[:, None, None]
 
     def extend(self, past, x):
         return jnp.concatenate([past, x], axis=3)
@@ -94,20 +99,34 @@ class ChannelsFirst(Sequence):
         y = _convolve(x, kernel, "WO", (1, 1), groups=x.shape[1])
         return y if bias is None else y + bias[:, None, None]
 
-    def attend(self, module, projected, seen: Array, past):
+    def attend(self, module, projected, seen: Array, past, positions=None):
         """The products are bkhc,bchq->bkq and bchk,bkq->bchq: h, of size one, is summed with c and costs no reshape."""
         query, key, value = jnp.split(projected, 3, axis=1)
         frames, key = query.shape[3], key.transpose(0, 3, 2, 1)
         if past is not None:
             key = jnp.concatenate([past.key, key], axis=1)
             value = jnp.concatenate([past.value, value], axis=3)
-        bias = self.position_bias(module.relative_bias[...], frames, key.shape[1])
-        heads = (jnp.split(a, module.num_heads, axis) for a, axis in ((query, 1), (key, 3), (value, 1)))
+        attended, bias = self._position_scores(module, query, key, positions)
+        heads = (jnp.split(a, module.num_heads, axis) for a, axis in ((query, 1), (attended, 3), (value, 1)))
         outputs = []
-        for index, (q, k, v) in enumerate(zip(*heads, strict=True)):
-            weights = module.softmax(jnp.einsum("bkhc,bchq->bkq", k, q) + bias[index], seen, axis=1)
+        for own, q, k, v in zip(bias, *heads, strict=True):
+            weights = module.softmax(jnp.einsum("bkhc,bchq->bkq", k, q) + own, seen, axis=1)
             outputs.append(jnp.einsum("bchk,bkq->bchq", v, weights))
         return jnp.concatenate(outputs, axis=1), key[:, frames:], value[..., frames:]
+
+    def _position_scores(self, module, query, key, positions):
+        """The keys, and for each head what is added to its scores (batch or none, keys, queries)."""
+        if module.positions == "learned":
+            return key, self.position_bias(module.relative_bias[...], query.shape[3], key.shape[1])
+        own = module.position_bias[...].reshape(-1, 1, 1) * module.scale
+        if module.positions == "absolute":
+            places = self.linear(module.position, positions)
+            added = (jnp.sum(part, axis=1).swapaxes(1, 2) for part in jnp.split(places * own, module.num_heads, axis=1))
+            return key + places.transpose(0, 3, 2, 1), list(added)
+        distances = module.distance_keys(query.shape[3], key.shape[1])
+        queries = jnp.split(query + own, module.num_heads, axis=1)
+        scores = (jnp.einsum("bchq,lc->bql", q, distances[:, head]) for head, q in enumerate(queries))
+        return key, [relative_shift(of_head).swapaxes(1, 2) for of_head in scores]
 
 
 def _convolve(

@@ -4,6 +4,8 @@ Which keys are valid comes in as a mask to add to scores, since small runtimes l
 are multiplied into the weights; and every operation is one that ONNX and LiteRT have an operator for.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from flax import nnx
 
 from conformer.model.layouts.layout import Layout, Past, Scale
 from conformer.model.norm import LayerNorm
+from conformer.model.positions import relative_shift
 from kernels.typing import Array, Float
 
 
@@ -61,29 +64,41 @@ class Constant(Layout):
         y = _convolve(x[None], kernel[:, None], (1,), groups=x.shape[1])[0]
         return y if bias is None else y + bias
 
-    def attend(self, module, projected, seen: Float[Array, " keys"], past: Past):
+    def attend(self, module, projected, seen: Float[Array, " keys"], past: Past, positions=None):
         frames, channels = projected.shape[0], projected.shape[1] // 3
         heads = projected.reshape(frames, 3 * module.num_heads, -1)
         query, new_key, new_value = jnp.split(heads.transpose(1, 0, 2), 3)
         key = jnp.concatenate([past.key, new_key], axis=1)
         value = jnp.concatenate([past.value, new_value], axis=1)
-        bias = np.asarray(module.relative_bias[...])
-        weights = jax.nn.softmax(jnp.matmul(query, key.transpose(0, 2, 1)) + (bias + seen))
+        attended, bias = self._position_scores(module, query, key, positions)
+        weights = jax.nn.softmax(jnp.matmul(query, attended.transpose(0, 2, 1)) + (bias + seen))
         out = jnp.matmul(weights, value).transpose(1, 0, 2).reshape(frames, channels)
         return out, key[:, frames:], value[:, frames:]
+
+    def _position_scores(self, module, query, key, positions):
+        """The keys, and what is added to the scores: (heads, queries or 1, keys)."""
+        if module.positions == "learned":
+            return key, np.asarray(module.relative_bias[...])
+        own = np.asarray(module.position_bias[...])[:, None] * np.float32(module.scale)
+        if module.positions == "relative":
+            distances = np.asarray(module.distances[...]).transpose(1, 2, 0)
+            return key, relative_shift(jnp.matmul(query + own, distances))
+        places = self.linear(module.position, positions)
+        places = places.reshape(len(places), module.num_heads, -1).transpose(1, 0, 2)
+        return key + places, jnp.matmul(own, places.transpose(0, 2, 1))
 
 
 def weights(module: nnx.Linear, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
     """W scale and b scale of a linear map, (in, out) and (out,)."""
-    assert module.bias is not None  # every linear map of the model has one
-    weight, bias = np.asarray(module.kernel[...]), np.asarray(module.bias[...])
+    weight = np.asarray(module.kernel[...])
+    bias = np.zeros(weight.shape[1], np.float32) if module.bias is None else np.asarray(module.bias[...])
     parts = np.array(scale if isinstance(scale, tuple) else (scale,), np.float32)
     factor = np.repeat(parts, len(bias) // len(parts))
     return weight * factor, bias * factor
 
 
 def _convolve(
-    x: Float[Array, "1 *space in"], kernel: Float[Array, "..."], strides: tuple[int, ...], groups: int = 1
+    x: Float[Array, "1 *space in"], kernel: Any, strides: tuple[int, ...], groups: int = 1
 ) -> Float[Array, "1 *out_space out"]:
     layout = ("NWC", "WIO", "NWC") if x.ndim == 3 else ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(

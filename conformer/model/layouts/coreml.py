@@ -32,6 +32,18 @@ class CoreMl(Layout):
         mean, scale = (np.asarray(a)[None, None, :, None] for a in (mean, scale))
         return mb.cast(x=mb.mul(x=mb.sub(x=features, y=mean), y=scale), dtype="fp16")
 
+    def heard(self, features):
+        return mb.cast(x=mb.sign(x=mb.reduce_max(x=mb.abs(x=features), axes=[2], keep_dims=True)), dtype="fp16")
+
+    def weigh(self, x, heard):
+        return mb.mul(x=x, y=heard)
+
+    def at_most_one(self, x):
+        return mb.minimum(x=x, y=np.float16(1))
+
+    def pad_frequency(self, x, before, after):
+        return mb.pad(x=x, pad=[0, 0, 0, 0, before, after, 0, 0], mode="constant", constant_val=np.float16(0))
+
     def image(self, features):
         return features
 
@@ -62,6 +74,9 @@ class CoreMl(Layout):
     def gate(self, x):
         value, gate = mb.split(x=x, num_splits=2, axis=1)
         return mb.mul(x=value, y=mb.sigmoid(x=gate))
+
+    def subtract(self, x, value):
+        return mb.sub(x=x, y=np.asarray(value).astype(np.float16)[None, :, None, None])
 
     def add(self, x, y):
         return mb.add(x=x, y=y)
@@ -104,20 +119,53 @@ class CoreMl(Layout):
         weight = np.asarray(kernel).T[:, None, None]
         return _convolve(x, weight, None if bias is None else np.asarray(bias), groups=x.shape[1])
 
-    def attend(self, module, projected, seen, past: Past):
+    def attend(self, module, projected, seen, past: Past, positions=None):
         query, key, value = mb.split(x=projected, num_splits=3, axis=1)
         frames = projected.shape[3]
         key = mb.concat(values=[past.key, mb.transpose(x=key, perm=[0, 3, 2, 1])], axis=1)
         value = mb.concat(values=[past.value, value], axis=3)
-        bias = np.asarray(module.relative_bias[...]).transpose(0, 2, 1).astype(np.float16)
+        attended, bias = self._position_scores(module, query, key, positions)
         split = functools.partial(mb.split, num_splits=module.num_heads)
-        parts = split(x=query, axis=1), split(x=key, axis=3), split(x=value, axis=1)
+        parts = split(x=query, axis=1), split(x=attended, axis=3), split(x=value, axis=1)
         outputs = []
-        for head, (q, k, v) in enumerate(zip(*parts, strict=True)):
+        for own, q, k, v in zip(bias, *parts, strict=True):
             scores = mb.einsum(values=(k, q), equation="nchw,nwhu->nchu")
-            scores = mb.add(x=scores, y=mb.add(x=bias[head][None, :, None], y=seen))
+            scores = mb.add(x=scores, y=mb.add(x=own, y=seen))
             outputs.append(mb.einsum(values=(v, mb.softmax(x=scores, axis=1)), equation="nchw,nwhu->nchu"))
         return mb.concat(values=outputs, axis=1), _from(key, 1, frames), _from(value, 3, frames)
+
+    def _position_scores(self, module, query, key, positions):
+        """The keys, and for each head what is added to its scores: (1, keys, 1, queries or 1)."""
+        if module.positions == "learned":
+            return key, np.asarray(module.relative_bias[...]).transpose(0, 2, 1).astype(np.float16)[:, None, :, None]
+        own = (np.asarray(module.position_bias[...]) * module.scale).astype(np.float16)  # (heads, head_dim)
+        split = functools.partial(mb.split, num_splits=module.num_heads)
+        if module.positions == "absolute":
+            places = mb.transpose(x=self.linear(module.position, positions), perm=[0, 3, 2, 1])
+            parts = zip(split(x=places, axis=3), own, strict=True)
+            added = [mb.einsum(values=(p, b[None, :, None, None]), equation="nchw,nwhu->nchu") for p, b in parts]
+            return mb.add(x=key, y=places), added
+        frames, num_keys = query.shape[3], key.shape[1]
+        shifted = mb.add(x=query, y=own.reshape(1, -1, 1, 1))
+        queries = split(x=mb.transpose(x=shifted, perm=[0, 3, 2, 1]), axis=3)
+        distances = np.asarray(module.distances[...]).transpose(1, 2, 0).astype(np.float16)[:, None, :, None]
+        scores = []
+        for q, d in zip(queries, distances, strict=True):
+            of_head = mb.einsum(values=(q, d), equation="nchw,nwhu->nchu")  # (1, queries, 1, distances)
+            scores.append(mb.transpose(x=_relative_shift(of_head, frames, num_keys), perm=[0, 3, 2, 1]))
+        return key, scores
+
+
+def _relative_shift(scores: Any, num_queries: int, num_keys: int) -> Any:
+    """As `conformer.model.positions.relative_shift`, of (1, queries, 1, distances)."""
+    if num_queries == 1:
+        return scores
+    distances = scores.shape[3]
+    flat = _from(mb.reshape(x=scores, shape=[1, 1, 1, num_queries * distances]), 3, num_queries - 1)
+    size = num_queries * (distances - 1)
+    rows = mb.slice_by_size(x=flat, begin=[0, 0, 0, 0], size=[1, 1, 1, size])
+    rows = mb.reshape(x=rows, shape=[1, num_queries, 1, distances - 1])
+    return mb.slice_by_size(x=rows, begin=[0, 0, 0, 0], size=[1, num_queries, 1, num_keys])
 
 
 def _convolve(

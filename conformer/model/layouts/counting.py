@@ -85,6 +85,19 @@ class Counting(Layout):
     def standardise(self, features, mean, scale):
         return self._loop("standardise", features, elementwise=2 * features.size)
 
+    def heard(self, features):
+        return self._loop("heard", features, features.like(features.shape[0], 1), elementwise=features.size)
+
+    def weigh(self, x, heard):
+        return self._loop("silence", x, elementwise=x.size)
+
+    def at_most_one(self, x):
+        return x
+
+    def pad_frequency(self, x, before, after):
+        time, bins, channels = x.shape
+        return x.like(time, bins + before + after, channels)
+
     def image(self, features):
         if self._channels_first:
             self._transposes(features.size)
@@ -119,6 +132,9 @@ class Counting(Layout):
     def gate(self, x):
         y = x.like(*x.shape[:-1], x.shape[-1] // 2)
         return self._loop("gate", x, y, elementwise=2 * y.size, transcendental=y.size)
+
+    def subtract(self, x, value):
+        return self._loop("subtract", x, elementwise=x.size)
 
     def add(self, x, y):
         total = self._loop("residual", y, elementwise=y.size)
@@ -158,7 +174,7 @@ class Counting(Layout):
         self._write("depthwise", x, x, macs=x.size * kernel.shape[0], parameters=parameters)
         return x if bias is None else self._loop("bias", x, elementwise=x.size)
 
-    def attend(self, module, projected, seen, past: Past | None):
+    def attend(self, module, projected, seen, past: Past | None, positions=None):
         frames, channels = projected.shape[0], projected.shape[1] // 3
         stream = projected.like(frames, channels)
         memory = 0 if past is None else past.key.size
@@ -173,12 +189,31 @@ class Counting(Layout):
             self._transposes(2 * stream.size + 2 * (memory + stream.size) + scores.size + stream.size)
         else:
             self._transposes(5 * stream.size)
+        if module.positions != "learned":
+            self._position_scores(module, stream, scores, past is not None)
         product = {"matrix": True, "macs": pairs * channels, "state": memory}
         self._write("scores", stream, scores, more=stream.size, kept=stream.size, **product)
         softmax = {"elementwise": 6 * scores.size + 3 * pairs, "transcendental": scores.size}
         self._write("softmax", scores, scores, kept=stream.size, **softmax)
         self._write("weighted sum", scores, stream, more=stream.size, **product)
         return stream, None, None
+
+    def _position_scores(self, module, stream: Tensor, scores: Tensor, streaming: bool) -> None:
+        """Of each query with all distances, which a stream has laid out; or of all keys, added to them."""
+        frames, channels = stream.shape
+        keys = scores.shape[0] // frames
+        if module.positions == "absolute":
+            self.linear(module.position, stream.like(keys, channels))
+            self._loop("positions", scores, elementwise=2 * stream.batch_size * keys * channels)
+            return
+        distances = keys + frames - 1
+        if not streaming:
+            self.linear(module.position, Tensor(1, distances, channels))
+        self._loop("position bias", stream, elementwise=stream.size)
+        found = stream.like(frames * distances, module.num_heads)
+        parameters = distances * channels if streaming else 0
+        self._write("position scores", stream, found, macs=found.rows * channels, parameters=parameters, matrix=True)
+        self._transposes(found.size)
 
     def log_softmax(self, x: Tensor) -> None:
         """What decoders read of the logits."""

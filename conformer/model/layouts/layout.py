@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from kernels.chunked_attention import toeplitz
@@ -43,17 +44,14 @@ class Layout(abc.ABC):
         return contextlib.nullcontext()
 
     def lay_out[M: nnx.Module](self, model: M, chunk_size: int, num_left_chunks: int) -> M:
-        """A copy of the model for streams of one chunk size and left context: the position biases are laid out."""
+        """A copy of the model for streams of one chunk size and left context: what position adds is laid out."""
         model = nnx.clone(model)
-        for _, module in nnx.iter_modules(model):
-            if (table := getattr(module, "relative_bias", None)) is not None:
-                laid_out = self.position_bias(table[...], chunk_size, chunk_size * (num_left_chunks + 1))
-                module.relative_bias = nnx.Param(laid_out)  # pyright: ignore[reportAttributeAccessIssue]
+        for _, module in list(nnx.iter_modules(model)):
+            if (lay_out := getattr(module, "lay_out", None)) is not None:
+                lay_out(self, chunk_size, chunk_size * (num_left_chunks + 1))
         return model
 
-    def position_bias(
-        self, relative_bias: Float[Array, "heads distances"], num_queries: int, num_keys: int
-    ) -> Float[Array, "heads queries keys"]:
+    def position_bias(self, relative_bias: Float[Array, "heads distances"], num_queries: int, num_keys: int) -> Array:
         """The learned bias of each pair of positions; the queries are the last of the keys."""
         return toeplitz(relative_bias, num_queries, num_keys)
 
@@ -68,6 +66,22 @@ class Layout(abc.ABC):
     def standardise(self, features: Any, mean: Float[Array, " mel"], scale: Float[Array, " mel"]) -> Any:
         """(features - mean) scale."""
         return (features - mean) * scale
+
+    def heard(self, features: Any) -> Any:
+        """1 for each feature frame of an utterance and 0 for those outside, in which every feature is zero."""
+        return jnp.sign(jnp.max(jnp.abs(features), axis=-1, keepdims=True))
+
+    def weigh(self, x: Any, heard: Any) -> Any:
+        """x heard: zeros in the place of features, or of frames of an image, that lie outside."""
+        return x * heard
+
+    def at_most_one(self, x: Any) -> Any:
+        """min(x, 1)."""
+        return jnp.minimum(x, 1.0)
+
+    def pad_frequency(self, x: Image, before: int, after: int) -> Image:
+        """Zeros before and after all frequencies."""
+        return jnp.pad(x, ((0, 0), (0, 0), (before, after), (0, 0)))
 
     @abc.abstractmethod
     def image(self, features: Any) -> Image:
@@ -88,7 +102,9 @@ class Layout(abc.ABC):
         """A convolution over (time, frequency), without padding."""
 
     @abc.abstractmethod
-    def filter(self, x: Image, kernel: Float[Array, "time mel channels"], strides: tuple[int, int]) -> Image:
+    def filter(
+        self, x: Image, kernel: Float[Array | np.ndarray, "time mel channels"], strides: tuple[int, int]
+    ) -> Image:
         """A convolution over (time, frequency) of each channel by itself, without padding."""
 
     @abc.abstractmethod
@@ -113,6 +129,10 @@ class Layout(abc.ABC):
     def add(self, x: Frames, y: Frames) -> Frames:
         """x + y."""
         return x + y
+
+    def subtract(self, x: Frames, value: Float[Array, " channels"]) -> Frames:
+        """x - value, at every frame."""
+        return x - value
 
     def mask(self, x: Frames, inside: Inside) -> Frames:
         """Zeros in the place of frames outside their utterance."""
@@ -155,8 +175,10 @@ class Layout(abc.ABC):
         """A convolution in time of each channel by itself, without padding."""
 
     @abc.abstractmethod
-    def attend(self, module: Any, projected: Frames, seen: Seen, past: Past | None) -> tuple[Frames, Any, Any]:
-        """Attention of every head, from queries (scaled), keys and values side by side.
+    def attend(
+        self, module: Any, projected: Frames, seen: Seen, past: Past | None, positions: Frames | None = None
+    ) -> tuple[Frames, Any, Any]:
+        """Attention of every head, from queries (scaled), keys and values side by side, and `positions` of the keys.
 
         This verb alone differs in structure from layout to layout: how heads are split and where keys are transposed
         is what the layouts are for.

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from conformer.model.layouts.layout import Layout, Past, Scale
-from kernels.chunked_attention import chunked_attention
+from conformer.model.positions import relative_shift
+from kernels.chunked_attention import biased_attention, chunked_attention
 from kernels.depthwise_conv import depthwise_conv
 from kernels.typing import Array, Bool, Float, Int
 
@@ -50,6 +50,10 @@ class Sequence(Layout):
         """Frames as the encoder hands them over."""
         return x
 
+    def from_sequence(self, x: Float[Array, "batch frames channels"]) -> Float[Array, "batch frames channels"]:
+        """The other way."""
+        return x
+
     def past_shapes(self, batch_size: int, left: int, inputs: int, num_heads: int, dim: int) -> Past:
         """Shapes of a block's state: `left` frames of left context, `inputs` of the convolution."""
         heads = (batch_size, num_heads, left, dim // num_heads)
@@ -59,8 +63,8 @@ class Sequence(Layout):
         """Frames of left context that a state holds."""
         return past.key.shape[2]
 
-    def lay_out[M: nnx.Module](self, model: M, chunk_size: int, num_left_chunks: int) -> M:
-        return model  # attention takes the table itself
+    def position_bias(self, relative_bias, num_queries, num_keys):
+        return relative_bias  # attention takes the table itself
 
     # ------------------------------------------------------------------ verbs
 
@@ -78,7 +82,7 @@ class Sequence(Layout):
         return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=layout) + bias
 
     def filter(self, x, kernel, strides):
-        return depthwise_conv(x, kernel, stride=strides)
+        return depthwise_conv(x, jnp.asarray(kernel), stride=strides)
 
     def flatten(self, x):
         # Whole at last: in one loop with what follows, XLA would find the place of every value by division.
@@ -110,7 +114,7 @@ class Sequence(Layout):
         y = depthwise_conv(x, kernel)
         return y if bias is None else y + bias
 
-    def attend(self, module, projected, seen: Rows, past):
+    def attend(self, module, projected, seen: Rows, past, positions=None):
         batch, frames, channels = projected.shape[0], projected.shape[1], projected.shape[2] // 3
         heads = projected.reshape(batch, frames, 3 * module.num_heads, -1)
         query, key, value = jnp.split(heads, 3, axis=2)
@@ -121,19 +125,38 @@ class Sequence(Layout):
             joined = [jnp.concatenate([old, a.swapaxes(1, 2)], axis=2) for old, a in pairs]
             new = tuple(a[:, :, frames:] for a in joined)
             key, value = (a.swapaxes(1, 2) for a in joined)
+        bias = None
+        if module.positions != "learned":
+            key, bias = self._positioned(module, query, key, positions)
         query, key, value = (a.astype(module.compute) for a in (query, key, value))
-        out = chunked_attention(
-            query,
-            key,
-            value,
-            module.relative_bias[...],
-            seen.key_start,
-            seen.key_end,
-            softmax=module.softmax,
-            chunks=seen.chunks,
-            implementation=module.implementation,
-        )
+        if bias is None:
+            out = chunked_attention(
+                query,
+                key,
+                value,
+                module.relative_bias[...],
+                seen.key_start,
+                seen.key_end,
+                softmax=module.softmax,
+                chunks=seen.chunks,
+                implementation=module.implementation,
+            )
+        else:
+            options = {"softmax": module.softmax, "implementation": module.implementation}
+            out = biased_attention(query, key, value, bias, seen.key_start, seen.key_end, **options)
         return out.reshape(batch, frames, channels), *new
+
+    def _positioned(self, module, query, key, positions):
+        """The keys, and what is added to the scores (batch or 1, heads, queries or 1, keys)."""
+        own = module.position_bias[...] * module.scale
+        if module.positions == "relative":
+            keys = module.distance_keys(query.shape[1], key.shape[1]).astype(module.compute)
+            queries = (query + own).astype(module.compute)
+            scores = jnp.einsum("bqhd,lhd->bhql", queries, keys, preferred_element_type=jnp.float32)
+            return key, relative_shift(scores)
+        places = self.linear(module.position, positions)
+        places = places.reshape(*places.shape[:2], module.num_heads, -1)
+        return key + places, jnp.einsum("bkhd,hd->bhk", places, own)[:, :, None]
 
 
 def scaled(x: Array, scale: Scale, axis: int) -> Array:

@@ -1,0 +1,67 @@
+"""The configuration of a checkpoint: every key is read, known not to matter, or refused by name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from conformer.checkpoints.tensors import ConversionError
+
+TRAINING = ("dropout", "stochastic_depth", "layerdrop", "gradient_checkpointing", "initializer")  # parts of names
+
+
+class Options:
+    """A section of a configuration.
+
+    Args:
+        origin: the file, as messages name it.
+        section: its name in the file.
+    """
+
+    def __init__(self, origin: str, section: str, values: Any):
+        if not isinstance(values, Mapping):
+            raise ConversionError(f"{origin}: {section} is no table of options: restore the file")
+        self._where, self._values, self._read = f"{origin}: {section}", dict(values), set[str]()
+
+    def get(self, key: str, default: Any) -> Any:
+        """The value, which has the type of `default`; that for one that is not there, or null."""
+        self._read.add(key)
+        value = self._values.get(key)
+        if value is None:
+            return default
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if default is not None and not isinstance(value, type(default)):
+            raise ConversionError(f"{self._where}.{key}={value!r} is no {type(default).__name__}: restore the file")
+        return value
+
+    def need(self, key: str) -> int:
+        """A whole number that has no default."""
+        self._read.add(key)
+        value = self._values.get(key)
+        if type(value) is not int or value < 1:
+            raise ConversionError(f"{self._where}.{key}={value!r} must be a whole number of at least 1")
+        return value
+
+    def choose[T](self, key: str, default: T, supported: Mapping[Any, T] | Sequence[Any]) -> Any:
+        """What a value that is supported stands for. Raises ConversionError for another."""
+        self._read.add(key)
+        value = self._values.get(key, default)
+        value = default if value is None else value
+        known = list(supported)
+        if value not in known:
+            raise ConversionError(
+                f"{self._where}.{key}={value!r} is not supported, only {', '.join(map(repr, known))}: "
+                "docs/checkpoints.md lists what is"
+            )
+        return supported[value] if isinstance(supported, Mapping) else value
+
+    def skip(self, *keys: str) -> None:
+        """Keys that do not change what is recognised."""
+        self._read |= set(keys)
+
+    def finish(self) -> None:
+        """Raises ConversionError for a key that nobody knows: it might change the model."""
+        unknown = [key for key in self._values if key not in self._read and not any(part in key for part in TRAINING)]
+        if unknown:
+            raise ConversionError(
+                f"{self._where}: {', '.join(unknown)} is not known here: docs/checkpoints.md lists what is supported"
+            )

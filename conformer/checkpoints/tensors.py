@@ -1,0 +1,75 @@
+"""The named tensors of a checkpoint: each is taken once, and what is missing, left over or misshapen is listed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_SHOWN = 12  # names that a message lists
+
+
+class ConversionError(ValueError):
+    """A checkpoint that cannot be imported; the message names what stands in the way, and the remedy."""
+
+
+class Stored(NamedTuple):
+    """A tensor that is still on disk."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+class Tensors:
+    """Hands tensors over as float32, and remembers which.
+
+    Args:
+        origin: how messages name the file.
+        ignored: beginnings of names that recognition does not need.
+    """
+
+    def __init__(self, origin: str, stored: Mapping[str, Stored], ignored: Sequence[str] = ()):
+        self._origin, self._stored, self._ignored = origin, stored, tuple(ignored)
+        self._taken: set[str] = set()
+        self._missing: list[str] = []
+        self._misshapen: list[str] = []
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def take(self, name: str, *shape: int) -> np.ndarray:
+        """The tensor of that name and shape; zeros where there is none, which `finish` will report."""
+        if name not in self._stored:
+            self._missing.append(name)
+            return np.zeros(shape, np.float32)
+        self._taken.add(name)
+        if self._stored[name].shape != shape:
+            self._misshapen.append(f"{name} is {list(self._stored[name].shape)} and not {list(shape)}")
+            return np.zeros(shape, np.float32)
+        return np.asarray(self._stored[name].read(), np.float32)
+
+    def take_or_zeros(self, name: str, *shape: int) -> np.ndarray:
+        """The same for a tensor that need not be there, such as a bias."""
+        return self.take(name, *shape) if name in self._stored else np.zeros(shape, np.float32)
+
+    def finish(self) -> None:
+        """Raises ConversionError unless all that was asked for was there, and all that is there was asked for."""
+        left = [
+            name
+            for name in self._stored
+            if name not in self._taken
+            and not name.startswith(self._ignored)
+            and not name.endswith("num_batches_tracked")
+        ]
+        found = {"missing": self._missing, "left over": left, "of the wrong shape": self._misshapen}
+        listed = [f"{kind}: {_listed(names)}" for kind, names in found.items() if names]
+        if listed:
+            raise ConversionError(
+                f"{self._origin}: the tensors are not those of the model that its configuration describes ("
+                + "; ".join(listed)
+                + "): nothing was written"
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + rest

@@ -1,0 +1,156 @@
+"""A folder of WeNet: train.yaml, a checkpoint of torch.save, the table of units, and a sentencepiece model, if any."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from conformer.checkpoints.imported import Imported, read_yaml
+from conformer.checkpoints.names import WENET
+from conformer.checkpoints.options import Options
+from conformer.checkpoints.tensors import ConversionError, Tensors
+from conformer.checkpoints.torch_file import read_torch
+from conformer.checkpoints.units import make_tokenizer, parse_model
+from conformer.checkpoints.weights import Source
+from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
+
+CONFIG_FILE = "train.yaml"
+DYNAMIC_CHUNKS = 25  # the largest chunk that WeNet draws in training
+INPUT_LAYERS = {"conv2d": 4, "conv2d6": 6, "conv2d8": 8}
+# The attention decoder, and tables of sinusoids, which some versions save.
+IGNORED = ("decoder.", "encoder.embed.pos_enc.", "encoder.embed.0.pe")
+
+
+def read(folder: pathlib.Path) -> Imported:
+    """The CTC branch of a model. Raises ConversionError for what is not supported, by name."""
+    values = read_yaml(folder / CONFIG_FILE)
+    if values.get("encoder", "conformer") != "conformer":
+        raise ConversionError(
+            f"{folder / CONFIG_FILE}: encoder={values['encoder']!r} is no conformer: it is not supported"
+        )
+    features = _features(folder, values)
+    model, train, scale = _model(folder, values)
+    checkpoint = _checkpoint(folder)
+    symbols = _symbols(folder, values)
+    blank = (values.get("ctc_conf") or {}).get("ctc_blank_id", 0)
+    tokenizer = make_tokenizer(symbols, blank, _speller(folder, values))
+    config = Config(features=features, model=model, train=train).replace({"model.vocab_size": len(symbols)})
+    with checkpoint.open("rb") as file:
+        tensors = Tensors(str(checkpoint), read_torch(file, str(checkpoint)), IGNORED)
+        bins, identity = features.num_mel_bins, "encoder.global_cmvn.mean" not in tensors
+        mean = np.zeros(bins) if identity else tensors.take("encoder.global_cmvn.mean", bins)
+        deviation = np.ones(bins) if identity else tensors.take("encoder.global_cmvn.istd", bins)
+        names = WENET if model.subsampling_factor == 4 else WENET._replace(projection="encoder.embed.linear")
+        source = Source(tensors, names, blank, scale, mean.astype(np.float32), deviation.astype(np.float32))
+        return Imported.of("wenet", config, tokenizer, source)
+
+
+def _features(folder: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
+    origin, data = str(folder / CONFIG_FILE), values.get("dataset_conf") or {}
+    kind = data.get("feats_type", "fbank")
+    if kind != "fbank":
+        raise ConversionError(f"{origin}: dataset_conf.feats_type={kind!r} is not supported, only 'fbank'")
+    bank = Options(origin, "dataset_conf.fbank_conf", data.get("fbank_conf") or {})
+    rate = (data.get("resample_conf") or {}).get("resample_rate", 16_000)
+    bins = bank.get("num_mel_bins", 23)
+    if values.get("input_dim", bins) != bins:
+        raise ConversionError(f"{origin}: input_dim={values['input_dim']} is not fbank_conf.num_mel_bins={bins}")
+    bank.choose("window_type", "povey", ("povey",))
+    features = FeatureConfig(
+        trailing_silence=0.0,  # as its own toolkit
+        kind="kaldi_snipped",
+        sample_rate=rate,
+        num_mel_bins=bins,
+        frame_length_ms=bank.get("frame_length", 25.0),
+        frame_shift_ms=bank.get("frame_shift", 10.0),
+        high_freq=rate / 2,
+        dither=bank.get("dither", 0.0),
+    )
+    bank.finish()
+    return features
+
+
+def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, TrainConfig, float]:
+    """And the scale of the encoder's input."""
+    options = Options(str(folder / CONFIG_FILE), "encoder_conf", values.get("encoder_conf") or {})
+    heads, dim = options.get("attention_heads", 4), options.get("output_size", 256)
+    causal, eps = options.get("causal", False), options.get("norm_eps", 1e-5)
+    dynamic, static = options.get("use_dynamic_chunk", False), options.get("static_chunk_size", 0)
+    options.choose("normalize_before", True, (True,))
+    options.choose("macaron_style", True, (True,))
+    options.choose("use_cnn_module", True, (True,))
+    options.choose("activation_type", "swish", ("swish", "silu"))
+    options.choose("pos_enc_layer_type", "rel_pos", ("rel_pos",))
+    options.choose("selfattention_layer_type", "rel_selfattn", ("rel_selfattn",))
+    options.choose("layer_norm_type", "layer_norm", ("layer_norm",))
+    options.choose("mlp_type", "position_wise_feed_forward", ("position_wise_feed_forward",))
+    options.choose("n_kv_head", heads, (heads,))
+    options.choose("head_dim", dim // heads, (dim // heads,))
+    options.choose("conv_inner_factor", 2, (2,))
+    options.choose("conv_norm_eps", eps, (eps,))
+    # Biases that are off are not in the checkpoint, and zeros here. The rest is of training, or of speed.
+    options.skip("query_bias", "key_bias", "value_bias", "mlp_bias", "conv_bias", "use_sdpa", "input_size")
+    options.skip("positionwise_conv_kernel_size", "use_dynamic_left_chunk", "n_expert", "n_expert_activated")
+    model = ModelConfig(
+        subsampling="vanilla",
+        subsampling_factor=options.choose("input_layer", "conv2d", INPUT_LAYERS),
+        subsampling_channels=dim,
+        encoder_dim=dim,
+        num_layers=options.get("num_blocks", 6),
+        num_heads=heads,
+        feed_forward_dim=options.get("linear_units", 2048),
+        kernel_size=options.get("cnn_module_kernel", 15),
+        convolution_norm=options.choose("cnn_module_norm", "batch_norm", ("batch_norm", "layer_norm")),
+        convolution_bias=values.get("encoder_conf", {}).get("cnn_module_norm", "batch_norm") == "layer_norm",
+        pad_before_gate=causal,
+        causal_conv=causal,
+        norm_eps=eps,
+        final_norm=options.get("final_norm", True),
+        positions="absolute",
+        full_context=not (causal and (dynamic or static > 0)),
+        dropout=options.get("dropout_rate", 0.1),
+    )
+    options.finish()
+    chunks = (0, *range(1, DYNAMIC_CHUNKS + 1)) if dynamic else (static,) if static > 0 else (0,)
+    return model, TrainConfig(chunk_sizes=chunks), dim**0.5
+
+
+def _checkpoint(folder: pathlib.Path) -> pathlib.Path:
+    """final.pt, or the only one there is."""
+    if (folder / "final.pt").is_file():
+        return folder / "final.pt"
+    found = sorted(folder.glob("*.pt"))
+    if len(found) != 1:
+        raise ConversionError(f"{folder} holds {len(found)} files *.pt and no final.pt: leave the one to import")
+    return found[0]
+
+
+def _file(folder: pathlib.Path, named: Any, *usual: str) -> pathlib.Path | None:
+    """The file of the name that a configuration gives, wherever that was, or one of the usual names."""
+    names = [pathlib.PurePath(named).name, *usual] if isinstance(named, str) else list(usual)
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _symbols(folder: pathlib.Path, values: dict[str, Any]) -> list[str]:
+    named = (values.get("tokenizer_conf") or {}).get("symbol_table_path")
+    path = _file(folder, named, "units.txt", "words.txt", "dict.txt", "lang_char.txt")
+    if path is None:
+        raise ConversionError(f"{folder} holds no table of units (units.txt): put it beside {CONFIG_FILE}")
+    symbols = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        symbol, _, unit = line.strip().rpartition(" ")
+        if not symbol or unit != str(number):
+            raise ConversionError(f"{path}:{number + 1}: expected 'symbol {number}', found {line!r}: restore the table")
+        symbols.append(symbol.strip())
+    if (declared := values.get("output_dim", len(symbols))) != len(symbols):
+        raise ConversionError(
+            f"{path} lists {len(symbols)} units, {CONFIG_FILE} has output_dim={declared}: restore both"
+        )
+    return symbols
+
+
+def _speller(folder: pathlib.Path, values: dict[str, Any]) -> Any:
+    """The sentencepiece model, if it lies in the folder."""
+    models = sorted(folder.glob("*.model"))
+    path = _file(folder, (values.get("tokenizer_conf") or {}).get("bpe_path"), *(file.name for file in models[:1]))
+    return None if path is None else parse_model(path.read_bytes(), str(path))

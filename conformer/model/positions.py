@@ -1,0 +1,42 @@
+"""What position adds to scores of attention where it is no learned bias: sinusoids, which each block maps."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from kernels.typing import Array, Float, Int
+
+
+def frequencies(dim: int) -> Float[np.ndarray, " half"]:
+    """Radians a frame of each pair of sine and cosine (Vaswani et al., 2017)."""
+    return np.exp(np.arange(0, dim, 2) * -(np.log(10_000.0) / dim)).astype(np.float32)
+
+
+def sinusoids(positions: Float[Array, "*shape"], dim: int) -> Float[Array, "*shape channels"]:
+    """The encoding of each position: a sine at every even channel, its cosine behind it."""
+    angles = positions[..., None] * frequencies(dim)
+    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*positions.shape, dim)
+
+
+def distance_sinusoids(num_queries: int, num_keys: int, dim: int) -> Float[np.ndarray, "distances channels"]:
+    """Those of all distances (position of a query) - (position of a key), descending; the queries are the last keys."""
+    return known_sinusoids(np.arange(num_keys - 1, -num_queries, -1), dim)
+
+
+def known_sinusoids(positions: Int[np.ndarray, " positions"], dim: int) -> Float[np.ndarray, "positions channels"]:
+    """Those of positions known before tracing: computed in float64, outside of the compiled function."""
+    angles = positions[:, None] * np.exp(np.arange(0, dim, 2) * -(np.log(10_000.0) / dim))
+    return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(positions), dim).astype(np.float32)
+
+
+def relative_shift(scores: Float[Array, "*batch queries distances"]) -> Float[Array, "*batch queries keys"]:
+    """out[i, j] = scores[i, queries - 1 - i + j]: from scores of distances, descending, to those of keys.
+
+    The rows lie one behind the other, so that one read a place shorter a row starts a place earlier in each: slices and
+    reshapes alone, with no gather (Dai et al., 2019, appendix B).
+    """
+    *batch, queries, distances = scores.shape
+    if queries == 1:
+        return scores
+    flat = scores.reshape(*batch, queries * distances)[..., queries - 1 :]
+    rows = flat[..., : queries * (distances - 1)].reshape(*batch, queries, distances - 1)
+    return rows[..., : distances - queries + 1]

@@ -1,0 +1,55 @@
+"""Training that begins with the weights of a trained model: which of them it takes."""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from conformer.config import ConfigError
+from conformer.training.checkpoint import load_model
+from conformer.training.rates import HEAD, by_name, name_of
+from conformer.training.state import TrainState
+
+
+def begin_with(state: TrainState, workdir: str | pathlib.Path) -> tuple[TrainState, list[str]]:
+    """The state before the first step, with the averaged weights and the statistics of the model of `workdir`.
+
+    A head for other units keeps its random weights.
+
+    Returns:
+        The state, and the names of the parameters that are still random.
+
+    Raises:
+        ConfigError: where another parameter is missing, left over or of another shape; the message lists them.
+    """
+    _, model, _, _ = load_model(workdir)
+    _, params, statistics = nnx.split(model, nnx.Param, ...)
+    given = by_name(params) | by_name(statistics)
+    wanted = by_name(state.params) | by_name(state.statistics)
+    random, wrong = [], []
+    for name in sorted(given | wanted):
+        here, there = wanted.get(name), given.get(name)
+        if here is not None and there is not None and here.shape == there.shape:
+            continue
+        (random if name.startswith(HEAD) else wrong).append(name)
+    if wrong:
+        shown = ", ".join(f"{name} ({_shape(given, name)} there, {_shape(wanted, name)} here)" for name in wrong[:3])
+        more = f" and {len(wrong) - 3} others" if len(wrong) > 3 else ""
+        raise ConfigError(
+            f"train.init_from={workdir} holds another network: {shown}{more}. Set `features` and `model` to the values "
+            "of its config.json"
+        )
+
+    def taken(path: Any, leaf: jax.Array) -> jax.Array:
+        name = name_of(path)
+        return leaf if name in random else jax.device_put(jnp.asarray(given[name], leaf.dtype), leaf.sharding)
+
+    params = jax.tree.map_with_path(taken, state.params)
+    statistics = jax.tree.map_with_path(taken, state.statistics)
+    return state._replace(params=params, average=jax.tree.map(jnp.copy, params), statistics=statistics), random
+
+
+def _shape(leaves: dict[str, Any], name: str) -> str:
+    return str(list(leaves[name].shape)) if name in leaves else "absent"

@@ -1,0 +1,46 @@
+"""Makes a work directory of a public checkpoint: eval.py, transcribe.py, export.py and train.py take it like any other.
+
+  python convert.py stt_en_conformer_ctc_small.nemo --out=runs/nemo_small
+  python convert.py 20210610_u2pp_conformer_exp --out=runs/wenet
+  python convert.py parakeet-ctc-0.6b --out=runs/parakeet
+
+Takes a .nemo file, a folder of WeNet or a folder of transformers with safetensors; needs none of the three, nor torch.
+Nothing is written unless all tensors are there and no other. docs/checkpoints.md says what is supported.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+
+from conformer import runtime
+from conformer.checkpoints.convert import read_checkpoint
+from conformer.command import parse_flags
+from conformer.system import check_folder
+
+OUT = flags.DEFINE_string("out", None, "Folder to write to; created if it does not exist.", required=True)
+
+
+def main(argv: list[str]) -> None:
+    runtime.set_up()
+    out = pathlib.Path(OUT.value)
+    try:
+        if len(argv) != 2:
+            raise ValueError("name one checkpoint: convert.py CHECKPOINT --out=DIR")
+        check_folder(out)
+        if (out / "checkpoints").exists():
+            raise ValueError(f"{out} holds a training run: name another --out")
+        imported = read_checkpoint(pathlib.Path(argv[1]))
+        imported.save(out)
+    except (ValueError, OSError) as error:  # ValueError: what every error of bad input is; OSError: a full disk, say
+        sys.exit(f"convert.py: {error}")
+    config, count = imported.config, sum(array.size for array in imported.parameters.values())
+    reason = config.not_streaming
+    print(
+        f"{out}: a {imported.format} model of {count / 1e6:.1f} M parameters and {config.model.vocab_size} units; "
+        + (f"it recognises whole utterances alone: {reason}" if reason else "it streams")
+    )
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,220 @@
+"""Reading public checkpoints: what is refused, and the work directories that come out. No reference is needed."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import yaml
+
+from conformer.checkpoints.convert import read_checkpoint
+from conformer.checkpoints.safetensors_file import read_safetensors
+from conformer.checkpoints.tensors import ConversionError
+from conformer.checkpoints.torch_file import read_torch
+from conformer.checkpoints.units import make_tokenizer, plain_model
+from conformer.export.formats import check_request
+from conformer.streaming.engine import Engine
+from conformer.tokenizer import load_tokenizer
+from conformer.training.checkpoint import load_model
+
+WENET, PARAKEET = "wenet_u2pp_conformer", "hf_parakeet_ctc"
+CONFORMER, FASTCONFORMER = "nemo_conformer_ctc/model.nemo", "nemo_fastconformer_streaming/model.nemo"
+
+
+def copied(golden, tmp_path, name):
+    """A folder of wenet or transformers that may be changed."""
+    folder = tmp_path / name
+    folder.mkdir()
+    for file in (golden / name).iterdir():
+        if file.name != "golden.npz":
+            shutil.copyfile(file, folder / file.name)
+    return folder
+
+
+def with_settings(golden, tmp_path, name, **changes):
+    """A .nemo whose configuration has other values, by "section.key"."""
+    path = tmp_path / "changed.nemo"
+    with tarfile.open(golden / name) as old, tarfile.open(path, "w:gz") as new:
+        for member in old.getmembers():
+            file = old.extractfile(member)
+            data = b"" if file is None else file.read()
+            if member.name.endswith(".yaml"):
+                values = yaml.safe_load(data)
+                for key, value in changes.items():
+                    section, _, option = key.partition("__")
+                    values[section][option] = value
+                data = yaml.safe_dump(values).encode()
+            member.size = len(data)
+            new.addfile(member, io.BytesIO(data))
+    return path
+
+
+class Malicious:
+    """What a pickle runs when it is loaded."""
+
+    def __reduce__(self):
+        return os.system, ("touch /tmp/executed",)
+
+
+def torch_archive(program: bytes) -> io.BytesIO:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("final/data.pkl", program)
+    return file
+
+
+@pytest.mark.parametrize(
+    "content, match",
+    [
+        ({"a": Malicious()}, r"final\.pt asks for posix\.system, which weights do not need and which could run code"),
+        ({"a": np.zeros(2)}, r"asks for numpy.*_reconstruct"),
+        ({"a": print}, r"asks for builtins\.print"),
+        ({"a": 1}, "no dictionary of tensors alone"),
+    ],
+)
+def test_a_pickle_of_more_than_tensors_is_refused_by_name(content, match):
+    with pytest.raises(ConversionError, match=match):
+        read_torch(torch_archive(pickle.dumps(content)), "final.pt")
+
+
+def test_damaged_files_are_refused(tmp_path):
+    for data, match in [(b"", "no zip archive"), (b"\x80\x02}q\x00.", "no zip archive")]:
+        with pytest.raises(ConversionError, match=match):
+            read_torch(io.BytesIO(data), "final.pt")
+    with pytest.raises(ConversionError, match=r"final\.pt is damaged"):
+        read_torch(torch_archive(b"\x80\x02}q"), "final.pt")
+    path = tmp_path / "model.safetensors"
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    for data in (b"", b"\xff" * 9, len(header).to_bytes(8, "little") + header + b"1234"):
+        path.write_bytes(data)
+        with pytest.raises(ConversionError, match=r"model\.safetensors is damaged"):
+            read_safetensors(path)
+
+
+def test_tensors_missing_left_over_and_misshapen_are_listed_and_nothing_is_written(golden, tmp_path):
+    folder = copied(golden, tmp_path, WENET)
+    values = yaml.safe_load((folder / "train.yaml").read_text())
+    values["encoder_conf"] |= {"num_blocks": 4, "linear_units": 95}
+    (folder / "train.yaml").write_text(yaml.safe_dump(values))
+    match = r"missing: encoder\.encoders\.3\..* wrong shape: .*w_1\.weight is \[96, 64\]"
+    with pytest.raises(ConversionError, match=match):
+        read_checkpoint(folder)
+    values["encoder_conf"] |= {"num_blocks": 2, "linear_units": 96}
+    (folder / "train.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ConversionError, match=r"left over: encoder\.encoders\.2\..*: nothing was written"):
+        read_checkpoint(folder)
+    out = tmp_path / "out"
+    command = [sys.executable, "convert.py", str(folder), f"--out={out}"]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    assert result.returncode == 1 and "left over" in result.stderr and "Traceback" not in result.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "section, option, value",
+    [
+        ("encoder_conf", "activation_type", "relu"),
+        ("encoder_conf", "pos_enc_layer_type", "rope_pos"),
+        ("encoder_conf", "normalize_before", False),
+        ("encoder_conf", "input_layer", "linear"),
+        ("encoder_conf", "something_new", 1),
+        ("dataset_conf", "feats_type", "log_mel_spectrogram"),
+    ],
+)
+def test_options_of_wenet_that_are_not_supported_are_named(golden, tmp_path, section, option, value):
+    folder = copied(golden, tmp_path, WENET)
+    values = yaml.safe_load((folder / "train.yaml").read_text())
+    values[section][option] = value
+    (folder / "train.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ConversionError, match=rf"{section}.*{option}"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("encoder__self_attention_model", "rel_pos_local_attn"),
+        ("encoder__subsampling", "vggnet"),
+        ("encoder__conv_context_size", [3, 1]),
+        ("encoder__att_context_size", [64, 64]),
+        ("encoder__something_new", 1),
+        ("preprocessor__normalize", "all_features"),
+        ("preprocessor__mag_power", 1.0),
+    ],
+)
+def test_options_of_nemo_that_are_not_supported_are_named(golden, tmp_path, key, value):
+    path = with_settings(golden, tmp_path, CONFORMER, **{key: value})
+    with pytest.raises(ConversionError, match=key.replace("__", ".*")):
+        read_checkpoint(path)
+
+
+def test_stored_filters_that_differ_are_refused(golden, tmp_path):
+    path = with_settings(golden, tmp_path, CONFORMER, preprocessor__highfreq=7_000)
+    with pytest.raises(ConversionError, match=r"preprocessor\.featurizer\.fb is not what its configuration describes"):
+        read_checkpoint(path)
+
+
+def test_a_compressed_nemo_is_read(golden, tmp_path):
+    mine = read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, encoder__dropout=0.2))
+    other = read_checkpoint(golden / FASTCONFORMER)
+    assert mine.config.model.dropout == 0.2
+    for name, array in other.parameters.items():
+        np.testing.assert_array_equal(mine.parameters[name], array)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "broken.nemo").write_bytes(b"no tar")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
+    for name, match in [
+        ("absent", "does not exist"),
+        ("broken.nemo", "no readable tar"),
+        ("", "no checkpoint that is known here"),
+        ("other", "model_type='bert' is not supported, only 'parakeet_ctc'"),
+    ]:
+        with pytest.raises(ConversionError, match=match):
+            read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", [WENET, PARAKEET, CONFORMER, FASTCONFORMER])
+def test_units_spell_what_they_decode(golden, tmp_path, name):
+    """With the blank first, whatever its place was."""
+    read_checkpoint(golden / name).save(tmp_path)
+    _, model, tokenizer, step = load_model(tmp_path)
+    assert (tokenizer.symbols[0], step) == ("<blk>", 0)
+    assert tokenizer.vocab_size == model.head.kernel.shape[1]
+    text = "the rain is on the way"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert load_tokenizer(tmp_path).symbols == tokenizer.symbols
+
+
+def test_a_table_without_a_model_spells_with_few_units():
+    tokenizer = make_tokenizer(["<blank>", "<unk>", "▁", "a", "b", "▁a", "ab", "▁ab"], 0)
+    assert [tokenizer.symbols[id] for id in tokenizer.encode("ab b")] == ["▁ab", "▁", "b"]
+    chinese = make_tokenizer(["<blank>", "<unk>", "你", "好", "<sos/eos>"], 0)
+    assert chinese.decode(chinese.encode("你好")) == "你好"
+    scores = {"▁": -9.0, "a": -9.0, "b": -9.0, "▁a": 0.0}
+    merges = make_tokenizer(["a", "b", "▁", "▁a", "<pad>"], 4, plain_model(scores, "bpe"))
+    assert [merges.symbols[id] for id in merges.encode("ab a")] == ["▁a", "b", "▁a"]
+
+
+@pytest.mark.parametrize("name, match", [(PARAKEET, "causal_conv=False"), (CONFORMER, "causal_conv=False")])
+def test_models_of_whole_utterances_do_not_stream(golden, tmp_path, name, match):
+    read_checkpoint(golden / name).save(tmp_path)
+    config, model, _, _ = load_model(tmp_path)
+    for refused in (
+        lambda: Engine(config, model),
+        lambda: check_request(config, "onnx", "float32", 16, 4),
+    ):
+        with pytest.raises(ValueError, match=match):
+            refused()
+    causal = config.replace({"model.causal_conv": True, "features.normalise": False})
+    assert "full_context" in (causal.not_streaming or "")
+    assert causal.replace({"model.full_context": False}).not_streaming is None

@@ -1,0 +1,35 @@
+"""What `make hello` says of the project's own recordings, with no more than it installs."""
+
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+WITHOUT_THE_REST = """
+import sys
+for name in ("flax", "grain", "jax", "jaxlib", "jaxtyping", "jiwer", "optax", "orbax", "tensorboardX", "tqdm"):
+    sys.modules[name] = None
+import runpy
+sys.argv[0] = sys.argv.pop(1)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_hello_hears_every_word_without_jax():
+    recordings = sorted(ROOT.glob("speech/hello/*.opus"))
+    assert len(recordings) == 3 and sum(path.stat().st_size for path in recordings) < 100_000
+    artefact = "--artefact=models/words_micro/onnx_int8.onnx"
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_THE_REST,
+        "transcribe.py",
+        artefact,
+        "--output=words",
+        *map(str, recordings),
+    ]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    lines = [line.split() for line in process.stdout.splitlines()]
+    assert process.returncode == 0, process.stderr
+    assert [word for _, _, word in lines] == [word for path in recordings for word in path.stem.split("_")]
+    assert all(0 <= float(start) < float(end) for start, end, _ in lines)
