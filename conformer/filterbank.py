@@ -27,6 +27,7 @@ from conformer.config import FeatureConfig
 from kernels.typing import Float
 
 LOG_FLOOR = float(np.finfo(np.float32).eps)  # 1.1920929e-07, least energy of a filter before the logarithm
+MOST_TRAILING = 10.0  # seconds of silence behind the audio
 LOG_GUARD = 2.0**-24  # added to it by NeMo
 
 
@@ -61,6 +62,16 @@ def normalised(features: Any, count: Any, inside: Any) -> Any:
     return centred / (variance**0.5 + 1e-5)
 
 
+def trailing_samples(config: FeatureConfig, num_samples: Any) -> Any:
+    """Samples of silence to recognise behind an utterance of `num_samples`; none behind less than a window.
+
+    A network that hears a word end knows the word: audio that ends with its last word would lose it. Takes and returns
+    what `num_frames` does.
+    """
+    plan = plan_of(config)
+    return (num_samples >= plan.window_length) * plan.trailing
+
+
 class StreamingLogMel:
     """`conformer.features.log_mel` for one utterance that arrives in pieces, in NumPy; never dithered.
 
@@ -91,7 +102,7 @@ class StreamingLogMel:
                 "convert 16-bit samples with pcm16_to_float and average channels"
             )
         self._buffer = np.concatenate([self._buffer, samples.astype(np.float32)])
-        complete = (self._received + self._plan.left - self._plan.window_length) // self._plan.shift + 1
+        complete = (self.received + self._plan.left - self._plan.window_length) // self._plan.shift + 1
         frames = self._emit(complete)
         if not self._config.normalise:
             return frames
@@ -101,14 +112,15 @@ class StreamingLogMel:
     def flush(self) -> Float[np.ndarray, "frames mel"]:
         """Ends the utterance and returns its last frames, which reach past its end (none on a second call)."""
         self._flushed = True
-        frames = self._emit(num_frames(self._config, self._received))
+        frames = self._emit(num_frames(self._config, self.received))
         if not self._config.normalise:
             return frames
         frames, self._kept = np.concatenate([self._kept, frames]), frames[:0]
         return normalised(frames, len(frames), np.float32(1)) if len(frames) else frames
 
     @property
-    def _received(self) -> int:
+    def received(self) -> int:
+        """Samples taken so far."""
         return self._buffer_start + len(self._buffer)
 
     def _emit(self, end: int) -> np.ndarray:
@@ -121,7 +133,7 @@ class StreamingLogMel:
         if self._config.kind == "nemo":
             windows = self._windows(self._emphasised(start, stop))
         else:
-            positions = reflect(np.arange(start, stop), self._received) - self._buffer_start
+            positions = reflect(np.arange(start, stop), self.received) - self._buffer_start
             windows = self._windows(self._buffer[positions] * np.float32(scale_of(self._config)))
             windows = windows - windows.mean(axis=1, keepdims=True)
             windows[:, 1:] -= self._config.preemphasis * windows[:, :-1]
@@ -142,7 +154,7 @@ class StreamingLogMel:
     def _emphasised(self, start: int, stop: int) -> np.ndarray:
         """The signal after pre-emphasis, zero outside the audio."""
         positions = np.arange(start - 1, stop)
-        inside = (positions >= 0) & (positions < self._received)
+        inside = (positions >= 0) & (positions < self.received)
         places = np.clip(positions - self._buffer_start, 0, len(self._buffer) - 1)
         signal = np.where(inside, self._buffer[places], np.float32(0))
         return (signal[1:] - np.float32(self._config.preemphasis) * signal[:-1]) * inside[1:]
@@ -155,6 +167,7 @@ class Plan(NamedTuple):
     shift: int
     left: int  # samples of the first frame that lie before the audio
     right: int  # samples of the last frame that lie past the audio, at most
+    trailing: int  # samples of silence behind an utterance that is recognised
     fft_size: int
     window: np.ndarray  # float32 [window_length]
     filters: np.ndarray  # float32 [fft_size // 2 + 1, mel]
@@ -176,6 +189,11 @@ def plan_of(config: FeatureConfig) -> Plan:
             f"features.low_freq={low} and features.high_freq={high} must ascend within 0 to {rate / 2:g} Hz, half of "
             "features.sample_rate"
         )
+    if not 0 <= config.trailing_silence <= MOST_TRAILING:
+        raise FeatureError(
+            f"features.trailing_silence={config.trailing_silence} must lie within 0 and {MOST_TRAILING:g} seconds"
+        )
+    trailing = round(rate * config.trailing_silence)
     fft_size = config.fft_size or 1 << (length - 1).bit_length()
     if fft_size < length or fft_size % 2:
         raise FeatureError(f"features.fft_size={fft_size} must be even and hold a window of {length} samples")
@@ -187,7 +205,7 @@ def plan_of(config: FeatureConfig) -> Plan:
     left = {"kaldi": length // 2 - shift // 2, "kaldi_snipped": 0, "nemo": fft_size // 2 - (fft_size - length) // 2}
     left = left[config.kind]
     right = length - left - shift + shift // 2 if config.kind == "kaldi" else 0
-    return Plan(length, shift, left, right, fft_size, *constants)
+    return Plan(length, shift, left, right, trailing, fft_size, *constants)
 
 
 def _povey(length: int) -> np.ndarray:

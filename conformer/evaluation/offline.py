@@ -14,6 +14,7 @@ from conformer.decode.confidence import Peaks, group_words
 from conformer.decode.greedy import Decoder, GreedyDecoder, Token
 from conformer.evaluation.scorer import Score, ScoreError, score
 from conformer.features import log_mel
+from conformer.filterbank import trailing_samples
 from conformer.tokenizer import Tokenizer
 from kernels.typing import Float
 
@@ -73,12 +74,14 @@ def posteriors(
     chunk_size: int = 0,
     num_left_chunks: int = -1,
 ) -> Iterator[tuple[Utterance, Float[np.ndarray, "frames vocab"]]]:
-    """Log-probabilities of whole utterances, optionally under the mask of a stream's chunks.
+    """Log-probabilities of whole utterances and the silence behind them, under the mask of a stream's chunks if asked.
 
     An utterance that cannot be read is left out: its message is put into `broken`, by id.
     """
     for rows, batch in eval_batches(config, utterances, broken):
-        arguments = (batch.audio, batch.audio_lengths, chunk_size, num_left_chunks)
+        silence = trailing_samples(config.features, batch.audio_lengths)
+        audio = np.pad(batch.audio, ((0, 0), (0, silence.max())))
+        arguments = (audio, batch.audio_lengths + silence, chunk_size, num_left_chunks)
         log_probs, lengths = jax.device_get(forward(params, statistics, *arguments))
         for row, utterance in enumerate(rows):
             yield utterance, log_probs[row, : lengths[row]]

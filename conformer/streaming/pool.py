@@ -33,6 +33,7 @@ class Stream:
     def end(self) -> None:
         """No more audio will come. May be called again."""
         self.audio.end()
+        self.transcript.audio_seconds = self.audio.audio_seconds
 
     @property
     def finished(self) -> bool:

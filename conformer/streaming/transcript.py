@@ -95,6 +95,7 @@ class Transcript:
         self._spoken = 0  # feature frame at which the last word before the current segment ended
         self._segment_start = 0  # encoder frame at which the current segment began
         self._num_frames = 0  # encoder frames decoded
+        self.audio_seconds = math.inf  # no time is later: once the audio has ended, frames of silence follow it
         self.segments: list[Segment] = []  # those that are over and have not been taken
 
     def decode(
@@ -158,7 +159,7 @@ class Transcript:
         return self._tokenizer.symbols[token.id].startswith(SPACE_SYMBOL)
 
     def _seconds(self, frame: int | float) -> float:
-        return round(frame * self._framing.frame_seconds, 3)
+        return round(min(frame * self._framing.frame_seconds, self.audio_seconds), 3)
 
     def _seconds_since(self, frame: int) -> float:
         return (self._num_frames - frame) * self._framing.frame_seconds

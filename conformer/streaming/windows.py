@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 
 from conformer.audio import AudioError, as_samples
-from conformer.filterbank import StreamingLogMel
+from conformer.filterbank import StreamingLogMel, trailing_samples
 from conformer.streaming.stepper import Framing
 from kernels.typing import Float
 
@@ -65,12 +65,13 @@ class Windows:
         self._extend(samples, last=False)
 
     def end(self) -> None:
-        """No more audio will come. May be called again."""
+        """No more audio will come: silence follows (`features.trailing_silence`). May be called again."""
         if self._remaining is not None:
             return
+        framing, features = self._framing, self._features
         self._extend(np.zeros(0, np.float32), last=True)
-        self._append(self._features.flush())
-        framing = self._framing
+        silence = np.zeros(trailing_samples(framing.features, features.received), np.float32)
+        self._append(np.concatenate([features.accept(silence), features.flush()]))
         self._remaining = framing.num_frames(self._num_features) - self._num_encoded
         windows = math.ceil(self._remaining / framing.chunk_size)
         self._pending = np.pad(self._pending, ((0, windows * framing.shift + framing.window), (0, 0)))
