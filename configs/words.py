@@ -13,9 +13,7 @@ def get_config() -> Config:
     return Config(
         augment=AugmentConfig(
             speed_factors=(0.82, 0.88, 0.94, 1.0, 1.06, 1.12, 1.18),
-            background_probability=0.06,
-            pause_seconds=0.6,
-            noise_probability=0.25,
+            noise_probability=0.2,
             gain_db=(-10.0, 6.0),
             num_freq_masks=2,
             freq_mask_width=15,
@@ -32,16 +30,9 @@ def get_config() -> Config:
             curriculum_steps=600,
         ),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=64),
-        model=ModelConfig(
-            encoder_dim=144,
-            num_layers=5,
-            feed_forward_dim=576,
-            subsampling_channels=32,
-            dropout=0.1,
-            convolution_norm="batch_norm",
-        ),
+        model=ModelConfig(encoder_dim=144, num_layers=5, feed_forward_dim=576, subsampling_channels=32, dropout=0.1),
         train=TrainConfig(
-            num_steps=5_000,
+            num_steps=4_000,
             optimiser="muon",
             learning_rate=2e-3,
             warmup_steps=200,

@@ -34,7 +34,7 @@ def no_flags():
     theirs = {
         name: flags.FLAGS[name]
         for name, module in defined.items()
-        if module in scripts or module.startswith("conformer.")
+        if module in scripts or module.startswith(("conformer.", "tests."))
     }
     for name in theirs:
         delattr(flags.FLAGS, name)
