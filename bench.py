@@ -55,6 +55,9 @@ PyTorch runs in an environment of its own, which `make peers` makes; ONNX Runtim
 What is missing, `streaming` does without, and says so. Leave the machine otherwise idle.
 """
 
+import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
+
+# isort: split
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -84,7 +87,7 @@ from benchmarks.kernels import run as kernels
 from benchmarks.kernels import tuning
 from benchmarks.kernels.cases import SelectionError
 from conformer import record, runtime
-from conformer.command import parse_flags
+from conformer.command import run_command
 
 _JSON = flags.DEFINE_string("json", None, "File that the record is written to: every time, device, versions, command.")
 _STEPS = flags.DEFINE_integer("steps", 5, "training: steps in each block.", lower_bound=1)
@@ -174,4 +177,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -8,14 +8,17 @@ Takes a .nemo file, a folder of WeNet or a folder of transformers with safetenso
 Nothing is written unless all tensors are there and no other. docs/checkpoints.md says what is supported.
 """
 
+import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
+
+# isort: split
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from conformer import runtime
 from conformer.checkpoints.convert import read_checkpoint
-from conformer.command import parse_flags
+from conformer.command import run_command
 from conformer.system import check_folder
 
 OUT = flags.DEFINE_string("out", None, "Folder to write to; created if it does not exist.", required=True)
@@ -43,4 +46,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

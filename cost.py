@@ -12,14 +12,17 @@ on so many devices in place of all that: time, memory and the audio it asks for.
 figures and their sources; docs/execution.md says how far predictions are from measurements.
 """
 
+import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
+
+# isort: split
 import pathlib
 import sys
 from collections.abc import Iterator
 
-from absl import app, flags
+from absl import flags
 
 from conformer import system
-from conformer.command import define_config_flag, parse_flags
+from conformer.command import define_config_flag, run_command
 from conformer.config import Config, load_config
 from conformer.cost import DEVICES, PRECISIONS, Workload
 from conformer.cost.report import Report, comparison_table, module_table, report, shares_chart, waterfall_chart
@@ -121,4 +124,4 @@ def waterfall(config: Config) -> Iterator[Report]:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -5,6 +5,9 @@
 Everything is written to runs/demo. A run that was interrupted goes on where it stopped.
 """
 
+from conformer import interrupts  # first: from here on, Ctrl-C is one line
+
+# isort: split
 import argparse
 import json
 import os
@@ -13,7 +16,7 @@ import subprocess
 import sys
 import time
 
-from conformer import record
+from conformer import record, system
 from conformer.config import Config
 from conformer.cost import num_parameters
 
@@ -56,7 +59,8 @@ def step(script: str, *arguments: str) -> float:
     """Runs a script of this folder with its output shown; returns its seconds. Exits when the script fails."""
     print(f"\n$ python {script} {' '.join(arguments)}", flush=True)
     start = time.perf_counter()
-    status = subprocess.run([sys.executable, script, *arguments], cwd=ROOT).returncode
+    with system.interrupts_held():  # the script has been interrupted, too, and ends as it should
+        status = subprocess.run([sys.executable, script, *arguments], cwd=ROOT).returncode
     if status:
         sys.exit(f"demo.py: {script} failed (status {status}); its message is above")
     return time.perf_counter() - start
@@ -78,4 +82,5 @@ def table(results: dict) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with interrupts.in_one_line():
+        main()

@@ -14,6 +14,9 @@ the greedy one. With --calibrate, the confidence of words is fitted to how often
 model.
 """
 
+import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
+
+# isort: split
 import dataclasses
 import datetime
 import json
@@ -24,11 +27,11 @@ from typing import Any
 
 import jax
 import tqdm
-from absl import app, flags
+from absl import flags
 from flax import nnx
 
 from conformer import runtime, system
-from conformer.command import parse_flags
+from conformer.command import run_command
 from conformer.config import EXECUTIONS
 from conformer.data import load_split
 from conformer.decode.confidence import CONFIDENCE_FILE, Confidence
@@ -240,4 +243,4 @@ def table(rows: list[dict]) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -7,14 +7,17 @@ Several exports can share a folder. Beside each artefact lies its card, and READ
 compares them with JAX. Needs the extra: pip install -c requirements.lock -e '.[export]'. docs/deployment.md has more.
 """
 
+import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
+
+# isort: split
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from conformer import runtime
 from conformer.artefacts.formats import FORMATS
-from conformer.command import parse_flags
+from conformer.command import run_command
 from conformer.export.pipeline import export, release
 from conformer.system import check_folder
 
@@ -48,4 +51,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

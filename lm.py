@@ -9,13 +9,16 @@ Of words, or (--workdir) of the units of a trained recogniser's tokenizer. Texts
 split.
 """
 
+import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
+
+# isort: split
 import collections
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 
-from conformer.command import parse_flags
+from conformer.command import run_command
 from conformer.config import Config
 from conformer.data.manifest import load_manifest
 from conformer.decode.language_model import LanguageModelError, measure, train_ngram
@@ -80,4 +83,4 @@ def spelled(tokenizer: Tokenizer, texts: list[str], split: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -8,6 +8,9 @@
 With --workdir the cards and README.md of the folder get the figures.
 """
 
+import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
+
+# isort: split
 import datetime
 import json
 import os
@@ -15,13 +18,13 @@ import pathlib
 import sys
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from conformer import runtime, system
 from conformer.artefacts.card import Card, load_cards
 from conformer.artefacts.formats import ExportError
 from conformer.artefacts.loading import load_runtimes
-from conformer.command import parse_flags
+from conformer.command import run_command
 from conformer.data import load_split
 from conformer.export import sherpa
 from conformer.export.parity import REFERENCE, Parity
@@ -170,4 +173,4 @@ def line(name: str, row: dict) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -15,14 +15,17 @@ goes on after the last finished shard. docs/data.md says how much disk and how m
 results name, of what was downloaded.
 """
 
+from conformer import interrupts  # first: from here on, Ctrl-C is one line
+
+# isort: split
 import pathlib
 import sys
 import time
 
 import tqdm
-from absl import app, flags
+from absl import flags
 
-from conformer.command import parse_flags
+from conformer.command import run_command
 from conformer.data.download import DATASETS, DownloadError, download
 from conformer.data.manifest import DataError
 from conformer.data.prepare import fill, finish, is_finished, verify
@@ -57,7 +60,7 @@ def main(arguments: list[str]) -> None:
     except (DataError, DownloadError, OutputError) as error:
         sys.exit(f"prepare.py: {error}")
     except KeyboardInterrupt:
-        sys.exit("prepare.py: interrupted; the same command goes on from here")
+        interrupts.leave("the same command goes on from here")
     except OSError as error:
         sys.exit(f"prepare.py: {error}: check the free space and the permissions; the same command goes on from here")
 
@@ -117,4 +120,4 @@ def check(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -3,12 +3,13 @@
 python report.py
 """
 
+import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
+
+# isort: split
 import pathlib
 
-from absl import app
-
 from benchmarks.report import build
-from conformer.command import parse_flags
+from conformer.command import run_command
 
 ROOT = pathlib.Path(__file__).parent
 
@@ -23,4 +24,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -9,15 +9,18 @@ are tried again. The work directory gets a folder a trial, table.csv, table.md, 
 docs/sweeps.md says how to write a sweep, and how to run one on a cluster.
 """
 
+from conformer import interrupts  # first: from here on, Ctrl-C is one line
+
+# isort: split
 import pathlib
 import shlex
 import signal
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from conformer import record
-from conformer.command import parse_flags
+from conformer.command import run_command
 from conformer.sweep import Sweep, load_sweep, run_sweep
 from conformer.sweep.schedule import read_trial
 from conformer.sweep.table import csv_table, markdown_table, page
@@ -40,7 +43,7 @@ def main(_) -> None:
     except OSError as error:
         sys.exit(f"sweep.py: {error}: check the free space and the permissions of {WORKDIR.value}; then it resumes")
     except KeyboardInterrupt:
-        sys.exit("sweep.py: interrupted; the same command resumes")
+        interrupts.leave("the same command resumes")
     if failures:
         sys.exit(f"sweep.py: {len(failures)} trials failed: {', '.join(failures)}")
 
@@ -94,4 +97,4 @@ def interrupt(*_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

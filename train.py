@@ -12,18 +12,21 @@ Several devices are used as they are found; several processes are started each w
   python train.py --config=... --workdir=... --coordinator=host:1234 --num-processes=2 --process-id=0
 """
 
+from conformer import interrupts  # first: from here on, Ctrl-C is one line
+
+# isort: split
 import pathlib
 import sys
 import time
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from jax.experimental import multihost_utils
 
 from conformer import runtime
 from conformer.audio import AudioError
-from conformer.command import define_config_flag, parse_flags
+from conformer.command import define_config_flag, run_command
 from conformer.config import Config, ConfigError
 from conformer.data import (
     Corpus,
@@ -70,7 +73,7 @@ def main(_) -> None:
     except EXPECTED as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
-        sys.exit("train.py: interrupted; the same command resumes from the newest checkpoint")
+        interrupts.leave("the same command resumes from the newest checkpoint")
     except OSError as error:
         sys.exit(f"train.py: {error}: check the free space and the permissions of {WORKDIR.value}")
 
@@ -239,4 +242,4 @@ def check(step: int, metrics: dict, config: Config, loader: TrainLoader, progres
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -13,6 +13,9 @@ Ctrl-C ends a source: what has been heard is still recognised. Segments are prin
 that a source may last for ever.
 """
 
+import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
+
+# isort: split
 import contextlib
 import json
 import os
@@ -23,11 +26,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from conformer import runtime, system
 from conformer.audio import AudioError, read_audio
-from conformer.command import parse_flags
+from conformer.command import run_command
 from conformer.config import EXECUTIONS, Config
 from conformer.decode.confidence import Confidence
 from conformer.decode.search import check_nbest, define_search_flags, make_decoder, read_lm
@@ -278,7 +281,7 @@ def read_example(rate: int) -> tuple[str, np.ndarray]:
 
 if __name__ == "__main__":
     try:
-        app.run(main, flags_parser=parse_flags)
+        run_command(main)
     except BrokenPipeError:  # whoever reads the text has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is left to flush
     except OSError as error:  # a full disk, say

@@ -1,4 +1,4 @@
-"""What all commands have in common: `--config` and its overrides, help that fits a screen, errors of one line."""
+"""What all commands have in common: `--config` and its overrides, help that fits a screen, ends of one line."""
 
 import ast
 import dataclasses
@@ -8,11 +8,12 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from absl import flags
+from absl import app, flags
 
+from conformer import interrupts
 from conformer.config import Config, ConfigError, check_key, load_config
 
 _ROOMS = ("conformer.", "benchmarks.")  # modules whose flags belong to a command, beside its own
@@ -41,6 +42,12 @@ def define_config_flag() -> ConfigFlag:
         required=True,
     )
     return _FLAG
+
+
+def run_command(main: Callable[[list[str]], None]) -> None:
+    """Runs a command: reads its flags, then calls `main` with the other arguments."""
+    with interrupts.in_one_line():
+        app.run(main, flags_parser=parse_flags)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

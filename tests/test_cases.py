@@ -14,7 +14,7 @@ from conformer.data.manifest import DataError, load_manifest
 from conformer.decode.greedy import GreedyDecoder
 from conformer.decode.prefix_beam import PrefixBeamDecoder
 from conformer.model import ConformerCTC
-from conformer.streaming import EndpointConfig, Transcript, windows_of
+from conformer.streaming import EndpointConfig, Recognizer, Transcript, windows_of
 from conformer.streaming.alignment import loudness
 from conformer.streaming.engine import Engine
 from conformer.tokenizer import Tokenizer
@@ -117,6 +117,23 @@ def test_no_limit_of_a_segment_changes_the_words(cases, words):
             assert len(cut.segments) >= 40 / (longest + 2)
             assert all(segment.end - segment.start < longest + 6 for segment in cut.segments)
             assert all(a.end <= b.start for a, b in itertools.pairwise(cut.segments))
+
+
+def test_audio_that_ends_with_its_last_word(cases, words):
+    """Half a second of silence is heard behind it: the words are those of the clip with such silence in it."""
+    config, model, tokenizer = words
+    recognizer = Recognizer(Engine(config, model), tokenizer)
+    for name in ("words-test-0008", "words-test-0014"):
+        texts = []
+        for end in ("", "_padded"):
+            samples = load_audio(cases / "clip_ends_with_speech" / f"{name}{end}.wav", RATE)
+            recognizer.reset()
+            recognizer.accept(samples)
+            texts.append(recognizer.finish())
+            seconds = len(samples) / RATE
+            assert recognizer.stream.audio.audio_seconds == seconds
+            assert max(recognizer.words[-1].end, recognizer.segments[-1].end) <= round(seconds, 3)
+        assert texts[0] == texts[1] != ""
 
 
 # ------------------------------------------------------------------------ text

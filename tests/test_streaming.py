@@ -3,10 +3,13 @@
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from small_model import RATE, TOKENIZER, make_config, make_model, sound
 
+from conformer.data import Pcm, Utterance
 from conformer.decode.greedy import Decoder, GreedyDecoder, Token
 from conformer.decode.prefix_beam import PrefixBeamDecoder
+from conformer.evaluation.offline import make_forward, posteriors
 from conformer.filterbank import StreamingLogMel
 from conformer.lengths import Lengths
 from conformer.streaming import (
@@ -117,6 +120,22 @@ def test_windows_hold_the_features_of_the_whole_however_the_audio_is_cut(framing
     for mine, theirs in zip(found, expected, strict=True):
         assert mine.num_frames == theirs.num_frames
         np.testing.assert_allclose(mine.features, theirs.features, rtol=1e-6)
+
+
+def test_a_stream_hears_what_is_heard_of_the_whole_utterance():
+    """From the audio on, the silence behind it included."""
+    config, model = make_model(causal_conv=True)
+    samples = (sound(9_321) * 32_768).astype(np.int16)
+    utterance = Utterance("u", "", "", "test", len(samples) / RATE, Pcm(samples, RATE))
+    graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
+    forward, broken = make_forward(config, graphdef), {}
+    context = dict(chunk_size=CHUNK, num_left_chunks=LEFT)
+    ((_, whole),) = posteriors(config, forward, params, statistics, [utterance], broken, **context)
+    stepper, chunks = engine(), []
+    for features, num_frames in windows_of(stepper.framing, utterance.samples(RATE)):
+        chunks.append(stepper(features[None], np.full(1, num_frames, np.int32))[0, :num_frames])
+    assert len(whole) == stepper.framing.num_frames(round(100 * (len(samples) / RATE + 0.5)))
+    np.testing.assert_allclose(np.concatenate(chunks), whole, atol=1e-5)
 
 
 class Loudness:
