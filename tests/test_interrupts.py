@@ -8,7 +8,21 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-COMMANDS = "bench convert cost demo eval export lm parity prepare report sweep train transcribe".split()
+COMMANDS = [
+    "bench",
+    "convert",
+    "cost",
+    "demo",
+    "eval",
+    "export",
+    "lm",
+    "parity",
+    "prepare",
+    "report",
+    "sweep",
+    "train",
+    "transcribe",
+]
 # Sends the signal when the module that is named begins to be imported: the same moment on any machine.
 SENDER = """
 import os, signal, sys
