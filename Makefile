@@ -63,7 +63,7 @@ demo: $(STAMP) ## train on synthetic speech, score unseen voices, transcribe in 
 	@$(BIN)/python demo.py
 
 test: $(STAMP) ## run the tests, less those that are slow
-	@$(BIN)/python -m pytest -n 2 -m "not slow"
+	@$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow"
 
 test-all: test ## run them, then those of killed processes and long compilations
 	@JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n 2 -m slow

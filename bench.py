@@ -8,15 +8,13 @@
     python bench.py decoding --workdir=runs/libri_mini --lm=words.arpa [--json=FILE]
     python bench.py copies [--json=FILE]
     python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
-    python bench.py front_ends [--chunks=40] [--json=FILE]
-    python bench.py bandwidth [--chunks=40] [--json=FILE]
+    python bench.py front_ends|bandwidth [--chunks=40] [--json=FILE]
     python bench.py long_audio --workdir=runs/words [--json=FILE]
     python bench.py times --workdir=models/words --source=../shared/data/connected_words_16k [--json=FILE]
     python bench.py confidence --workdir=models/words [--source=PACK] [--outside=PACK] [--json=FILE]
     python bench.py silence [--workdir=runs/words] [--json=FILE]
     python bench.py data --source=../shared/data/libri_mini [--json=FILE]
-    python bench.py kernels [--op=NAME] [--shape=NAME] [--dtype=NAME] [--implementation=NAME] [--plots=FOLDER]
-                            [--autotune] [--json=FILE]
+    python bench.py kernels [--op=, --shape=, --dtype=, --implementation=] [--plots=FOLDER] [--autotune] [--json=FILE]
 
 training    a full training step of a 10 M parameter model, JAX and eager PyTorch in alternation (about 2 minutes on
             2 cores)

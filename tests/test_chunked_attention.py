@@ -175,6 +175,7 @@ def test_each_variant_in_plain_jax_is_the_reference(variant, shape):
         np.testing.assert_allclose(mine, right, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "implementation, choice",
     [("mosaic_gpu", mosaic_gpu.Pipeline(steps_ahead=3, splits=2)), ("mosaic_tpu", mosaic_tpu.BlockSize(256))],

@@ -213,6 +213,7 @@ def test_a_sum_crosses_the_link_of_a_node_and_the_network_with_an_eighth():
     assert joined.all_reduce_seconds(64, 32) == 2 * 7 / 8 * 64 / 8 + 2 * 3 / 4 * 8 / 2
 
 
+@pytest.mark.slow
 def test_the_command_compares_and_draws(tmp_path):
     drawings = [tmp_path / "shares.svg", tmp_path / "waterfall.svg"]
     out = run_command(

@@ -75,6 +75,7 @@ def emulated_attention(name, compute):
         return np.asarray(jax.jit(lambda x: attention(x, seen, None, SEQUENCE)[0])(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, compute", [("mosaic_tpu", "float32"), pytest.param("mosaic_gpu", "float16", marks=pytest.mark.slow)]
 )

@@ -235,6 +235,7 @@ def test_policies_run_in_both_layouts(name):
     np.testing.assert_allclose(narrow, sequence, atol=2 * np.abs(sequence - exact).max())
 
 
+@pytest.mark.slow
 def test_norms_and_softmax_of_the_emulated_device_work_on_channels():
     """And the emulator has a rule for each operation of the layout; compiling all of them would take a minute."""
     _, model = make_model(causal_conv=True, num_layers=1)

@@ -61,6 +61,7 @@ def own(manifest: pathlib.Path, **values) -> Config:
     return load_config(str(ROOT / "configs" / "own.py"), TINY | {"data.source": str(manifest)} | values)
 
 
+@pytest.mark.slow
 def test_twenty_recordings_are_trained_on_and_on(tmp_path, capsys, quick_compilation):
     manifest, workdir = record(tmp_path / "recordings"), tmp_path / "run"
     train.train(own(manifest), workdir)

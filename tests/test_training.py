@@ -207,6 +207,7 @@ def batch_of_noise(amplitude=0.1) -> Batch:
 FULL = (np.int32(0), np.int32(-1))
 
 
+@pytest.mark.slow
 def test_every_format_takes_finite_steps_and_bad_ones_are_skipped():
     """A step with NaN is skipped, counted and leaves all but the counters (and the loss scale) as it was."""
     first_losses = {}
