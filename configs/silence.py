@@ -26,6 +26,7 @@ def get_config(base: str = "words") -> Config:
         .get_config()
         .replace(
             {
+                "features.trailing_silence": 0.5,
                 "augment.background_probability": 0.1,
                 "augment.pause_seconds": 0.5,
                 "augment.mask_ramp_steps": 0,

@@ -8,11 +8,12 @@ Narrow and shallow, so that weights, working memory and state of a stream of 640
 of RAM (docs/deployment.md); trained for that chunk and for whole utterances. models/words_micro holds the result.
 """
 
-from conformer.config import AugmentConfig, Config, DataConfig, ModelConfig, TokenizerConfig, TrainConfig
+from conformer.config import AugmentConfig, Config, DataConfig, FeatureConfig, ModelConfig, TokenizerConfig, TrainConfig
 
 
 def get_config() -> Config:
     return Config(
+        features=FeatureConfig(trailing_silence=0.5),
         augment=AugmentConfig(
             speed_factors=(0.88, 0.94, 1.0, 1.06, 1.12),
             background_probability=0.06,

@@ -66,7 +66,7 @@ class FeatureConfig:
     fft_size: int = 0  # samples of the transform; 0 = the least power of two that holds a window
     normalise: bool = False  # each bin by its mean and deviation over the utterance, which no stream knows
     dither: float = 0.0  # standard deviation of added noise, in int16 units; 0 = off
-    trailing_silence: float = 0.5  # seconds heard behind audio that ends, for the last word's sake; not in training
+    trailing_silence: float = 0.0  # seconds heard behind audio that ends: 0.5 where training had pauses
 
 
 @dataclasses.dataclass(frozen=True)

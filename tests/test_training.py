@@ -92,8 +92,7 @@ def test_ten_utterances_are_learned_by_heart(tmp_path, capsys):
     """And the finished run is left alone afterwards, by its own configuration and by others."""
     pytest.importorskip("espeakng_loader", reason="the embedded corpus needs pip install -e '.[demo]'")
     config = Config(
-        # Without silence behind the audio, which nothing by heart has ever held.
-        features=FeatureConfig(sample_rate=RATE, num_mel_bins=40, high_freq=3_800.0, trailing_silence=0.0),
+        features=FeatureConfig(sample_rate=RATE, num_mel_bins=40, high_freq=3_800.0),
         augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
         data=DataConfig(
             synthetic=SyntheticConfig(num_voices=3, train_utterances=10, eval_utterances=1),

@@ -103,7 +103,6 @@ def _features(path: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
     options.skip("pad_to", "pad_value", "rng", "nb_augmentation_prob", "nb_max_freq", "use_torchaudio")
     normalisation = {"per_feature": True, "NA": False, "": False, "none": False, "None": False}
     features = FeatureConfig(
-        trailing_silence=0.0,  # as its own toolkit
         kind="nemo",
         sample_rate=rate,
         num_mel_bins=options.get("features", 64),

@@ -86,7 +86,6 @@ def _features(folder: pathlib.Path, bins: int) -> FeatureConfig:
     options.skip("padding_side", "padding_value", "return_attention_mask", "processor_class")
     rate = options.get("sampling_rate", 16_000)
     features = FeatureConfig(
-        trailing_silence=0.0,  # as its own toolkit
         kind="nemo",
         sample_rate=rate,
         num_mel_bins=bins,

@@ -57,7 +57,6 @@ def _features(folder: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
         raise ConversionError(f"{origin}: input_dim={values['input_dim']} is not fbank_conf.num_mel_bins={bins}")
     bank.choose("window_type", "povey", ("povey",))
     features = FeatureConfig(
-        trailing_silence=0.0,  # as its own toolkit
         kind="kaldi_snipped",
         sample_rate=rate,
         num_mel_bins=bins,
