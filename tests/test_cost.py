@@ -151,6 +151,7 @@ def test_a_format_that_a_device_lacks_is_named():
         predict(config, Workload.chunk(config, 4, 4), DEVICES["ethos-u55"], PRECISIONS["float16"])
 
 
+@pytest.mark.slow
 def test_front_ends_cost_the_shares_of_the_paper():
     """Of all multiply-accumulates of long utterances: 32.8 % and 4.0 %, 11.7 times fewer; then less than 2.5 %."""
     front, rest = {}, {}

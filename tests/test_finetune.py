@@ -1,6 +1,7 @@
 """Training that begins with a trained model: what it takes, what it refuses, what may move."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -67,8 +68,9 @@ def updates(**train) -> dict[str, np.ndarray]:
     params = state_of(config).params
     optimiser = make_optimiser(config.train)
     state = optimiser.init(params)
+    update = jax.jit(lambda state: optimiser.update(jax.tree.map(jnp.ones_like, params), state, params))
     for _ in range(2):  # the first update is at rate 0
-        moved, state = optimiser.update(jax.tree.map(np.ones_like, params), state, params)
+        moved, state = update(state)
     return by_name(jax.tree.map(np.asarray, moved))
 
 

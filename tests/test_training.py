@@ -247,6 +247,7 @@ def test_every_format_takes_finite_steps_and_bad_ones_are_skipped():
     assert len(set(first_losses.values())) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_statistics_of_batch_norm_follow_good_steps_alone(accumulate):
     """Towards those of the batch's valid frames, once a part of the batch; never by a step that is skipped."""
