@@ -89,7 +89,7 @@ def segments(
             transcript.decode(chunk, np.zeros(len(chunk) * framing.subsampling_factor, np.float32))
         transcript.finish()
         words = [word.text for segment in transcript.segments for word in segment.words]
-        counted = right_words(utterance.text, words) if right_alone else np.ones(len(words), bool)
+        counted = right_words(utterance.text, words, tokenizer.level) if right_alone else np.ones(len(words), bool)
         for segment in transcript.segments:
             count, counted = counted[: len(segment.words)].sum(), counted[len(segment.words) :]
             rows.append((segment.confidence, count))

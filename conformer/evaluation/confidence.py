@@ -26,16 +26,16 @@ class Judged(NamedTuple):
 def judge(transcripts: Transcripts) -> list[Judged]:
     """Whether the words of whole utterances were said; utterances without words are left out."""
     return [
-        Judged(heard.evidence, right_words(utterance.text, heard.words))
+        Judged(heard.evidence, right_words(utterance.text, heard.words, transcripts.level))
         for utterance, heard in zip(transcripts.utterances, transcripts.heard, strict=True)
         if heard.words
     ]
 
 
-def right_words(reference: str, words: Sequence[str]) -> Bool[np.ndarray, " words"]:
-    """Which of the words the alignment with a reference calls right."""
+def right_words(reference: str, words: Sequence[str], level: str) -> Bool[np.ndarray, " words"]:
+    """Which of the words the alignment with a reference, spelled as `normalise` does at `level`, calls right."""
     right = np.zeros(len(words), bool)
-    alignment = jiwer.process_words(normalise(reference), " ".join(words)).alignments[0] if reference else []
+    alignment = jiwer.process_words(normalise(reference, level), " ".join(words)).alignments[0] if reference else []
     for chunk in alignment:
         if chunk.type == "equal":
             right[chunk.hyp_start_idx : chunk.hyp_end_idx] = True
