@@ -7,7 +7,8 @@ import pathlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import IO
 
 LEVELS = ("none", "basic", "english")
 _BOM = "\ufeff"
@@ -52,13 +53,15 @@ def normalise(text: str, level: str = "basic") -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def read_lines(path: pathlib.Path, error: type[ValueError]) -> Iterator[tuple[int, str]]:
+def read_lines(
+    path: pathlib.Path, error: type[ValueError], opener: Callable[..., IO] = open
+) -> Iterator[tuple[int, str]]:
     r"""The lines of a UTF-8 file with their numbers, from 1; `\n` or `\r\n` ends one, and nothing else does.
 
-    A byte-order mark is left out. Raises `error`, which names file and line, for a file that is not UTF-8, or whose
+    A byte-order mark is left out; `opener` may decompress. Raises `error`, which names file and line, for a file that is not UTF-8, or whose
     lines end in another way. Raises OSError for one that cannot be read.
     """
-    with path.open("rb") as file:
+    with opener(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 text = line.decode()

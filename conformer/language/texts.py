@@ -1,0 +1,81 @@
+"""Texts for language models as numbers: one array for all sentences, whatever files they come from."""
+
+import bz2
+import gzip
+import lzma
+import pathlib
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+
+import numpy as np
+
+from conformer.language.vocabulary import END, SPECIAL, START, UNK, LanguageModelError, Vocabulary
+from conformer.text import normalise, read_lines
+from kernels.typing import Int
+
+OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_PATTERNS = ("*.txt", *(f"*.txt{suffix}" for suffix in OPENERS))
+_SENTENCES_A_REPORT = 500_000
+
+
+def text_files(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
+    """Files as they are named; of a folder all in it that end in .txt, .txt.gz, .txt.xz or .txt.bz2, in order."""
+    files = []
+    for path in map(pathlib.Path, paths):
+        found = sorted(file for pattern in _PATTERNS for file in path.rglob(pattern)) if path.is_dir() else [path]
+        if not found:
+            raise LanguageModelError(f"{path} holds no text: name files, or a folder of .txt files (.gz, .xz or .bz2)")
+        files += found
+    return files
+
+
+def sentences(files: Iterable[pathlib.Path], level: str, say: Callable[[str], object]) -> Iterator[str]:
+    """The lines of text files, decompressed, in the spelling of `normalise`. Raises LanguageModelError."""
+    read = 0
+    for file in files:
+        try:
+            for _, line in read_lines(file, LanguageModelError, OPENERS.get(file.suffix, open)):
+                yield normalise(line, level)
+                read += 1
+                if read % _SENTENCES_A_REPORT == 0:
+                    say(f"{read:,} sentences read")
+        except (lzma.LZMAError, EOFError, gzip.BadGzipFile) as error:
+            raise LanguageModelError(f"{file} is damaged ({error}): fetch it again") from None
+
+
+def numbers(texts: Iterable[str], limit: int | None = None) -> tuple[Vocabulary, Int[np.ndarray, " words"]]:
+    """The words of texts, and the texts as their numbers, each between those of `<s>` and `</s>`.
+
+    Args:
+        limit: words to list, the most frequent; the others become `<unk>`.
+
+    Raises:
+        LanguageModelError: when there is no text, or one holds `<s>`, `</s>` or `<unk>`.
+    """
+    seen: defaultdict[str, int] = defaultdict(count().__next__)
+    for word in SPECIAL:
+        seen[word]
+    ids = array("i")
+    for text in texts:
+        if words := text.split():
+            first = len(ids)
+            ids.append(START)
+            ids.extend(map(seen.__getitem__, words))
+            if min(ids[first + 1 :]) <= UNK:
+                raise LanguageModelError(f"text {text!r} holds the reserved word {_reserved(words)}: remove it")
+            ids.append(END)
+    if not ids:
+        raise LanguageModelError("there are no texts to train a language model on")
+    found, words = np.frombuffer(ids, np.int32), list(seen)
+    if limit is not None and limit < len(words) - len(SPECIAL):
+        counts = np.bincount(found, minlength=len(words))[len(SPECIAL) :]
+        order = np.argsort(-counts, kind="stable")[:limit]
+        words = [words[len(SPECIAL) + place] for place in order]
+    vocabulary = Vocabulary(words)
+    return vocabulary, vocabulary.ids(seen).astype(np.int32)[found]
+
+
+def _reserved(words: list[str]) -> str:
+    return min(set(words) & set(SPECIAL))
