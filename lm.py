@@ -1,12 +1,13 @@
-"""Trains an n-gram language model on transcripts, for the beam search of eval.py and transcribe.py.
+"""Trains an n-gram language model, for the beam search of eval.py and transcribe.py.
 
-  python lm.py --manifest=../shared/data/libri_mini --out=words.arpa
+  python lm.py --manifest=../shared/data/libri_mini --out=words.lm          # of a corpus's train transcripts
+  python lm.py --manifest=../shared/data/libri_mini --text=../shared/data/book_text --vocabulary=60000 \\
+      --min-counts=1,2,2 --out=books.lm                                     # and of books
   python lm.py --manifest=../shared/data/libri_mini --workdir=runs/libri_mini --order=6 --out=units.arpa
-  python lm.py --text=books.txt --manifest=../shared/data/libri_mini --out=words.arpa
 
 Of words, or (--workdir) of the units of a trained recogniser's tokenizer. Texts are spelled as that run's are, or as
---normalise says. Prints how well the model predicts the dev split, and warns when it has learned from texts of another
-split.
+--normalise says. Transcripts and texts get a model each, which are mixed as suits the dev split best. Prints how well
+the result predicts that split, and warns where the texts hold eight words in a row of another split.
 """
 
 import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
@@ -15,25 +16,36 @@ import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one li
 import collections
 import pathlib
 import sys
+from collections.abc import Iterable
 
 from absl import flags
 
 from conformer.command import run_command
 from conformer.config import Config
 from conformer.data.manifest import load_manifest
-from conformer.decode.language_model import LanguageModelError, measure, train_ngram
+from conformer.language.arpa import write_arpa
+from conformer.language.compact import SUFFIX, write_compact
+from conformer.language.estimate import train_ngram
+from conformer.language.mixture import best_weights, mix
+from conformer.language.ngrams import NgramModel
+from conformer.language.perplexity import measure
+from conformer.language.prune import prune
+from conformer.language.texts import OVERLAP, Overlap, sentences, text_files
 from conformer.system import check_writable
-from conformer.text import LEVELS, listed, normalise, read_lines, strangers
+from conformer.text import LEVELS, listed, strangers
 from conformer.tokenizer import Tokenizer, load_tokenizer
 
 MANIFEST = flags.DEFINE_string("manifest", None, "JSONL manifest, pack or LibriSpeech folder.", required=True)
 SPLIT = flags.DEFINE_string("split", "train", "The split of it to learn from.")
-DEV_SPLIT = flags.DEFINE_string("dev-split", "dev", "The split of it to measure with.")
-TEXT = flags.DEFINE_string("text", None, "Further text to learn from: a file, a sentence a line.")
+DEV_SPLIT = flags.DEFINE_string("dev-split", "dev", "The split of it to mix and measure with.")
+TEXT = flags.DEFINE_list("text", [], "Further text: files, a sentence a line (.gz, .xz, .bz2), or folders of .txt.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Run whose tokenizer's units to model; default: words.")
 NORMALISE = flags.DEFINE_enum("normalise", None, LEVELS, "Spelling of texts; default: that of the run, else basic.")
 ORDER = flags.DEFINE_integer("order", 3, "Words or units of an n-gram.", lower_bound=1)
-OUT = flags.DEFINE_string("out", None, "ARPA file to write.", required=True)
+VOCABULARY = flags.DEFINE_integer("vocabulary", None, "Words of --text to list, the most frequent; default: all.")
+MIN_COUNTS = flags.DEFINE_list("min-counts", [], "Least count of n-grams of --text, for 1, 2, ... words; default: 1.")
+PRUNE = flags.DEFINE_float("prune", 0.0, "Drop n-grams that raise perplexity by less, a part of 1; such as 1e-8.")
+OUT = flags.DEFINE_string("out", None, "File to write: .lm is compact and loads at once, else ARPA.", required=True)
 
 
 def main(_) -> None:
@@ -49,29 +61,59 @@ def train() -> None:
     level = NORMALISE.value or run
     if WORKDIR.value and level != run:
         raise ValueError(f"--normalise={level}: the units of {WORKDIR.value} are of texts spelled {run}: leave it out")
+    min_counts = whole_numbers(MIN_COUNTS.value)
+    files = text_files(TEXT.value)
     by_split = collections.defaultdict(list)
     for utterance in load_manifest(MANIFEST.value, level, print):
         by_split[utterance.split].append(utterance.text)
     if SPLIT.value not in by_split:
         raise ValueError(f"no utterance in split {SPLIT.value!r}: --split may be {', '.join(sorted(by_split))}")
-    texts, dev = by_split[SPLIT.value], by_split[DEV_SPLIT.value]
-    if TEXT.value:
-        texts += [normalise(line, level) for _, line in read_lines(pathlib.Path(TEXT.value), LanguageModelError)]
-    for split, held_out in by_split.items():
-        if split != SPLIT.value and (seen := set(texts) & set(held_out)):
-            print(f"lm.py: warning: {len(seen)} texts of {split} are among those to learn from", file=sys.stderr)
+    overlap = Overlap({split: texts for split, texts in by_split.items() if split != SPLIT.value})
+    texts = overlap.watched(by_split[SPLIT.value])
+    further = overlap.watched(sentences(files, level, print))
+    dev = by_split[DEV_SPLIT.value]
     if WORKDIR.value:
         tokenizer = load_tokenizer(WORKDIR.value, level)
-        texts, dev = spelled(tokenizer, texts, SPLIT.value), spelled(tokenizer, dev, DEV_SPLIT.value)
-    model = train_ngram(texts, ORDER.value)
-    model.write_arpa(OUT.value)
-    print(f"{OUT.value}: order {ORDER.value}, {len(model.words)} words or units, of {len(texts)} texts")
+        texts, further, dev = (
+            spelled(tokenizer, some, name)
+            for some, name in ((texts, SPLIT.value), (further, "--text"), (dev, DEV_SPLIT.value))
+        )
+    models = [train_ngram(texts, ORDER.value)]
+    if files:
+        models.append(train_ngram(further, ORDER.value, min_counts, VOCABULARY.value))
+    for split, count in overlap.found.items():
+        print(f"lm.py: warning: {count} texts to learn from share {OVERLAP} words in a row with {split}", file=sys.stderr)
+    model = mixed(models, dev)
+    if PRUNE.value:
+        model = prune(model, PRUNE.value)
+    if OUT.value.endswith(SUFFIX):
+        write_compact(model, OUT.value)
+    else:
+        write_arpa(model, OUT.value)
+    counts = " + ".join(f"{stop - first:,}" for first, stop in zip(model.starts[1:], model.starts[2:], strict=False))
+    print(f"{OUT.value}: order {model.order}, {counts} n-grams")
     if dev:
         print(f"{DEV_SPLIT.value}: {measure(model, dev)}")
 
 
-def spelled(tokenizer: Tokenizer, texts: list[str], split: str) -> list[str]:
+def mixed(models: list[NgramModel], dev: list[str]) -> NgramModel:
+    """The models as one, with weights that suit the dev texts; equal ones where there are none."""
+    if len(models) == 1:
+        return models[0]
+    weights = best_weights(models, dev) if dev else [1 / len(models)] * len(models)
+    print(f"weights: transcripts {weights[0]:.3f}, texts {weights[1]:.3f}")
+    return mix(models, weights)
+
+
+def whole_numbers(values: list[str]) -> tuple[int, ...]:
+    if not all(value.isdecimal() for value in values):
+        raise ValueError(f"--min-counts={','.join(values)}: give whole numbers, such as 1,1,2")
+    return tuple(map(int, values))
+
+
+def spelled(tokenizer: Tokenizer, texts: Iterable[str], split: str) -> list[str]:
     """Texts as words that are units; those that cannot be are left out, which is said."""
+    texts = list(texts)
     usable = [text for text in texts if tokenizer.alphabet.issuperset(text)]
     if len(usable) < len(texts):
         print(

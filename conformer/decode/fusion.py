@@ -3,8 +3,11 @@
 import math
 from typing import NamedTuple
 
-from conformer.decode.language_model import SENTENCE_END, UNKNOWN, Context, LanguageModelError, NgramModel
+import numpy as np
+
 from conformer.decode.lexicon import Lexicon, Node
+from conformer.language.ngrams import NgramModel
+from conformer.language.vocabulary import END, SENTENCE_END, UNK, LanguageModelError
 from conformer.tokenizer import SPACE_SYMBOL, Tokenizer
 
 NEVER = -math.inf
@@ -17,26 +20,33 @@ class TokenFusion:
     """
 
     def __init__(self, model: NgramModel, tokenizer: Tokenizer, *, lm_weight: float = 0.5, token_bonus: float = 0.0):
-        if strangers := model.words.difference(tokenizer.symbols):
+        if strangers := set(model.words).difference(tokenizer.symbols):
             raise LanguageModelError(
                 f"{min(strangers)!r} of the language model is not a unit of the tokenizer: train it on texts of units"
             )
         _check_weight(lm_weight)
         self._model = model
-        self._symbols = tokenizer.symbols
+        self._words = np.append(model.vocabulary.ids(tokenizer.symbols), END)
         self._lm_weight = lm_weight
         self._token_bonus = token_bonus
+        self._known: dict[int, tuple[list[float], list[int]]] = {}  # what follows a context, all tokens and `</s>`
         self.most = max(0.0, token_bonus)
         self.start = model.start
 
-    def step(self, state: Context, id: int) -> tuple[float, Context]:
+    def step(self, state: int, id: int) -> tuple[float, int]:
         """As `Scorer.step`."""
-        log_prob, state = self._model.score(state, self._symbols[id])
-        return self._lm_weight * log_prob + self._token_bonus, state
+        log_probs, states = self._following(state)
+        return self._lm_weight * log_probs[id] + self._token_bonus, states[id]
 
-    def finish(self, state: Context) -> float:
+    def finish(self, state: int) -> float:
         """As `Scorer.finish`."""
-        return self._lm_weight * self._model.score(state, SENTENCE_END)[0]
+        return self._lm_weight * self._following(state)[0][-1]
+
+    def _following(self, state: int) -> tuple[list[float], list[int]]:
+        if (known := self._known.get(state)) is None:
+            log_probs, states = self._model.score(np.full(len(self._words), state), self._words)
+            known = self._known[state] = log_probs.tolist(), states.tolist()
+        return known
 
 
 class WordFusion:
@@ -96,18 +106,17 @@ class WordFusion:
     def finish(self, state: "_State") -> float:
         """As `Scorer.finish`."""
         gain, context = self._complete(state) if state.begun else (0.0, state.context)
-        return gain + self._lm_weight * self._lexicon.model.score(context, SENTENCE_END)[0]
+        return gain + self._lm_weight * self._lexicon.follow(context, END)[0]
 
-    def _between(self, context: Context) -> "_State":
+    def _between(self, context: int) -> "_State":
         """Behind these words, before the next."""
-        context = self._lexicon.model.trim(context)  # there are no more of them than n-grams, however long a stream is
         return _State(context, False, self._lexicon.root, 0.0, self._lexicon.spelling.start, 0.0)
 
     def _spell(self, state: "_State", letters: str) -> "_State":
         """More letters of a word."""
         context, _, node, _, written, spelled = state
         for letter in letters:
-            node = node and node.children.get(letter)
+            node = node and node.child(letter)
             if self._oov_rate:
                 log_prob, written = self._lexicon.spell(written, letter)
                 spelled += log_prob
@@ -116,14 +125,13 @@ class WordFusion:
             prob += (1 - self._oov_rate) * self._lexicon.prob(context, node)
         return _State(context, True, node, self._weighted(prob), written, spelled)
 
-    def _complete(self, state: "_State") -> tuple[float, Context]:
+    def _complete(self, state: "_State") -> tuple[float, int]:
         """What the end of its word adds, and the words then."""
-        model = self._lexicon.model
         if state.node is not None and state.node.word is not None:
-            log_prob, context = model.score(state.context, state.node.word)
+            log_prob, context = self._lexicon.follow(state.context, state.node.word)
             prob = (1 - self._oov_rate) * math.exp(log_prob)
         else:
-            context = model.score(state.context, UNKNOWN)[1]
+            context = self._lexicon.follow(state.context, UNK)[1]
             end = self._lexicon.spell(state.written, SENTENCE_END)[0]
             prob = self._oov_rate and self._oov_rate * math.exp(state.spelled + end)
         return self._weighted(prob) + self._word_bonus - state.paid, context
@@ -133,11 +141,11 @@ class WordFusion:
 
 
 class _State(NamedTuple):
-    context: Context  # the words before
+    context: int  # the words before
     begun: bool  # whether the next one has letters
     node: Node | None  # of its letters; None: no listed word begins with them
     paid: float  # what was added for them
-    written: Context  # its last letters
+    written: int  # its last letters
     spelled: float  # ln spelling(its letters), while other words are possible
 
 

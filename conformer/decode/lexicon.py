@@ -12,19 +12,41 @@ that of the shorter context, corrected for the words that the model lists behind
     P(l | h) = sum over listed w of (p(w | h) - backoff(h) p(w | h')) + backoff(h) P(l | h'),   h' = h without its first
 """
 
+import bisect
 import math
 import warnings
+from typing import NamedTuple
 
-from conformer.decode.language_model import Context, LanguageModelError, NgramModel, train_ngram
+import numpy as np
+
+from conformer.language.estimate import train_ngram
+from conformer.language.ngrams import ROOT, NgramModel
+from conformer.language.vocabulary import SPECIAL, UNK, LanguageModelError
 from conformer.text import listed, strangers
 from conformer.tokenizer import Tokenizer
+from kernels.typing import Float, Int
 
 SPELLING_ORDER = 5  # letters of an n-gram of the model of spelling
 _LEAST = 1e-300  # of a sum of probabilities: differences of a model that is not interpolated may cancel to nothing
 
 
+class Correction(NamedTuple):
+    """What the words listed behind a context add to the sums of its shorter one: of the first k words, `sums[k]`."""
+
+    words: Int[np.ndarray, " listed"]
+    sums: Float[np.ndarray, " listed+1"]
+
+    def between(self, first: int, stop: int) -> float:
+        """That of the words from `first` up to `stop`."""
+        low, high = self.words.searchsorted((first, stop))
+        return float(self.sums[high] - self.sums[low])
+
+
 class Lexicon:
-    """The words of a model that a tokenizer can spell, as a trie. Memory grows to the model's size: for small ones.
+    """The words of a model that a tokenizer can spell, as a trie.
+
+    The words are in alphabetical order, so those that begin alike are neighbours, and what a model says of them all is
+    a difference of two running sums. Nothing grows with the size of the model; what is asked for is remembered.
 
     Words are taken in the spelling of the tokenizer's training texts. Warns of those that cannot be spelled. Raises
     LanguageModelError when none can be.
@@ -32,86 +54,97 @@ class Lexicon:
 
     def __init__(self, model: NgramModel, tokenizer: Tokenizer):
         self.model = model = model.spelled(tokenizer.normalise)
-        words = sorted(word for word in model.words if tokenizer.alphabet.issuperset(word))
-        if not words:
+        left_out = [word for word in model.words if not tokenizer.alphabet.issuperset(word)]
+        if len(left_out) == len(model.words):
             raise LanguageModelError(
                 "the tokenizer can spell no word of the language model: is it of another language?"
             )
-        if left_out := model.words.difference(words):
+        if left_out:
             warnings.warn(
                 f"{len(left_out)} of {len(model.words)} words of the language model are left out: they hold characters "
                 f"that the tokenizer has not: {listed(strangers(left_out, tokenizer.alphabet))}",
                 stacklevel=2,
             )
-        self.root = Node()
-        for word in words:
-            prob = math.exp(model.score((), word)[0])
-            for node in self._path(word, grow=True):
-                node.prob += prob
-            node.word = word
+        self._usable = np.ones(len(model.vocabulary))
+        self._usable[[*range(len(SPECIAL)), *model.vocabulary.ids(left_out)]] = 0.0
+        probs = self._usable * np.exp(model.log_probs(1 + np.arange(len(model.vocabulary))))
+        self._sums = np.concatenate([[0.0], np.cumsum(probs)])  # without context
+        self.root = Node(self, len(SPECIAL), len(model.vocabulary), 0)
+        words = sorted(set(model.words).difference(left_out))
         self.spelling = train_ngram((" ".join(word) for word in words), SPELLING_ORDER)
-        self._corrections: dict[Context, dict[Node, float]] = {}
-        self._terms: dict[Context, tuple[list[tuple[float, dict[Node, float]]], float]] = {}
-        self._spelled: dict[tuple[Context, str], tuple[float, Context]] = {}
+        self._letters = {word: id for id, word in enumerate(self.spelling.vocabulary.words)}
+        self._corrections: dict[int, Correction] = {}
+        self._terms: dict[int, tuple[list[tuple[float, Correction]], float]] = {}
+        self._spelled: dict[int, tuple[list[float], list[int]]] = {}
+        self._followed: dict[tuple[int, int], tuple[float, int]] = {}
 
-    def prob(self, context: Context, node: "Node") -> float:
+    def prob(self, context: int, node: "Node") -> float:
         """P(letters of the node | context)."""
         if (terms := self._terms.get(context)) is None:
             terms = self._terms[context] = self._expand(context)
         corrections, scale = terms
         total = scale * node.prob
         for factor, correction in corrections:
-            total += factor * correction.get(node, 0.0)
+            total += factor * correction.between(node.first, node.stop)
         return max(total, _LEAST)
 
-    def spell(self, letters: Context, letter: str) -> tuple[float, Context]:
-        """As `spelling.score`, from memory."""
-        if (known := self._spelled.get((letters, letter))) is None:
-            known = self._spelled[letters, letter] = self.spelling.score(letters, letter)
+    def follow(self, context: int, id: int) -> tuple[float, int]:
+        """ln p of a word behind a context, and the context behind it."""
+        if (known := self._followed.get((context, id))) is None:
+            log_probs, contexts = self.model.score(np.array([context]), np.array([id]))
+            known = self._followed[context, id] = float(log_probs[0]), int(contexts[0])
         return known
 
-    def _expand(self, context: Context) -> "tuple[list[tuple[float, dict[Node, float]]], float]":
+    def spell(self, context: int, letter: str) -> tuple[float, int]:
+        """ln p of a letter of an unknown word, or of `</s>` at its end, and the context behind it."""
+        if (known := self._spelled.get(context)) is None:
+            ids = np.arange(len(self._letters))
+            log_probs, contexts = self.spelling.score(np.full(len(ids), context), ids)
+            known = self._spelled[context] = log_probs.tolist(), contexts.tolist()
+        id = self._letters.get(letter, UNK)
+        return known[0][id], known[1][id]
+
+    def _expand(self, context: int) -> tuple[list[tuple[float, Correction]], float]:
         """The corrections that the sums behind a context need, with their factors, and the factor of the sums."""
         terms, scale = [], 1.0
-        while context:
+        while context != ROOT:
             if (correction := self._corrections.get(context)) is None:
                 correction = self._corrections[context] = self._correct(context)
-            if correction:
+            if len(correction.words):
                 terms.append((scale, correction))
-            scale *= math.exp(self.model.backoff(context))
-            context = context[1:]
+            scale *= math.exp(self.model.backoffs(np.array([context]))[0])
+            context = int(self.model.suffix[context])
         return terms, scale
 
-    def _correct(self, context: Context) -> "dict[Node, float]":
-        """What the words listed behind a context add to the sums of its shorter one."""
-        corrections: dict[Node, float] = {}
-        backoff = self.model.backoff(context)
-        for word in self.model.followers(context):
-            shorter = backoff + self.model.score(context[1:], word)[0]
-            difference = math.exp(self.model.score(context, word)[0]) - math.exp(shorter)
-            for node in self._path(word):
-                corrections[node] = corrections.get(node, 0.0) + difference
-        return corrections
-
-    def _path(self, word: str, grow: bool = False) -> "list[Node]":
-        """The nodes of a word, letter by letter; none if it is not among the words."""
-        node, path = self.root, []
-        for letter in word:
-            child = node.children.get(letter)
-            if child is None:
-                if not grow:
-                    return []
-                child = node.children[letter] = Node()
-            path.append(node := child)
-        return path
+    def _correct(self, context: int) -> Correction:
+        """From the words listed behind a context."""
+        model = self.model
+        nodes = np.arange(model.begin[context], model.begin[context + 1])
+        words = model.word[nodes].astype(np.int64)
+        shorter = model.score(np.full(len(words), model.suffix[context]), words)[0] + model.backoffs(np.array([context]))
+        gains = self._usable[words] * (np.exp(model.log_probs(nodes)) - np.exp(shorter))
+        return Correction(words, np.concatenate([[0.0], np.cumsum(gains)]))
 
 
 class Node:
-    """The beginning of words."""
+    """The beginning of words: those whose numbers lie in [first, stop)."""
 
-    __slots__ = ("children", "prob", "word")
+    __slots__ = ("_children", "_depth", "_lexicon", "first", "prob", "stop", "word")
 
-    def __init__(self):
-        self.children: dict[str, Node] = {}
-        self.prob = 0.0  # of its words, without context
-        self.word: str | None = None  # the word that ends here
+    def __init__(self, lexicon: Lexicon, first: int, stop: int, depth: int):
+        self._lexicon, self._depth = lexicon, depth  # letters of the beginning
+        self.first, self.stop = first, stop
+        self.prob = float(lexicon._sums[stop] - lexicon._sums[first])  # of its words, without context
+        complete = depth > 0 and len(lexicon.model.vocabulary.words[first]) == depth and lexicon._usable[first]
+        self.word = first if complete else None  # the word that ends here
+        self._children: dict[str, Node | None] = {}
+
+    def child(self, letter: str) -> "Node | None":
+        """The beginning with one letter more; None where no word has it."""
+        if letter not in self._children:
+            words, depth = self._lexicon.model.vocabulary.words, self._depth
+            low = bisect.bisect_left(words, letter, self.first, self.stop, key=lambda word: word[depth : depth + 1])
+            high = bisect.bisect_right(words, letter, low, self.stop, key=lambda word: word[depth : depth + 1])
+            some = low < high and self._lexicon._usable[low:high].any()
+            self._children[letter] = Node(self._lexicon, low, high, depth + 1) if some else None
+        return self._children[letter]

@@ -8,9 +8,11 @@ from absl import flags
 from conformer.decode.fusion import TokenFusion, WordFusion
 from conformer.decode.greedy import Decoder, GreedyDecoder
 from conformer.decode.hotwords import HotWords
-from conformer.decode.language_model import NgramModel
 from conformer.decode.lexicon import Lexicon
 from conformer.decode.prefix_beam import DecodeError, PrefixBeamDecoder, Scorer
+from conformer.language.arpa import read_arpa
+from conformer.language.compact import is_compact, read_compact
+from conformer.language.ngrams import NgramModel
 from conformer.tokenizer import SPACE_SYMBOL, Tokenizer
 
 HOTWORD_BONUS = 2.0  # nats a token
@@ -21,7 +23,7 @@ class Search:
     """Settings of a decoder. Raises DecodeError for those that a greedy one cannot follow."""
 
     beam_size: int = 0  # prefixes of a beam search; 0 = greedy
-    lm: str | None = None  # ARPA file; one whose words hold `▁` is of the tokenizer's units, others are of words
+    lm: str | None = None  # ARPA or compact file; one whose words hold `▁` is of the tokenizer's units, others are of words
     lm_weight: float = 0.5  # of its logarithms
     word_bonus: float = 0.0  # nats added for each word, or token of a model of tokens
     oov_rate: float = 0.01  # share of words that it does not list; 0 = no others
@@ -46,7 +48,7 @@ def read_lm(search: Search, tokenizer: Tokenizer) -> NgramModel | Lexicon | None
     """The language model of a search, ready for any weights; None without one. Raises LanguageModelError."""
     if search.lm is None:
         return None
-    model = NgramModel.from_arpa(search.lm)
+    model = read_compact(search.lm)[0] if is_compact(search.lm) else read_arpa(search.lm)
     return model if any(SPACE_SYMBOL in word for word in model.words) else Lexicon(model, tokenizer)
 
 
@@ -74,7 +76,7 @@ def define_search_flags() -> Callable[[], Search]:
     """Defines `--beam-size` and what goes with it. Returns what reads them once they are parsed."""
     default = Search()
     beam_size = flags.DEFINE_integer("beam-size", 0, "Prefixes of a beam search; 0 = greedy.", lower_bound=0)
-    lm = flags.DEFINE_string("lm", None, "ARPA n-gram model for it, of words or of the tokenizer's units.")
+    lm = flags.DEFINE_string("lm", None, "N-gram model for it (lm.py, ARPA), of words or of the tokenizer's units.")
     lm_weight = flags.DEFINE_float("lm-weight", default.lm_weight, "Weight of its logarithms.")
     word_bonus = flags.DEFINE_float("word-bonus", default.word_bonus, "Nats added for a word (or token) of it.")
     oov_rate = flags.DEFINE_float("oov-rate", default.oov_rate, "Share of words that it does not list; 0 = none.")

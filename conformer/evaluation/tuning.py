@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from conformer.data import Utterance
-from conformer.decode.language_model import NgramModel
+from conformer.language.ngrams import NgramModel
 from conformer.decode.lexicon import Lexicon
 from conformer.decode.search import Search, make_decoder
 from conformer.evaluation.offline import decode

@@ -9,12 +9,12 @@ each length follow those of the one before. A node's children are the n-grams th
 by side, in the order of that word. A context is the number of its node, so a search holds states as integers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from conformer.language.vocabulary import END, START, UNK, LanguageModelError, Vocabulary
+from conformer.language.vocabulary import END, START, LanguageModelError, Vocabulary
 from kernels.typing import Float, Int
 
 ROOT = 0  # the context without words
@@ -89,6 +89,28 @@ class NgramModel:
     def words(self) -> list[str]:
         """The listed words, without `<s>`, `</s>` and `<unk>`."""
         return self.vocabulary.words[3:]
+
+    def spelled(self, spell: Callable[[str], str]) -> "NgramModel":
+        """The model with each word in another spelling. Raises LanguageModelError where two would become one."""
+        words = self.vocabulary.words
+        spelling = [*words[:3], *map(spell, words[3:])]
+        if spelling == words:
+            return self
+        source: dict[str, str] = {}
+        for word, other in zip(words, spelling, strict=True):
+            if source.setdefault(other, word) != word:
+                raise LanguageModelError(
+                    f"the language model lists {source[other]!r} and {word!r}, to a recogniser both {other!r}: "
+                    "train it on texts that are spelled so (lm.py --text does that)"
+                )
+        vocabulary = Vocabulary(spelling)
+        ids, levels, place = vocabulary.ids(spelling), [], np.zeros(1, np.int64)
+        for level in self.levels():
+            parent, word = place[level.parent], ids[level.word]
+            order = np.lexsort((word, parent))
+            levels.append(Level(parent[order], word[order], level.log_prob[order], level.backoff[order]))
+            place = np.argsort(order)
+        return NgramModel.of(vocabulary, levels)
 
     def log_probs(self, nodes: Int[np.ndarray, " nodes"]) -> Float[np.ndarray, " nodes"]:
         """ln p of the last word of each."""
@@ -171,8 +193,3 @@ class NgramModel:
             trimmed[nodes] = trimmed[self.suffix[nodes]]
         return trimmed
 
-
-def check_ngrams(vocabulary: Vocabulary, listed: Iterable[int]) -> None:
-    """Raises LanguageModelError where `<s>`, `</s>` or `<unk>` is no 1-gram."""
-    for id in sorted({START, END, UNK}.difference(listed)):
-        raise LanguageModelError(f"{vocabulary.words[id]} is not among the 1-grams")

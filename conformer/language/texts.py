@@ -5,8 +5,8 @@ import gzip
 import lzma
 import pathlib
 from array import array
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 
 import numpy as np
@@ -17,6 +17,7 @@ from kernels.typing import Int
 
 OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _PATTERNS = ("*.txt", *(f"*.txt{suffix}" for suffix in OPENERS))
+OVERLAP = 8  # words in a row that two texts share by chance only if they are a stock phrase
 _SENTENCES_A_REPORT = 500_000
 
 
@@ -75,6 +76,39 @@ def numbers(texts: Iterable[str], limit: int | None = None) -> tuple[Vocabulary,
         words = [words[len(SPECIAL) + place] for place in order]
     vocabulary = Vocabulary(words)
     return vocabulary, vocabulary.ids(seen).astype(np.int32)[found]
+
+
+class Overlap:
+    """Finds texts to learn from that share `OVERLAP` words in a row, or all their words, with texts held out.
+
+    `found` counts them for each split, once `watched` has been read.
+    """
+
+    def __init__(self, held_out: Mapping[str, Iterable[str]]):
+        self.found: Counter[str] = Counter()
+        self._splits: dict[str, set[str]] = {}  # of each row of words
+        self._begins: set[tuple[str, str]] = set()  # first two words of the rows: few texts hold one
+        for split, texts in held_out.items():
+            for text in texts:
+                for row in _rows(text.split()):
+                    self._splits.setdefault(" ".join(row), set()).add(split)
+                    self._begins.add((row[0], row[1]))
+
+    def watched(self, texts: Iterable[str]) -> Iterator[str]:
+        """The same texts."""
+        for text in texts:
+            words = text.split()
+            if not self._begins.isdisjoint(zip(words, words[1:], strict=False)):
+                splits = [self._splits.get(" ".join(row), ()) for row in _rows(words)]
+                self.found.update(set().union(*splits))
+            yield text
+
+
+def _rows(words: list[str]) -> Iterator[list[str]]:
+    """Every so many words in a row; of a shorter text of two words or more, all."""
+    if len(words) > 1:
+        for start in range(max(1, len(words) - OVERLAP + 1)):
+            yield words[start : start + OVERLAP]
 
 
 def _reserved(words: list[str]) -> str:
