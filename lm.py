@@ -82,7 +82,9 @@ def train() -> None:
     if files:
         models.append(train_ngram(further, ORDER.value, min_counts, VOCABULARY.value))
     for split, count in overlap.found.items():
-        print(f"lm.py: warning: {count} texts to learn from share {OVERLAP} words in a row with {split}", file=sys.stderr)
+        print(
+            f"lm.py: warning: {count} texts to learn from share {OVERLAP} words in a row with {split}", file=sys.stderr
+        )
     model = mixed(models, dev)
     if PRUNE.value:
         model = prune(model, PRUNE.value)

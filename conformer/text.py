@@ -58,8 +58,8 @@ def read_lines(
 ) -> Iterator[tuple[int, str]]:
     r"""The lines of a UTF-8 file with their numbers, from 1; `\n` or `\r\n` ends one, and nothing else does.
 
-    A byte-order mark is left out; `opener` may decompress. Raises `error`, which names file and line, for a file that is not UTF-8, or whose
-    lines end in another way. Raises OSError for one that cannot be read.
+    A byte-order mark is left out; `opener` may decompress. Raises `error`, which names file and line, for a file that
+    is not UTF-8, or whose lines end in another way. Raises OSError for one that cannot be read.
     """
     with opener(path, "rb") as file:
         for number, line in enumerate(file, 1):

@@ -15,7 +15,9 @@ from conformer.artefacts.loading import load_artefact
 from conformer.audio import load_audio
 from conformer.config import Config
 from conformer.data import load_manifest
-from conformer.decode.language_model import NgramModel, train_ngram
+from conformer.language.arpa import read_arpa, write_arpa
+from conformer.language.compact import read_compact, write_compact
+from conformer.language.estimate import train_ngram
 from conformer.system import write_text
 from conformer.tokenizer import load_tokenizer
 from conformer.training.checkpoint import Checkpoints, load_model, save_weights
@@ -109,12 +111,13 @@ def _read_manifest(path: pathlib.Path) -> tuple[int, int]:
 
 def _make_arpa(folder: pathlib.Path) -> list[pathlib.Path]:
     texts = [text for text in ("zero one five", "go up left", "go down right", "eight one zero go") for _ in range(3)]
-    train_ngram(texts).write_arpa(folder / "words.arpa")
-    return [folder / "words.arpa"]
+    write_arpa(train_ngram(texts), folder / "words.arpa")
+    write_compact(train_ngram(texts), folder / "words.lm")
+    return [folder / "words.arpa", folder / "words.lm"]
 
 
 def _read_arpa(path: pathlib.Path) -> list[float]:
-    model = NgramModel.from_arpa(path)
+    model = read_arpa(path) if path.suffix == ".arpa" else read_compact(path)[0]
     return [model.sentence(text) for text in ("go up left", "one five", "unknown go")]
 
 

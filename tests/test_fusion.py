@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from conformer.config import TokenizerConfig
 from conformer.decode.fusion import TokenFusion, WordFusion
-from conformer.decode.language_model import LanguageModelError, NgramModel, train_ngram
 from conformer.decode.lexicon import Lexicon
+from conformer.language.arpa import read_arpa
+from conformer.language.estimate import train_ngram
+from conformer.language.ngrams import ROOT
+from conformer.language.vocabulary import LanguageModelError
 from conformer.tokenizer import CharTokenizer, train_tokenizer
 
 TEXTS = ["turn right", "turn left now", "turn right now", "go right", "stop", "to the left"]
@@ -19,10 +22,16 @@ MODEL = train_ngram(TEXTS, 3)
 LEXICON = Lexicon(MODEL, LETTERS)
 
 
+def scored(model, context, word):
+    """ln p(word | context), and the context behind it."""
+    log_probs, contexts = model.score(np.array([context]), model.vocabulary.ids([word]))
+    return log_probs[0], contexts[0]
+
+
 def word_prob(context, word, oov_rate):
     """P(word | context), as the documentation has it."""
     if word in MODEL.words:
-        return (1 - oov_rate) * math.exp(MODEL.score(context, word)[0])
+        return (1 - oov_rate) * math.exp(scored(MODEL, context, word)[0])
     return oov_rate * math.exp(LEXICON.spelling.sentence(" ".join(word)))
 
 
@@ -48,34 +57,37 @@ def test_look_ahead_is_the_sum_over_the_words_that_begin_so(texts, order, histor
     model = train_ngram(texts, order)
     lexicon, context = Lexicon(model, LETTERS), model.start
     for word in history:
-        context = model.score(context, word)[1]
+        context = scored(model, context, word)[1]
     for letters in ("a", "b", "ab", "ba", "bb", "aba"):
         node = lexicon.root
         for letter in letters:
-            node = node and node.children.get(letter)
+            node = node and node.child(letter)
         words = [word for word in model.words if word.startswith(letters)]
         assert (node is None) == (not words)
         if node is not None:
-            expected = sum(math.exp(model.score(context, word)[0]) for word in words)
+            expected = sum(math.exp(scored(model, context, word)[0]) for word in words)
             assert lexicon.prob(context, node) == pytest.approx(expected)
-            assert node.word == (letters if letters in words else None)
+            word = None if node.word is None else model.vocabulary.words[node.word]
+            assert word == (letters if letters in words else None)
 
 
-def test_a_model_that_is_not_interpolated_has_sums_all_the_same():
+def test_a_model_that_is_not_interpolated_has_sums_all_the_same(tmp_path):
     """Back-off of "a" would say more of "b" than what is listed behind it."""
-    probs = {("<s>",): -99, ("</s>",): -1, ("<unk>",): -2, ("a",): -1, ("b",): -0.2, ("bc",): -3, ("a", "b"): -2}
-    backoffs = {("a",): -0.1}
-    model = NgramModel(2, {k: (v * math.log(10), backoffs.get(k, 0.0) * math.log(10)) for k, v in probs.items()})
-    lexicon = Lexicon(model, LETTERS)
-    node = lexicon.root.children["b"]
-    assert lexicon.prob(("a",), node) == pytest.approx(10**-2 + 10**-3.1)
-    assert lexicon.prob((), node) == pytest.approx(10**-0.2 + 10**-3)
+    (tmp_path / "lm.arpa").write_text(
+        "\\data\\\nngram 1=6\nngram 2=1\n\n\\1-grams:\n-99\t<s>\n-1\t</s>\n-2\t<unk>\n-1\ta\t-0.1\n-0.2\tb\n-3\tbc\n\n"
+        "\\2-grams:\n-2\ta b\n\n\\end\\\n"
+    )
+    lexicon = Lexicon(read_arpa(tmp_path / "lm.arpa"), LETTERS)
+    node = lexicon.root.child("b")
+    assert node is not None
+    assert lexicon.prob(lexicon.model.context(["a"]), node) == pytest.approx(10**-2 + 10**-3.1)
+    assert lexicon.prob(ROOT, node) == pytest.approx(10**-0.2 + 10**-3)
 
 
 def test_words_that_cannot_be_spelled_are_left_out():
     with pytest.warns(UserWarning, match=r"1 of 3 words .* left out: .* tokenizer has not: 'é' \(U\+00E9\) once"):
         lexicon = Lexicon(train_ngram(["ab a", "éa a"]), CharTokenizer(["<blk>", "▁", "a", "b"]))
-    assert set(lexicon.root.children) == {"a"}
+    assert lexicon.root.child("a") is not None and lexicon.root.child("é") is None
     with pytest.raises(LanguageModelError, match="can spell no word"):
         Lexicon(train_ngram(["éß é"]), LETTERS)
 
@@ -97,13 +109,13 @@ def test_a_whole_text_gets_what_the_model_says_of_it(text, oov_rate):
 def test_what_is_known_of_a_word_is_added_letter_by_letter(oov_rate):
     fusion = WordFusion(LEXICON, LETTERS, lm_weight=0.7, word_bonus=0.2, oov_rate=oov_rate)
     steps, end = gains(fusion, LETTERS.encode("turn t"))
-    start, behind = MODEL.start, MODEL.score(MODEL.start, "turn")[1]
+    start, behind = MODEL.start, scored(MODEL, MODEL.start, "turn")[1]
 
     def begun(context, letters):
         listed = sum(word_prob(context, word, oov_rate) for word in MODEL.words if word.startswith(letters))
         state, spelled = LEXICON.spelling.start, 0.0
         for letter in letters:
-            gain, state = LEXICON.spelling.score(state, letter)
+            gain, state = LEXICON.spell(state, letter)
             spelled += gain
         return 0.7 * math.log(listed + oov_rate * math.exp(spelled))
 
@@ -118,9 +130,9 @@ def test_other_words_are_spelled_by_letters_or_not_at_all():
     ids = LETTERS.encode("turn roght")
     fusion = WordFusion(LEXICON, LETTERS, lm_weight=0.7, word_bonus=0.2, oov_rate=0.1)
     steps, end = gains(fusion, ids)
-    behind = MODEL.score(MODEL.start, "turn")[1]
+    behind = scored(MODEL, MODEL.start, "turn")[1]
     probs = word_prob(MODEL.start, "turn", 0.1) * word_prob(behind, "roght", 0.1)
-    last = MODEL.score(MODEL.score(behind, "<unk>")[1], "</s>")[0]
+    last = scored(MODEL, scored(MODEL, behind, "<unk>")[1], "</s>")[0]
     assert sum(steps) + end == pytest.approx(0.7 * (math.log(probs) + last) + 2 * 0.2)
     closed, _ = gains(WordFusion(LEXICON, LETTERS, lm_weight=0.7), ids)
     assert closed.index(-math.inf) == len("turn ro") - 1  # as soon as no word can follow
@@ -160,8 +172,12 @@ def test_tokens_are_scored_at_once():
 def test_words_of_a_model_are_spelled_as_transcripts_are():
     tokenizer = CharTokenizer(["<blk>", "▁", "'", "a", "b"])
     lower, upper = (Lexicon(train_ngram([text]), tokenizer) for text in ("ab a'b ab", "AB A\u2019B AB"))
-    assert lower.model.words == upper.model.words == {"ab", "a'b"}
-    context = lower.model.score(lower.model.start, "ab")[1]
-    assert lower.prob(context, lower.root.children["a"]) == upper.prob(context, upper.root.children["a"])
+    assert lower.model.words == upper.model.words == ["a'b", "ab"]
+    sums = []
+    for lexicon in (lower, upper):
+        node = lexicon.root.child("a")
+        assert node is not None
+        sums.append(lexicon.prob(scored(lexicon.model, lexicon.model.start, "ab")[1], node))
+    assert sums[0] == sums[1] > 0
     with pytest.raises(LanguageModelError, match=r"'(ab|AB)' and '(ab|AB)', to a recogniser both 'ab'"):
         Lexicon(train_ngram(["ab AB"]), tokenizer)

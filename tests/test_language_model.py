@@ -1,16 +1,31 @@
-"""N-gram models: values worked out by hand, sums over the vocabulary, ARPA files in and out, and what they refuse."""
+"""N-gram models: values worked out by hand, sums over the vocabulary, files in and out, and what they refuse."""
 
+import gzip
+import lzma
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformer.decode.language_model import LanguageModelError, NgramModel, measure, train_ngram
+from conformer.language.arpa import read_arpa, write_arpa
+from conformer.language.compact import is_compact, read_compact, write_compact
+from conformer.language.estimate import discounts, train_ngram
+from conformer.language.mixture import best_weights, mix
+from conformer.language.ngrams import ROOT
+from conformer.language.perplexity import measure
+from conformer.language.prune import prune
+from conformer.language.texts import Overlap, sentences, text_files
+from conformer.language.vocabulary import LanguageModelError
 
 TEXTS = ["turn right", "turn left now", "turn right now", "go right", "stop"]
 WORDS = ["a", "b", "c", "d"]
-sentences = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join), min_size=1, max_size=8)
+
+
+def sentences_of(words):
+    return st.lists(st.lists(st.sampled_from(words), min_size=1, max_size=6).map(" ".join), min_size=1, max_size=8)
+
 
 ARPA = """written by hand
 \\data\\
@@ -37,17 +52,30 @@ ngram 3=1
 """
 
 
-def decimal(model, state, word):
-    """log10 p(word | state)."""
-    return model.score(state, word)[0] / math.log(10)
+def scored(model, context, word):
+    """ln p(word | context), and the context behind it."""
+    log_probs, contexts = model.score(np.array([context]), model.vocabulary.ids([word]))
+    return float(log_probs[0]), int(contexts[0])
 
 
-def contexts(model, words):
-    """Every state that texts of these words can lead to in up to three steps."""
-    states = {model.start}
+def decimal(model, words, word):
+    """log10 p(word | words)."""
+    return scored(model, model.context(words), word)[0] / math.log(10)
+
+
+def contexts(model):
+    """Every state that words can lead to in up to three steps."""
+    states, ids = {model.start, ROOT}, np.arange(1, len(model.vocabulary))
     for _ in range(3):
-        states |= {model.score(state, word)[1] for state in states for word in words}
+        states |= {int(after) for state in states for after in model.score(np.full(len(ids), state), ids)[1]}
     return states
+
+
+def check_sums(model, tolerance=1e-9):
+    """Behind every context the probabilities of all words, `</s>` and `<unk>` sum to 1."""
+    ids = np.arange(1, len(model.vocabulary))
+    for context in contexts(model):
+        assert np.exp(model.score(np.full(len(ids), context), ids)[0]).sum() == pytest.approx(1, abs=tolerance)
 
 
 @pytest.fixture
@@ -58,73 +86,127 @@ def arpa(tmp_path):
 
 
 def test_longest_listed_ngram_and_back_off(arpa):
-    model = NgramModel.from_arpa(arpa)
-    assert model.order == 3 and model.words == {"a", "b"} and model.start == ("<s>",)
-    log_prob, state = model.score(model.start, "a")
-    assert state == ("<s>", "a") and log_prob == pytest.approx(-0.2 * math.log(10))
-    assert decimal(model, state, "b") == pytest.approx(-0.05)
-    assert decimal(model, state, "a") == pytest.approx(-0.25 - 0.3 - 0.4)  # neither <s> a a nor a a is listed
-    assert decimal(model, ("a", "b"), "</s>") == pytest.approx(-0.125 - 0.3)
-    assert decimal(model, ("b", "b"), "a") == pytest.approx(0.1 - 0.4)  # nothing backs off from the unlisted b b
-    assert decimal(model, model.start, "zebra") == pytest.approx(-0.5 - 1.0)
-    assert model.score(model.start, "zebra")[1] == ("<s>", "<unk>")
+    model = read_arpa(arpa)
+    assert model.order == 3 and model.words == ["a", "b"] and model.starts == [0, 1, 6, 9, 10]
+    log_prob, state = scored(model, model.start, "a")
+    assert log_prob == pytest.approx(-0.2 * math.log(10))
+    assert scored(model, state, "b")[0] == pytest.approx(-0.05 * math.log(10))
+    behind = scored(model, state, "a")[0]  # neither <s> a a nor a a is listed
+    assert behind == pytest.approx((-0.25 - 0.3 - 0.4) * math.log(10))
+    assert decimal(model, ["a", "b"], "</s>") == pytest.approx(-0.125 - 0.3)
+    assert decimal(model, ["b", "b"], "a") == pytest.approx(0.1 - 0.4)  # nothing backs off from the unlisted b b
+    unknown, state = scored(model, model.start, "zebra")
+    assert unknown == pytest.approx((-0.5 - 1.0) * math.log(10)) and state == ROOT
     assert model.sentence("a b") == pytest.approx((-0.2 - 0.05 - 0.125 - 0.3) * math.log(10))
 
 
+def test_ngrams_whose_beginnings_are_not_listed(arpa):
+    """The beginning is as probable as it was, and all else too."""
+    arpa.write_text(ARPA.replace("-0.2\t<s> a\t-0.25\n", "").replace("ngram 2=3", "ngram 2=2"))
+    model = read_arpa(arpa)
+    log_prob, state = scored(model, model.start, "a")
+    assert log_prob == pytest.approx((-0.5 - 0.4) * math.log(10))
+    assert scored(model, state, "b")[0] == pytest.approx(-0.05 * math.log(10))
+    assert scored(model, state, "a")[0] == pytest.approx((-0.3 - 0.4) * math.log(10))
+
+
 def test_kneser_ney_by_hand():
-    """Bigrams of "a b", "a b", "a c": n_1 = 2 (a c, c </s>), n_2 = 2 (a b, b </s>), so D = 2 / (2 + 2 * 2) = 1/3."""
+    """Of "a b", "a b", "a c", with the discounts of texts that are too few: 0.5 of count 1, 1 of 2, 1.5 of more."""
     model = train_ngram(["a b", "a b", "a c"], order=2)
 
-    def prob(context, word):
-        return math.exp(model.score(context, word)[0])
+    def prob(words, word):
+        return 10 ** decimal(model, words, word)
 
-    # Distinct words before a, b, c and </s>: 1, 1, 1 and 2, so n_1 = 3, n_2 = 1, D = 3/5 and V = 5 with <unk>.
-    base = 3 / 5 * 4 / 5 / 5
-    a, end = (1 - 3 / 5) / 5 + base, (2 - 3 / 5) / 5 + base
-    assert prob((), "a") == pytest.approx(a) and prob((), "</s>") == pytest.approx(end)
-    assert prob((), "<unk>") == prob((), "zebra") == pytest.approx(base)
-    assert prob(("<s>",), "a") == pytest.approx((3 - 1 / 3) / 3 + 1 / 3 * 1 / 3 * a)
-    assert prob(("a",), "b") == pytest.approx((2 - 1 / 3) / 3 + 1 / 3 * 2 / 3 * a)
-    assert prob(("a",), "</s>") == pytest.approx(1 / 3 * 2 / 3 * end)
+    # Distinct words before a, b, c and </s>: 1, 1, 1 and 2; V = 5 with <unk>.
+    base = (3 * 0.5 + 1) / 5 / 5
+    a, end = (1 - 0.5) / 5 + base, (2 - 1) / 5 + base
+    assert prob([], "a") == pytest.approx(a) and prob([], "</s>") == pytest.approx(end)
+    assert prob([], "<unk>") == prob([], "zebra") == pytest.approx(base)
+    assert math.exp(scored(model, model.start, "a")[0]) == pytest.approx((3 - 1.5) / 3 + 1.5 / 3 * a)
+    assert prob(["a"], "b") == pytest.approx((2 - 1) / 3 + (1 + 0.5) / 3 * a)
+    assert prob(["a"], "</s>") == pytest.approx((1 + 0.5) / 3 * end)
+
+
+def test_discounts_by_hand():
+    """n_1 to n_4 are 40, 20, 10, 5: Y = 40 / 80."""
+    counts = np.repeat([1, 2, 3, 4, 9], [40, 20, 10, 5, 2])
+    assert discounts(counts) == pytest.approx([0, 1 - 0.5, 2 - 3 * 0.5 * 10 / 20, 3 - 4 * 0.5 * 5 / 10])
 
 
 @settings(max_examples=30, deadline=None)
-@given(texts=sentences, order=st.integers(1, 4))
-def test_probabilities_sum_to_one(texts, order):
-    model = train_ngram(texts, order)
-    for context in contexts(model, [*WORDS, "zebra"]):
-        total = sum(math.exp(model.score(context, word)[0]) for word in (*model.words, "</s>", "<unk>"))
-        assert total == pytest.approx(1, abs=1e-9)
+@given(texts=sentences_of(WORDS), order=st.integers(1, 4), least=st.integers(1, 2), limit=st.sampled_from([None, 2]))
+def test_probabilities_sum_to_one(texts, order, least, limit):
+    """Of n-grams that are rare dropped, and words unlisted, too."""
+    model = train_ngram(texts, order, [least] * order, limit)
+    assert limit is None or len(model.words) <= limit
+    check_sums(model)
 
 
 @settings(max_examples=20, deadline=None)
-@given(texts=sentences, order=st.integers(1, 4))
-def test_arpa_round_trip(tmp_path_factory, texts, order):
-    model, path = train_ngram(texts, order), tmp_path_factory.mktemp("lm") / "model.arpa"
-    model.write_arpa(path)
-    read = NgramModel.from_arpa(path)
-    assert read.order == order and read.words == model.words
-    for context in contexts(model, WORDS):
-        for word in (*WORDS, "</s>", "zebra"):
-            log_prob, state = model.score(context, word)
-            assert read.score(context, word) == (pytest.approx(log_prob, abs=1e-5), state)
-
-
-@settings(max_examples=20, deadline=None)
-@given(texts=sentences, order=st.integers(1, 4))
-def test_what_is_trimmed_of_a_context_changes_nothing(texts, order):
-    model = train_ngram(texts, order)
-    for context in contexts(model, [*WORDS, "zebra"]):
-        trimmed = model.trim(context)
-        assert context[len(context) - len(trimmed) :] == trimmed
-        for word in (*WORDS, "</s>", "zebra"):
-            assert model.score(trimmed, word)[0] == model.score(context, word)[0]
+@given(texts=sentences_of(WORDS), order=st.integers(1, 4), threshold=st.sampled_from([1e-6, 1e-3, 1e-1]))
+def test_files_hold_the_model(tmp_path_factory, texts, order, threshold):
+    model, folder = prune(train_ngram(texts, order), threshold), tmp_path_factory.mktemp("lm")
+    write_arpa(model, folder / "model.arpa")
+    write_compact(model, folder / "model.lm", {"trained": "on these"})
+    read, (compact, about) = read_arpa(folder / "model.arpa"), read_compact(folder / "model.lm")
+    assert about == {"trained": "on these"} and is_compact(folder / "model.lm")
+    assert read.starts == compact.starts == model.starts and read.words == compact.words == model.words
+    step = (model.log_prob.max() - model.log_prob[model.log_prob > -50].min()) / 255 + np.ptp(model.backoff) / 255
+    ids = np.arange(1, len(model.vocabulary))
+    for context in contexts(model):
+        log_probs, states = model.score(np.full(len(ids), context), ids)
+        for other, tolerance in ((read, 1e-5), (compact, order * step)):
+            found = other.score(np.full(len(ids), context), ids)
+            np.testing.assert_allclose(found[0], log_probs, atol=tolerance)
+            np.testing.assert_array_equal(found[1], states)
 
 
 def test_what_is_trimmed_is_what_no_ngram_begins_with():
     model = train_ngram(TEXTS)
-    assert model.trim(("turn", "right")) == ("turn", "right") and model.trim(("zebra", "turn")) == ("turn",)
-    assert model.trim(("turn", "zebra")) == model.trim(("zebra",)) == ()
+    assert model.context(["zebra", "turn"]) == model.context(["turn"]) != ROOT
+    assert model.context(["turn", "right"]) != model.context(["right"])
+    assert model.context(["turn", "zebra"]) == model.context(["zebra"]) == ROOT
+
+
+@settings(max_examples=20, deadline=None)
+@given(texts=sentences_of(WORDS), order=st.integers(1, 4), threshold=st.sampled_from([1e-6, 1e-3, 1e-1]))
+def test_a_pruned_model_sums_to_one(texts, order, threshold):
+    model = train_ngram(texts, order)
+    smaller = prune(model, threshold)
+    assert smaller.starts[-1] <= model.starts[-1] and smaller.words == model.words
+    check_sums(smaller, 1e-6)
+
+
+def test_pruning_drops_what_it_loses_least():
+    texts = [*["turn left now"] * 8, *["turn right now"] * 8, "go left", "left go", "now turn", "right left"] * 2
+    model = train_ngram(texts, 2)
+    small = prune(model, 3e-3)
+    assert small.starts[-1] < model.starts[-1]
+    assert measure(small, texts).perplexity < 1.1 * measure(model, texts).perplexity
+    assert small.child(np.array([small.context(["turn"])]), small.vocabulary.ids(["left"])) >= 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(first=sentences_of(WORDS), second=sentences_of([*WORDS[2:], "e"]), weight=st.floats(0.1, 0.9))
+def test_a_mixture_is_the_mean_of_its_parts(first, second, weight):
+    models = train_ngram(first, 3), train_ngram(second, 2)
+    model = mix(models, (weight, 1 - weight))
+    check_sums(model, 1e-6)
+    words = [word for word in model.words if all(word in part.vocabulary for part in models)]
+    for history in ([], *([word] for word in words)):
+        if all(len(part.begin) and part.context(history) for part in models) or not history:
+            for word in (*words, "</s>"):
+                listed = model.child(np.array([model.context(history)]), model.vocabulary.ids([word]))[0] >= 0
+                parts = [math.exp(scored(part, part.context(history), word)[0]) for part in models]
+                if listed:
+                    expected = weight * parts[0] + (1 - weight) * parts[1]
+                    assert math.exp(scored(model, model.context(history), word)[0]) == pytest.approx(expected)
+
+
+def test_weights_go_to_the_model_that_knows_the_texts():
+    commands, letters = train_ngram(TEXTS), train_ngram(["a b", "b a c", "turn a b"])
+    towards, away = best_weights([commands, letters], TEXTS), best_weights([letters, commands], ["a b c", "b a"])
+    assert towards[0] > 0.9 and away[0] > 0.9 and towards.sum() == pytest.approx(1)
 
 
 def test_training_prefers_what_it_saw():
@@ -155,7 +237,7 @@ def test_training_prefers_what_it_saw():
 def test_broken_files(arpa, old, new, message):
     arpa.write_text(ARPA.replace(old, new, 1))
     with pytest.raises(LanguageModelError, match=message) as raised:
-        NgramModel.from_arpa(arpa)
+        read_arpa(arpa)
     assert str(raised.value).startswith(str(arpa)) and "\n" not in str(raised.value)
 
 
@@ -163,19 +245,19 @@ def test_missing_symbols(arpa):
     without = ARPA.replace("-0.7\t</s>\n", "").replace("-0.3\tb </s>\n", "")
     arpa.write_text(without.replace("1=5", "1=4").replace("2=3", "2=2"))
     with pytest.raises(LanguageModelError, match="</s> is not among"):
-        NgramModel.from_arpa(arpa)
+        read_arpa(arpa)
     arpa.write_text(ARPA.replace("-1.0\t<unk>\n", "").replace("1=5", "1=4"))
-    assert decimal(NgramModel.from_arpa(arpa), (), "zebra") == pytest.approx(-99)
+    assert decimal(read_arpa(arpa), [], "zebra") == pytest.approx(-99)
     arpa.write_text(ARPA.replace("<unk>", "<UNK>"))
-    assert decimal(NgramModel.from_arpa(arpa), (), "zebra") == pytest.approx(-1)
+    assert decimal(read_arpa(arpa), [], "zebra") == pytest.approx(-1)
 
 
 def test_files_that_are_none(tmp_path):
     with pytest.raises(LanguageModelError, match=r"none\.arpa cannot be read"):
-        NgramModel.from_arpa(tmp_path / "none.arpa")
+        read_arpa(tmp_path / "none.arpa")
     (tmp_path / "model.bin").write_bytes(b"\x1f\x8b\xff\xfe\x00")
     with pytest.raises(LanguageModelError, match=r"model\.bin is not UTF-8 text"):
-        NgramModel.from_arpa(tmp_path / "model.bin")
+        read_arpa(tmp_path / "model.bin")
 
 
 @pytest.mark.parametrize(
@@ -189,11 +271,57 @@ def test_texts_that_train_nothing(texts, order, message):
 
 def test_perplexity_leaves_unknown_words_out():
     model = train_ngram(TEXTS, order=2)
-    (_, right), stop = (model.score(("<s>",), "turn"), model.sentence("stop"))
-    after = model.score(right, "zebra")[1]
-    known = model.score(("<s>",), "turn")[0] + model.score(after, "</s>")[0] + stop
+    turn, right = scored(model, model.start, "turn")
+    unknown, after = scored(model, right, "zebra")
+    known = turn + scored(model, after, "</s>")[0] + model.sentence("stop")
     fit = measure(model, ["turn zebra", "stop"])
     assert fit.perplexity == pytest.approx(math.exp(-known / 4)) and (fit.words, fit.unknown) == (3, 1)
-    assert str(fit).endswith("33.3% of 3 words unknown")
+    letters = len(set("turnzebrastop")) + 1  # as likely as each other, with the end of a word
+    nats = -known - unknown + 6 * math.log(letters)
+    assert fit.bits == pytest.approx(nats / math.log(2) / (len("turn zebra ") + 1 + len("stop ") + 1))
+    assert "33.3% of 3 words unknown" in str(fit)
     with pytest.raises(LanguageModelError, match="no texts to measure"):
         measure(model, [])
+
+
+def test_texts_of_folders_and_compressed_files(tmp_path):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "a.txt").write_text("One\n")
+    with gzip.open(tmp_path / "b.txt.gz", "wt") as file:
+        file.write("two\n")
+    with lzma.open(tmp_path / "more" / "c.txt.xz", "wt") as file:
+        file.write("Three  four\n")
+    (tmp_path / "LICENSE.md").write_text("no text")
+    files = text_files([tmp_path, tmp_path / "a.txt"])
+    assert list(sentences(files, "basic", print)) == ["one", "two", "three four", "one"]
+    whole = (tmp_path / "b.txt.gz").read_bytes()
+    for name, content in (("d.txt.gz", whole[:-9]), ("e.txt.gz", b"plain"), ("f.txt.xz", b"plain")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(LanguageModelError, match=f"{name} is damaged"):
+            list(sentences([tmp_path / name], "basic", print))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(LanguageModelError, match="none holds no text"):
+        text_files([tmp_path / "none"])
+
+
+def test_texts_that_share_rows_of_words_with_others_are_counted():
+    overlap = Overlap({"dev": ["one two three four five six seven eight nine", "go left"], "test": ["left"]})
+    texts = [
+        "zero two three four five six seven eight nine ten",
+        "one two three four five six seven",
+        "go left",
+        "left",
+    ]
+    assert list(overlap.watched(texts)) == texts and overlap.found == {"dev": 2}
+
+
+def test_a_damaged_compact_file_is_one_error(tmp_path):
+    write_compact(train_ngram(TEXTS), tmp_path / "whole.lm")
+    whole = (tmp_path / "whole.lm").read_bytes()
+    for index, content in enumerate((whole[:-5], whole[:100], whole.replace(b"n-grams 1", b"n-grams 9"), b"")):
+        (tmp_path / f"{index}.lm").write_bytes(content)
+        with pytest.raises(LanguageModelError, match=f"{index}.lm is damaged"):
+            read_compact(tmp_path / f"{index}.lm")
+    with pytest.raises(LanguageModelError, match=r"none\.lm cannot be read"):
+        read_compact(tmp_path / "none.lm")
+    assert not is_compact(tmp_path / "none.lm")

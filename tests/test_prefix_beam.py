@@ -13,9 +13,9 @@ from conformer.config import TokenizerConfig
 from conformer.decode.fusion import TokenFusion, WordFusion
 from conformer.decode.greedy import GreedyDecoder, greedy
 from conformer.decode.hotwords import HotWords, HotWordsError
-from conformer.decode.language_model import train_ngram
 from conformer.decode.lexicon import Lexicon
 from conformer.decode.prefix_beam import DecodeError, PrefixBeamDecoder
+from conformer.language.estimate import train_ngram
 from conformer.tokenizer import BLANK, CharTokenizer, Tokenizer, train_tokenizer
 
 EVERYTHING = {"beam_size": 1_000, "top_k": 1_000, "min_log_prob": -np.inf}

@@ -8,10 +8,11 @@ import pytest
 
 from conformer.data import Pcm, Utterance
 from conformer.decode.greedy import GreedyDecoder
-from conformer.decode.language_model import train_ngram
 from conformer.decode.prefix_beam import DecodeError
 from conformer.decode.search import Search, make_decoder, read_lm
 from conformer.evaluation.tuning import TuningError, read_grid, tune
+from conformer.language.arpa import write_arpa
+from conformer.language.estimate import train_ngram
 from conformer.tokenizer import CharTokenizer
 
 LETTERS = CharTokenizer(["<blk>", "▁", *"abc"])
@@ -22,7 +23,7 @@ def arpa(tmp_path):
     """The file of a model of texts."""
 
     def write(*texts):
-        train_ngram(texts).write_arpa(tmp_path / "lm.arpa")
+        write_arpa(train_ngram(texts), tmp_path / "lm.arpa")
         return str(tmp_path / "lm.arpa")
 
     return write

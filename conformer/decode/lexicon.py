@@ -121,7 +121,8 @@ class Lexicon:
         model = self.model
         nodes = np.arange(model.begin[context], model.begin[context + 1])
         words = model.word[nodes].astype(np.int64)
-        shorter = model.score(np.full(len(words), model.suffix[context]), words)[0] + model.backoffs(np.array([context]))
+        shorter = model.score(np.full(len(words), model.suffix[context]), words)[0]
+        shorter += model.backoffs(np.array([context]))
         gains = self._usable[words] * (np.exp(model.log_probs(nodes)) - np.exp(shorter))
         return Correction(words, np.concatenate([[0.0], np.cumsum(gains)]))
 

@@ -23,7 +23,9 @@ class Search:
     """Settings of a decoder. Raises DecodeError for those that a greedy one cannot follow."""
 
     beam_size: int = 0  # prefixes of a beam search; 0 = greedy
-    lm: str | None = None  # ARPA or compact file; one whose words hold `▁` is of the tokenizer's units, others are of words
+    lm: str | None = (
+        None  # file of lm.py, or ARPA; one whose words hold `▁` is of the tokenizer's units, others of words
+    )
     lm_weight: float = 0.5  # of its logarithms
     word_bonus: float = 0.0  # nats added for each word, or token of a model of tokens
     oov_rate: float = 0.01  # share of words that it does not list; 0 = no others

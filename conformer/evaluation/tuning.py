@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from conformer.data import Utterance
-from conformer.language.ngrams import NgramModel
 from conformer.decode.lexicon import Lexicon
 from conformer.decode.search import Search, make_decoder
 from conformer.evaluation.offline import decode
 from conformer.evaluation.scorer import Score
+from conformer.language.ngrams import NgramModel
 from conformer.tokenizer import Tokenizer
 
 TUNABLE = {field.name: type(field.default) for field in dataclasses.fields(Search) if field.type in (int, float)}

@@ -166,4 +166,3 @@ class _Reader:
     def _error(self, what: str) -> LanguageModelError:
         what = what if len(what) <= _LONGEST_ERROR else f"{what[:_LONGEST_ERROR]}..."
         return LanguageModelError(f"{self._path}:{self._number}: {what}: restore the file or write it again")
-

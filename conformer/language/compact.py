@@ -11,31 +11,13 @@ from typing import Any
 import numpy as np
 
 from conformer import system
+from conformer.language.codes import Codes
 from conformer.language.ngrams import NgramModel
-from conformer.language.vocabulary import SPECIAL, LanguageModelError, Vocabulary
+from conformer.language.vocabulary import LanguageModelError, Vocabulary
 
 SUFFIX = ".lm"
 _FORMAT = "edge-conformer n-grams 1"
 _TYPES = {"uint8": "U8", "uint16": "U16", "int32": "I32", "float32": "F32"}
-_STEPS = 255
-
-
-class Codes:
-    """Numbers as bytes: value = low + step * code."""
-
-    def __init__(self, codes: np.ndarray, low: float, high: float):
-        self.codes, self.low, self.high = codes, low, high
-        self._values = np.linspace(low, high, _STEPS + 1)
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> "Codes":
-        """The nearest codes; what is less than -50, no probability of a word, is the lowest."""
-        low, high = (float(function(values[values > -50], initial=0.0)) for function in (np.min, np.max))
-        scale = _STEPS / max(high - low, 1e-9)
-        return cls(np.round((np.maximum(values, low) - low) * scale).astype(np.uint8), low, high)
-
-    def __getitem__(self, places: np.ndarray) -> np.ndarray:
-        return self._values[self.codes[places]]
 
 
 def write_compact(model: NgramModel, path: str | pathlib.Path, about: dict[str, Any] | None = None) -> None:
@@ -90,7 +72,7 @@ def read_compact(path: str | pathlib.Path) -> tuple[NgramModel, dict[str, Any]]:
             first, stop = (start + offset for offset in entry["data_offsets"])
             if stop > len(file):
                 raise ValueError("it ends too early")
-            arrays[name] = np.frombuffer(file[first:stop].tobytes() if name == "words" else file[first:stop], types[entry["dtype"]])
+            arrays[name] = file[first:stop].view(types[entry["dtype"]])
         words = arrays["words"].tobytes().decode().split("\n")
         vocabulary = Vocabulary(words if words != [""] else [])
         starts = arrays["starts"].tolist()
@@ -101,8 +83,8 @@ def read_compact(path: str | pathlib.Path) -> tuple[NgramModel, dict[str, Any]]:
             vocabulary,
             starts,
             arrays["word"],
-            Codes(arrays["log_prob"], low, high),  # pyright: ignore[reportArgumentType]
-            Codes(arrays["backoff"], least, most),  # pyright: ignore[reportArgumentType]
+            Codes(arrays["log_prob"], low, high),
+            Codes(arrays["backoff"], least, most),
             arrays["begin"],
         )
         return model, json.loads(about["about"])

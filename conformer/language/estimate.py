@@ -4,11 +4,12 @@ Kneser and Ney, 1995; Chen and Goodman, 1999, "An empirical study of smoothing t
 section 4.4. With c the counts, for shorter n-grams replaced by the number of distinct words seen before them, and n_i
 the number of n-grams of count i,
 
-    p(w | h) = (c(h w) - D(c(h w))) / sum_v c(h v) + backoff(h) p(w | h without its first word),   p(w | nothing) = 1 / V
+    p(w | h) = (c(h w) - D(c(h w))) / sum_v c(h v) + backoff(h) p(w | h without its first word)
+    p(w | nothing) = 1 / V
     D(1) = 1 - 2 Y n_2 / n_1,   D(2) = 2 - 3 Y n_3 / n_2,   D(3 and more) = 3 - 4 Y n_4 / n_3,   Y = n_1 / (n_1 + 2 n_2)
 
-where backoff(h) is what the discounts, and the n-grams that are dropped for being rare, leave over. Counting is sorting:
-an n-gram is the place of its first n - 1 words among the shorter ones, and its last word, in one number.
+where backoff(h) is what the discounts, and the n-grams that are dropped for being rare, leave over. Counting is
+sorting: an n-gram is the place of its first n - 1 words among the shorter ones, and its last word, in one number.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,11 +30,11 @@ _BLOCK = 1 << 22  # positions looked up at a time
 class Counts(NamedTuple):
     """The n-grams of one length in the texts, in the order of parent and word."""
 
-    parent: Int[np.ndarray, " ngrams"]
-    word: Int[np.ndarray, " ngrams"]
-    suffix: Int[np.ndarray, " ngrams"]  # place of the n-gram without its first word among those one shorter
-    count: Int[np.ndarray, " ngrams"]
-    opens: Bool[np.ndarray, " ngrams"]  # begins a sentence
+    parent: Int[np.ndarray, "_"]
+    word: Int[np.ndarray, "_"]
+    suffix: Int[np.ndarray, "_"]  # place of the n-gram without its first word among those one shorter
+    count: Int[np.ndarray, "_"]
+    opens: Bool[np.ndarray, "_"]  # begins a sentence
 
 
 def train_ngram(
@@ -64,7 +65,7 @@ def count_ngrams(ids: Int[np.ndarray, " words"], num_words: int, order: int) -> 
     words = np.arange(num_words)
     nowhere = np.zeros(num_words, np.int32)
     found = [Counts(nowhere, words, nowhere, np.bincount(ids, minlength=num_words), words == START)]
-    place = ids.astype(np.int32, copy=True)  # of the n-gram that begins at each position; -1 where a sentence ends first
+    place = ids.astype(np.int32, copy=True)  # of the n-gram that begins here; -1 where its sentence ends before it
     for n in range(2, order + 1):
         shorter = found[-1]
         place = place[:-1]
@@ -127,7 +128,7 @@ def discounts(counts: Int[np.ndarray, " ngrams"]) -> Float[np.ndarray, " 4"]:
     return np.concatenate([[0], found]) if ((found > 0) & (found < of)).all() else FALLBACK_DISCOUNTS
 
 
-def renumber(levels: Iterable[Level], kept: Sequence[Bool[np.ndarray, " ngrams"]]) -> list[Level]:
+def renumber(levels: Iterable[Level], kept: Sequence[np.ndarray]) -> list[Level]:
     """N-grams whose parents are places among all of one length, with their places among those that were kept."""
     places = [np.zeros(1, np.int32), *(np.cumsum(mask, dtype=np.int32) - 1 for mask in kept)]
     return [level._replace(parent=place[level.parent]) for level, place in zip(levels, places, strict=False)]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from conformer.language.codes import Codes
 from conformer.language.vocabulary import END, START, LanguageModelError, Vocabulary
 from kernels.typing import Float, Int
 
@@ -24,10 +25,10 @@ NEVER = -99 * np.log(10)  # as ARPA files write a probability of 0
 class Level(NamedTuple):
     """The n-grams of one length, in the order of parent and word. Logarithms are natural."""
 
-    parent: Int[np.ndarray, " ngrams"]  # place of the n-gram without its last word among those one shorter
-    word: Int[np.ndarray, " ngrams"]  # its last word
-    log_prob: Float[np.ndarray, " ngrams"]
-    backoff: Float[np.ndarray, " ngrams"]  # 0 where there is none
+    parent: Int[np.ndarray, "_"]  # place of the n-gram without its last word among those one shorter
+    word: Int[np.ndarray, "_"]  # its last word
+    log_prob: Float[np.ndarray, "_"]
+    backoff: Float[np.ndarray, "_"]  # 0 where there is none
 
 
 class NgramModel:
@@ -47,12 +48,12 @@ class NgramModel:
         vocabulary: Vocabulary,
         starts: Sequence[int],
         word: np.ndarray,
-        log_prob: np.ndarray,
-        backoff: np.ndarray,
+        log_prob: np.ndarray | Codes,
+        backoff: np.ndarray | Codes,
         begin: np.ndarray,
     ):
         self.vocabulary = vocabulary
-        self.starts = [*map(int, starts)]
+        self.starts = starts
         self.order = len(starts) - 2
         self.word, self.log_prob, self.backoff, self.begin = word, log_prob, backoff, begin
         self.suffix = self._suffixes()
@@ -67,7 +68,7 @@ class NgramModel:
         counts = np.bincount(parents, minlength=starts[-2])
         return cls(
             vocabulary,
-            starts,
+            starts.tolist(),
             np.concatenate([[0], *(level.word for level in levels)]).astype(np.int32),
             np.concatenate([[0.0], *(level.log_prob for level in levels)]),
             np.concatenate([[0.0], *(level.backoff for level in levels[:-1])]),
@@ -114,11 +115,11 @@ class NgramModel:
 
     def log_probs(self, nodes: Int[np.ndarray, " nodes"]) -> Float[np.ndarray, " nodes"]:
         """ln p of the last word of each."""
-        return self.log_prob[nodes].astype(np.float64)
+        return self.log_prob[nodes]
 
     def backoffs(self, contexts: Int[np.ndarray, " nodes"]) -> Float[np.ndarray, " nodes"]:
         """ln of the factor of the shorter context's probabilities, for words that are not listed behind these."""
-        return self.backoff[contexts].astype(np.float64)
+        return self.backoff[contexts]
 
     def parents(self, nodes: Int[np.ndarray, " nodes"]) -> Int[np.ndarray, " nodes"]:
         """Each without its last word."""
@@ -192,4 +193,3 @@ class NgramModel:
             nodes = first + np.flatnonzero(needless[first:stop])
             trimmed[nodes] = trimmed[self.suffix[nodes]]
         return trimmed
-

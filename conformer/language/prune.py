@@ -38,8 +38,10 @@ def prune(model: NgramModel, threshold: float) -> NgramModel:
         kept[n - 1] = np.expm1(loss) >= threshold
         if n < model.order:
             kept[n - 1][model.parents(model.starts[n + 1] + np.flatnonzero(kept[n])) - first] = True
-    levels = [level._replace(**{name: getattr(level, name)[mask] for name in level._fields})
-              for level, mask in zip(model.levels(), kept, strict=True)]
+    levels = [
+        level._replace(**{name: getattr(level, name)[mask] for name in level._fields})
+        for level, mask in zip(model.levels(), kept, strict=True)
+    ]
     return renormalise(NgramModel.of(model.vocabulary, renumber(levels, kept)))
 
 

@@ -7,7 +7,7 @@ import pathlib
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import count
+from itertools import count, pairwise
 
 import numpy as np
 
@@ -98,7 +98,7 @@ class Overlap:
         """The same texts."""
         for text in texts:
             words = text.split()
-            if not self._begins.isdisjoint(zip(words, words[1:], strict=False)):
+            if not self._begins.isdisjoint(pairwise(words)):
                 splits = [self._splits.get(" ".join(row), ()) for row in _rows(words)]
                 self.found.update(set().union(*splits))
             yield text
