@@ -25,7 +25,7 @@ LEXICON = Lexicon(MODEL, LETTERS)
 def scored(model, context, word):
     """ln p(word | context), and the context behind it."""
     log_probs, contexts = model.score(np.array([context]), model.vocabulary.ids([word]))
-    return log_probs[0], contexts[0]
+    return float(log_probs[0]), int(contexts[0])
 
 
 def word_prob(context, word, oov_rate):

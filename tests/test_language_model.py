@@ -111,20 +111,20 @@ def test_ngrams_whose_beginnings_are_not_listed(arpa):
 
 
 def test_kneser_ney_by_hand():
-    """Of "a b", "a b", "a c", with the discounts of texts that are too few: 0.5 of count 1, 1 of 2, 1.5 of more."""
+    """Bigrams of "a b", "a b", "a c": n_1 = 2 (a c, c </s>), n_2 = 2 (a b, b </s>), so D = 2 / (2 + 2 * 2) = 1/3."""
     model = train_ngram(["a b", "a b", "a c"], order=2)
 
     def prob(words, word):
         return 10 ** decimal(model, words, word)
 
-    # Distinct words before a, b, c and </s>: 1, 1, 1 and 2; V = 5 with <unk>.
-    base = (3 * 0.5 + 1) / 5 / 5
-    a, end = (1 - 0.5) / 5 + base, (2 - 1) / 5 + base
+    # Distinct words before a, b, c and </s>: 1, 1, 1 and 2, so n_1 = 3, n_2 = 1, D = 3/5 and V = 5 with <unk>.
+    base = 3 / 5 * 4 / 5 / 5
+    a, end = (1 - 3 / 5) / 5 + base, (2 - 3 / 5) / 5 + base
     assert prob([], "a") == pytest.approx(a) and prob([], "</s>") == pytest.approx(end)
     assert prob([], "<unk>") == prob([], "zebra") == pytest.approx(base)
-    assert math.exp(scored(model, model.start, "a")[0]) == pytest.approx((3 - 1.5) / 3 + 1.5 / 3 * a)
-    assert prob(["a"], "b") == pytest.approx((2 - 1) / 3 + (1 + 0.5) / 3 * a)
-    assert prob(["a"], "</s>") == pytest.approx((1 + 0.5) / 3 * end)
+    assert math.exp(scored(model, model.start, "a")[0]) == pytest.approx((3 - 1 / 3) / 3 + 1 / 3 * 1 / 3 * a)
+    assert prob(["a"], "b") == pytest.approx((2 - 1 / 3) / 3 + 1 / 3 * 2 / 3 * a)
+    assert prob(["a"], "</s>") == pytest.approx(1 / 3 * 2 / 3 * end)
 
 
 def test_discounts_by_hand():

@@ -22,7 +22,7 @@ from conformer.language.texts import numbers
 from conformer.language.vocabulary import START, LanguageModelError, Vocabulary
 from kernels.typing import Bool, Float, Int
 
-FALLBACK_DISCOUNTS = np.array([0.0, 0.5, 1.0, 1.5])  # of texts too few for them, as other tools have it
+FALLBACK_DISCOUNT = 0.5  # of texts without n-grams of count 1, or of count 2
 _BITS = 32  # of a word, below the place of what precedes it
 _BLOCK = 1 << 22  # positions looked up at a time
 
@@ -119,13 +119,13 @@ def estimate(vocabulary: Vocabulary, counts: Sequence[Counts], min_counts: Seque
 
 
 def discounts(counts: Int[np.ndarray, " ngrams"]) -> Float[np.ndarray, " 4"]:
-    """D of counts 0, 1, 2, and 3 or more; the fallback where the texts are too few for one of them."""
+    """D of counts 0, 1, 2, and 3 or more. Texts too few for three get one, Y; those too few for that get 0.5."""
     n = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].astype(float)
-    if not n.all():
-        return FALLBACK_DISCOUNTS
+    one = n[0] / (n[0] + 2 * n[1]) if n[0] and n[1] else FALLBACK_DISCOUNT
     of = np.arange(1, 4)
-    found = of - (of + 1) * n[0] / (n[0] + 2 * n[1]) * n[1:] / n[:-1]
-    return np.concatenate([[0], found]) if ((found > 0) & (found < of)).all() else FALLBACK_DISCOUNTS
+    found = of - (of + 1) * one * n[1:] / np.maximum(n[:-1], 1)
+    enough = n.all() and ((found > 0) & (found < of)).all()
+    return np.concatenate([[0], found if enough else np.full(3, one)])
 
 
 def renumber(levels: Iterable[Level], kept: Sequence[np.ndarray]) -> list[Level]:

@@ -46,8 +46,8 @@ def prune(model: NgramModel, threshold: float) -> NgramModel:
 
 
 def renormalise(model: NgramModel) -> NgramModel:
-    """Sets the back-offs so that the probabilities behind each context sum to 1."""
-    model.backoff = np.zeros(model.starts[-2])
+    """The model with back-offs so that the probabilities behind each context sum to 1."""
+    backoff = model.backoff = np.zeros(model.starts[-2])  # it is read while it grows
     for n in range(2, model.order + 1):
         nodes = np.arange(model.starts[n], model.starts[n + 1])
         context = model.parents(nodes)
@@ -56,8 +56,8 @@ def renormalise(model: NgramModel) -> NgramModel:
             1 - np.bincount(context, np.exp(values), minlength=model.starts[n])[listed]
             for values in (model.log_probs(nodes), _lower(model, nodes))
         )
-        model.backoff[listed] = np.log(np.maximum(rest, _LEAST) / np.maximum(lower_rest, _LEAST))
-    return model
+        backoff[listed] = np.log(np.maximum(rest, _LEAST) / np.maximum(lower_rest, _LEAST))
+    return NgramModel(model.vocabulary, model.starts, model.word, model.log_prob, backoff, model.begin)
 
 
 def _lower(model: NgramModel, nodes: np.ndarray) -> Float[np.ndarray, " nodes"]:
