@@ -1,11 +1,14 @@
 """train.py, killed at a step and resumed, alone or as one of two processes: it ends as an undisturbed run does."""
 
 import json
+import os
 import pathlib
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,15 +27,16 @@ ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 12
 WRITE = "conformer.training.metrics:MetricsLog.write"  # of a step's line in metrics.jsonl, and of an evaluation's
 HANGS_SECONDS = 1_800  # a busy machine may be slow; only what never ends takes so long
+QUICKLY = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # a few steps: most of the time is LLVM's
 
 
-def start(workdir: pathlib.Path, *flags: str, eval_every=6, environment: dict[str, str] | None = None):
+def start(workdir: pathlib.Path, *flags: str, eval_every: int = 6, environment: Mapping[str, str] = os.environ):
     pytest.importorskip("espeakng_loader", reason="the embedded corpus needs pip install -e '.[demo]'")
     command = [sys.executable, "train.py", "--config=configs/tiny.py", f"--workdir={workdir}", *flags]
     values = {"num_steps": STEPS, "checkpoint_every": 3, "eval_every": eval_every}
     command += [f"--config.train.{key}={value}" for key, value in values.items()]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env={**environment, **QUICKLY}, text=True, **pipes)
 
 
 def end(process: subprocess.Popen, status: int) -> tuple[str, str]:
@@ -78,9 +82,9 @@ def lose(workdir: pathlib.Path, index: int, to: str, calls: int) -> None:
         port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         port.bind(("127.0.0.1", 0))
         common = f"--coordinator=127.0.0.1:{port.getsockname()[1]}", "--num-processes=2"
-        environments = {index: signal_at(WRITE, calls=calls, to=to)}
+        environments = {index: signal_at(WRITE, calls=calls, to=to), 1 - index: os.environ}
         lost, other = (
-            start(workdir, *common, f"--process-id={i}", eval_every=100, environment=environments.get(i))
+            start(workdir, *common, f"--process-id={i}", eval_every=100, environment=environments[i])
             for i in (index, 1 - index)
         )
         end(lost, -signal.SIGKILL if to == "parent" else 128 + signal.SIGKILL)
