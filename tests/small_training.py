@@ -1,4 +1,4 @@
-"""A training state of a few thousand parameters: what the tests of training and of checkpoints share."""
+"""A training state of a few thousand parameters: what the tests of training, checkpoints and devices share."""
 
 from typing import Any
 

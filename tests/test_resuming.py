@@ -35,16 +35,22 @@ def test_a_checkpoint_restores_every_bit_though_training_goes_on(tmp_path):
     assert_same(arrays(again.restore(state, 2)), stored[2])
 
 
-@pytest.fixture
-def workdir(tmp_path) -> pathlib.Path:
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory) -> pathlib.Path:
     """A model that was not trained."""
-    config = tiny()
-    CharTokenizer(["<blk>", *"abcdefgh"]).save(tmp_path)
-    (tmp_path / "config.json").write_text(config.to_json())
-    checkpoints = Checkpoints(tmp_path)
+    folder, config = tmp_path_factory.mktemp("untrained"), tiny()
+    CharTokenizer(["<blk>", *"abcdefgh"]).save(folder)
+    (folder / "config.json").write_text(config.to_json())
+    checkpoints = Checkpoints(folder)
     checkpoints.save(5, start(config)[1])
     checkpoints.wait()
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def workdir(untrained, tmp_path) -> pathlib.Path:
+    """A copy of it that may be damaged."""
+    return shutil.copytree(untrained, tmp_path, dirs_exist_ok=True)
 
 
 def test_a_checkpoint_that_does_not_fit_is_named(workdir):

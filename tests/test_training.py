@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 from typing import Any, cast
 
 import jax
@@ -263,7 +264,7 @@ def test_chunks_are_drawn_from_the_configured_and_repeat():
 
 def test_the_time_left_counts_no_compilation(monkeypatch):
     clock = iter([0.0, 110.0])
-    monkeypatch.setattr("conformer.training.metrics.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("conformer.training.metrics.time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
     progress = Progress(5, 25, muted=True)
     for _ in range(10):
         progress.update()
