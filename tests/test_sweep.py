@@ -19,7 +19,7 @@ from small_model import TOKENIZER, make_config, random_model
 
 from conformer.charts import Point, intervals, lines
 from conformer.config import Config, ConfigError, load_config
-from conformer.sweep import Sweep, SweepError, Trial, load_sweep, run_sweep
+from conformer.sweep import Sweep, SweepError, Trial, load_sweep, run_sweep, schedule
 from conformer.sweep.table import page
 from conformer.training.checkpoint import save_weights
 
@@ -158,10 +158,16 @@ def test_a_trial_that_fails_is_named_with_its_log_and_the_others_are_finished(fo
     assert "2 of 2 trials done, 1 of them failed" in said[-1]
 
 
-def test_a_trial_that_another_process_works_on_waits_for_its_end(folder, undisturbed, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    model, held = str(folder / "model"), undisturbed / "held"
-    sweep = Sweep("", (Trial("held", model=model, split="nothing"), Trial("free", model=model, split="nothing")))
+def test_a_trial_that_another_process_works_on_waits_for_its_end(folder, tmp_path, monkeypatch):
+    """Here until the other trial has failed, as every process does that this sweep starts."""
+
+    def launch(job, *_) -> subprocess.Popen:
+        job.log.touch()
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+
+    monkeypatch.setattr(schedule, "_launch", launch)
+    said, held = [], tmp_path / "held"
+    sweep = Sweep("", tuple(Trial(name, model=str(folder / "model")) for name in ("held", "free")))
     held.mkdir()
     with (held / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -172,8 +178,7 @@ def test_a_trial_that_another_process_works_on_waits_for_its_end(folder, undistu
                 assert not (held / "eval.log").exists()
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
-        said: list[str] = []
-        assert list(run_sweep(sweep, undisturbed, sweep.trials, 1, hear)) == ["free", "held"]
+        assert list(run_sweep(sweep, tmp_path, sweep.trials, 1, hear)) == ["free", "held"]
     assert sum("another process is at work in" in line for line in said) == 1
 
 
