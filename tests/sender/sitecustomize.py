@@ -60,4 +60,4 @@ class Finder:
 
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
-sys.meta_path.insert(0, Finder())  # type: ignore
+sys.meta_path.insert(0, Finder())
