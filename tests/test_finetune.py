@@ -10,7 +10,7 @@ from conformer.config import Config, ConfigError, FeatureConfig, ModelConfig
 from conformer.tokenizer import CharTokenizer
 from conformer.training.checkpoint import save_weights
 from conformer.training.finetune import begin_with
-from conformer.training.rates import by_name
+from conformer.training.names import by_name
 from conformer.training.state import initial_state, make_optimiser
 from tests.small_model import random_model
 
