@@ -27,6 +27,8 @@ def get_config(way: str = "lora") -> Config:
         .replace(
             {
                 "augment.speed_factors": (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2),  # for want of voices
+                "augment.gain_db": (-30.0, 6.0),  # the voices of dev and test are 20 dB below those of train
+                "augment.noise_probability": 0.5,
                 "augment.mask_ramp_steps": 200,
                 "data.source": "../shared/data/connected_digits_8k",
                 "data.words": KNOWN + NEW,

@@ -10,7 +10,7 @@ CONFIG = "configs/five_words.py"
 
 def get_sweep() -> Sweep:
     return Sweep(
-        "Digit strings of one voice never heard, after five minutes of three others: words_micro, trained on in full, by "
-        "adapters of rank 8 and a new head, or by a new head alone, against random weights, for as many updates.",
+        "Digit strings of one voice never heard, after five minutes of three others: words_micro, trained on in full, "
+        "by adapters of rank 8 and a new head, or by a new head alone, against random weights, for as many updates.",
         tuple(Trial(way, config=f"{CONFIG}:{way}", chunk_sizes=(16,)) for way in ("lora", "full", "head", "nothing")),
     )
