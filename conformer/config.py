@@ -182,7 +182,7 @@ class TrainConfig:
     num_steps: int = 2_000  # updates
     init_from: str = ""  # work directory of a trained model whose weights the run begins with; "" = random ones
     frozen: tuple[str, ...] = ()  # parameters that keep their values, as patterns such as "encoder.subsampling.*"
-    lora_rank: int = 0  # of adapters, trained with the head alone in place of the maps they adapt; 0 = none
+    lora_rank: int = 0  # of adapters, which are trained, with the head, in place of all else; 0 = none
     lora_alpha: float = 16.0  # adapters count lora_alpha / lora_rank times
     lora_maps: tuple[str, ...] = ("encoder.blocks.*",)  # linear maps that get one, as patterns such as "*.attention.*"
     encoder_rate: float = 1.0  # the learning rate of all but the head, as a multiple
