@@ -20,22 +20,20 @@ def make_adapters(config: Config, model: nnx.Module) -> nnx.State:
     Raises ConfigError for a pattern that names no linear map before the head, and for a rank that one cannot have.
     """
     rank = config.train.lora_rank
-    modules = {".".join(map(str, path)): (path, module) for path, module in nnx.iter_modules(model)}
-    maps = sorted(
-        name for name, (_, module) in modules.items() if isinstance(module, nnx.Linear) and name + "." != HEAD
-    )
-    chosen = sorted(matching(config.train.lora_maps, maps, "train.lora_maps", "linear map of the encoder"))
+    maps = {
+        ".".join(map(str, path)): (path, module.kernel.shape)
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, nnx.Linear) and f"{path[0]}." != HEAD
+    }
+    chosen = sorted(matching(config.train.lora_maps, sorted(maps), "train.lora_maps", "linear map of the encoder"))
     keys = jax.random.split(jax.random.key(config.seed), len(chosen))
-    # As nn.Linear of PyTorch, and so peft, begins: uniform up to inputs^-1/2.
+    # As nn.Linear of PyTorch begins, and so A of peft: uniform up to inputs^-1/2.
     uniform = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
     adapters = {}
     for name, key in zip(chosen, keys, strict=True):
-        path, module = modules[name]
-        inputs, outputs = module.kernel.shape
+        path, (inputs, outputs) = maps[name]
         if rank > min(inputs, outputs):
-            raise ConfigError(
-                f"train.lora_rank={rank} is larger than {name}, a map from {inputs} to {outputs}: lower it"
-            )
+            raise ConfigError(f"train.lora_rank={rank} is larger than {name}, {inputs} to {outputs}: lower it")
         adapters[*path, A] = nnx.Param(uniform(key, (inputs, rank)))
         adapters[*path, B] = nnx.Param(jnp.zeros((rank, outputs)))
     return nnx.from_flat_state(adapters)

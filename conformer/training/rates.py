@@ -23,7 +23,8 @@ def divide(config: TrainConfig, params: nnx.State) -> tuple[nnx.State, nnx.State
         kept |= {name for name in names if not (name.startswith(HEAD) or name.endswith((A, B)))}
     if len(kept) == len(names):
         raise ConfigError("train.frozen names every parameter: leave some to train")
-    return nnx.split_state(params, lambda path, _: ".".join(map(str, path)) not in kept, ...)
+    trained, frozen = nnx.split_state(params, lambda path, _: ".".join(map(str, path)) not in kept, ...)
+    return trained, frozen
 
 
 def scale_encoder(rate: float) -> optax.GradientTransformation:

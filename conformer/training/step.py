@@ -99,7 +99,7 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
             params = optax.apply_updates(params, updates)
             # The average is young at first: let it follow faster, or it would remember the initial weights.
             decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-            now = merged(config.train, params, state.frozen)
+            now = merged(config.train, params, state.frozen)  # pyright: ignore[reportArgumentType]
             # In this form, what does not move is not rounded either.
             average = jax.tree.map(lambda new, old: old + (1.0 - decay) * (new - old), now, average)
             return params, average, optimiser_state
