@@ -119,7 +119,7 @@ class DataConfig:
     synthetic: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
     train_splits: tuple[str, ...] = ("train",)  # the `split`s of the rows trained on
     eval_splits: tuple[str, ...] = ("dev",)  # and of those evaluated during training
-    words: tuple[str, ...] = ()  # utterances with other words are left out; () = none are
+    words: tuple[str, ...] = ()  # utterances with other words than these are left out; () = none
     train_minutes: float = 0.0  # speech to train on, drawn from that of the train splits; 0 = all
     batch_seconds: float = 64.0  # audio seconds in a batch; a bucket holds batch_seconds // its length utterances
     bucket_seconds: tuple[float, ...] = ()  # upper length of each bucket; longer ones are dropped; () = derived
