@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
@@ -188,6 +189,19 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(adapted, tmp_path):
     resumed = update(checkpoints.restore(state_of(config)._replace(loss_scale=None)), 1)
     for name, value in by_name(after).items():
         np.testing.assert_array_equal(by_name(resumed)[name], value, err_msg=name)
+
+
+def test_checkpoints_whose_names_end_in_value_are_read(tmp_path):
+    """As those written before names were one thing."""
+    state = state_of(CONFIG)
+    older = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in jax.tree.leaves_with_path(state)}
+    assert any(name.endswith(".value") for name in older)
+    manager = ocp.CheckpointManager(tmp_path / "checkpoints", item_handlers=ocp.PyTreeCheckpointHandler())
+    manager.save(1, args=ocp.args.PyTreeSave(older))
+    manager.wait_until_finished()
+    restored = by_name(Checkpoints(tmp_path).restore(jax.tree.map(jnp.zeros_like, state)))
+    for name, value in by_name(state).items():
+        np.testing.assert_array_equal(restored[name], value, err_msg=name)
 
 
 def test_what_is_written_is_an_ordinary_model(adapted, trained, tmp_path):
