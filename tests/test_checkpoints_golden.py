@@ -126,20 +126,26 @@ def forward(model, execution="sequence"):
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_features_are_those_of_the_reference(load, name):
-    """Of a padded batch, and of streams in pieces. One of WeNet's is off by 3e-3 from float64: its own rounding."""
+    """Of a padded batch, and of streams in pieces.
+
+    A spectrum of float32 (of unit roundoff u) errs by about u times the frame's amplitude in every bin, so a filter that
+    holds a share s of the frame's energy is known up to u / sqrt(s): more than 1e-3 below a share of 4e-9 (-84 dB).
+    """
     config, _, _, golden = load(name)
     features, lengths = jax.jit(lambda *batch: log_mel(config.features, *batch))(golden.audio, golden.audio_lengths)
     assert list(lengths) == list(golden.feature_lengths)
     expected = valid(golden.features, golden.feature_lengths)
-    difference = np.abs(valid(np.asarray(features), lengths) - expected)
-    assert np.sort(difference.ravel())[-10] < 1e-3 and difference.max() < (5e-3 if name == WENET else 1e-3)
+    known = np.full_like(expected, 1e-3)
+    if name == WENET:  # the others add a constant to quiet energies, 2^-24
+        share = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
+        known = np.maximum(known, 2.0**-24 / np.sqrt(share))
+    assert (np.abs(valid(np.asarray(features), lengths) - expected) < known).all()
     streamed = []
     for samples, length in zip(golden.audio, golden.audio_lengths, strict=True):
         stream = StreamingLogMel(config.features)
         pieces = np.split(samples[:length], [0, 1, 170, 5_000, 5_003, 20_000])
         streamed += [*map(stream.accept, pieces), stream.flush()]
-    difference = np.abs(np.concatenate(streamed) - expected)
-    assert np.sort(difference.ravel())[-10] < 1e-3 and difference.max() < (5e-3 if name == WENET else 1e-3)
+    assert (np.abs(np.concatenate(streamed) - expected) < known).all()
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
