@@ -1,6 +1,7 @@
 """Imports of random checkpoints with random settings, against the library that saved and computed them.
 
   python -m tests.references --reference=transformers --count=20
+  python -m tests.references --reference=wenet --count=20        (its encoder, written anew: no registry has WeNet)
   python -m tests.references --reference=nemo --count=20 --python=/path/to/python    (an environment with nemo-toolkit)
 
 Needs the peers' environment (`make peers`), or another that --python names. Features must agree to 1e-3, encoder
@@ -51,6 +52,8 @@ def random_settings(reference: str, seed: int) -> dict[str, Any]:
     heads = one(1, 2, 4)
     dim = heads * one(6, 10, 16)
     bins = one(64, 80, 128)
+    if reference == "wenet":
+        return _wenet_settings(one, dim, heads, bins)
     if reference == "transformers":
         encoder = {
             "hidden_size": dim,
@@ -140,6 +143,41 @@ def random_settings(reference: str, seed: int) -> dict[str, Any]:
     }
 
 
+def _wenet_settings(one: Any, dim: int, heads: int, bins: int) -> dict[str, Any]:
+    defaults = {"causal": False, "cnn_module_norm": "batch_norm", "norm_eps": 1e-5, "final_norm": True}
+    defaults |= dict.fromkeys(("query_bias", "key_bias", "value_bias", "mlp_bias", "conv_bias"), True)
+    conf = {
+        "output_size": dim,
+        "attention_heads": heads,
+        "linear_units": one(24, 64, 100),
+        "num_blocks": one(1, 2, 3),
+        "input_layer": one("conv2d", "conv2d6", "conv2d8"),
+        "cnn_module_kernel": one(3, 7, 15),
+        "pos_enc_layer_type": "rel_pos",
+        "selfattention_layer_type": "rel_selfattn",
+        "normalize_before": True,
+        "macaron_style": True,
+        "activation_type": "swish",
+    }
+    others = {name: one(default, 1e-3 if name == "norm_eps" else not default) for name, default in defaults.items()}
+    others["cnn_module_norm"] = one("batch_norm", "layer_norm")
+    conf |= {name: value for name, value in others.items() if value != defaults[name]}
+    dynamic = one(True, False)
+    conf |= {"use_dynamic_chunk": True} if dynamic else one({}, {"static_chunk_size": 5})
+    chunks = [(0, -1), (4, 2), (16, 1)] if dynamic else [(conf.get("static_chunk_size", 0), one(-1, 2))]
+    cmvn, units = one(True, False), one(5, 29, 40)
+    config = {
+        "encoder": "conformer",
+        "encoder_conf": conf,
+        "dataset_conf": {"fbank_conf": {"num_mel_bins": bins, "frame_length": 25, "frame_shift": 10, "dither": 0.1}},
+        "input_dim": bins,
+        "output_dim": units,
+        "cmvn": "global_cmvn" if cmvn else None,
+    }
+    oracle = defaults | conf | {"old": one(True, False)}
+    return {"config": config, "oracle": oracle, "cmvn": cmvn, "chunks": chunks}
+
+
 def differences(peer: Peer, reference: str, seed: int, settings: dict[str, Any], folder: pathlib.Path) -> dict | None:
     """The largest difference of each kind; None where the library is not installed."""
     audio = sounds(seed)
@@ -152,17 +190,18 @@ def differences(peer: Peer, reference: str, seed: int, settings: dict[str, Any],
     with np.load(folder / "outputs.npz") as stored:
         outputs = dict(stored)
     units = config.model.vocab_size
-    order = blank_first(units, settings["head"]["pad_token_id"] if reference == "transformers" else units - 1)
+    blank = {"transformers": settings.get("head", {}).get("pad_token_id"), "nemo": units - 1, "wenet": 0}[reference]
+    order = blank_first(units, blank)
     batch = np.zeros((len(audio), max(map(len, audio))), np.float32)
     for row, samples in enumerate(audio):
         batch[row, : len(samples)] = samples
     counts = np.array([len(samples) for samples in audio], np.int32)
     features, lengths = jax.jit(lambda *arrays: log_mel(config.features, *arrays))(batch, counts)
     expected, feature_lengths = outputs["features"], outputs["feature_lengths"].astype(np.int32)
-    np.testing.assert_array_equal(lengths, feature_lengths)
-    found = {"features": _largest(np.asarray(features), expected, lengths)} | dict.fromkeys(
-        ("encoder", "log_probs", "stream"), 0.0
-    )
+    found = dict.fromkeys(LIMITS, 0.0)
+    if reference != "wenet":  # whose features here are random
+        np.testing.assert_array_equal(lengths, feature_lengths)
+        found["features"] = _largest(features, expected, lengths)
     for name in outputs:
         if not name.startswith("encoder_"):
             continue
@@ -178,7 +217,9 @@ def differences(peer: Peer, reference: str, seed: int, settings: dict[str, Any],
             for row in range(len(audio)):
                 engine.reset()
                 windows = windows_of_features(engine.framing, expected[row, : feature_lengths[row]])
-                steps = [engine(w.features[None], np.full(1, w.num_frames, np.int32))[0, : w.num_frames] for w in windows]
+                steps = [
+                    engine(w.features[None], np.full(1, w.num_frames, np.int32))[0, : w.num_frames] for w in windows
+                ]
                 whole = np.asarray(log_probs)[row, : lengths[row]]
                 found["stream"] = max(found["stream"], float(np.abs(np.concatenate(steps) - whole).max()))
     return found
@@ -215,7 +256,9 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("reference", "transformers", ["transformers", "nemo"], "Library that makes the checkpoints.")
+    flags.DEFINE_enum(
+        "reference", "transformers", ["transformers", "nemo", "wenet"], "Library that makes the checkpoints."
+    )
     flags.DEFINE_integer("count", 20, "Checkpoints.", lower_bound=1)
     flags.DEFINE_integer("first", 0, "Seed of the first.")
     flags.DEFINE_string("python", None, "Interpreter with the library; default: the peers' environment.")
