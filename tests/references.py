@@ -53,7 +53,7 @@ def random_settings(reference: str, seed: int) -> dict[str, Any]:
     dim = heads * one(6, 10, 16)
     bins = one(64, 80, 128)
     if reference == "wenet":
-        return _wenet_settings(one, dim, heads, bins)
+        return _wenet_settings(one, dim, heads, one(40, 64, 80))
     if reference == "transformers":
         encoder = {
             "hidden_size": dim,

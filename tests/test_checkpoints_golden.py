@@ -128,8 +128,8 @@ def forward(model, execution="sequence"):
 def test_features_are_those_of_the_reference(load, name):
     """Of a padded batch, and of streams in pieces.
 
-    A spectrum of float32 (of unit roundoff u) errs by about u times the frame's amplitude in every bin, so a filter that
-    holds a share s of the frame's energy is known up to u / sqrt(s): more than 1e-3 below a share of 4e-9 (-84 dB).
+    A spectrum of float32 (of unit roundoff u) errs by about u times the frame's amplitude in every bin, so a filter
+    with a share s of the frame's energy is known up to u / sqrt(s): more than 1e-3 below a share of 4e-9 (-84 dB).
     """
     config, _, _, golden = load(name)
     features, lengths = jax.jit(lambda *batch: log_mel(config.features, *batch))(golden.audio, golden.audio_lengths)

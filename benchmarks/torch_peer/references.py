@@ -35,7 +35,7 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
 
 
 def make_transformers(folder: pathlib.Path, seed: int, audio: list, settings: dict) -> dict:
-    """A folder of ParakeetForCTC, and its outputs of the batch. Weights may be kept in a narrow format and in shards."""
+    """A folder of ParakeetForCTC, and its outputs of the batch. Weights may be narrow, and lie in shards."""
     from transformers import ParakeetCTCConfig, ParakeetFeatureExtractor, ParakeetForCTC
 
     config = ParakeetCTCConfig(encoder_config=settings["encoder"], **settings["head"])
@@ -222,7 +222,9 @@ def make_wenet(folder: pathlib.Path, seed: int, audio: list, settings: dict) -> 
         outputs = [model(x, chunk_size, left) for x in features]
         found["lengths"] = torch.tensor([len(x) for x, _ in outputs])
         name = f"{left * chunk_size}_{chunk_size - 1}"
-        found[f"encoder_{name}"], found[f"log_probs_{name}"] = (pad(list(x), batch_first=True) for x in zip(*outputs))
+        found[f"encoder_{name}"], found[f"log_probs_{name}"] = (
+            pad(list(x), batch_first=True) for x in zip(*outputs, strict=True)
+        )
     return found
 
 

@@ -22,7 +22,7 @@ class Options:
         self._where, self._values, self._read = f"{origin}: {section}", dict(values), set[str]()
 
     def get(self, key: str, default: Any, null: Any = None) -> Any:
-        """The value, which has the type of `default`; that for one that is not there. null stands for `null`, if any."""
+        """The value, which has the type of `default`; that for one not there. null stands for `null`, if given."""
         self._read.add(key)
         value = self._values.get(key)
         if value is None:
@@ -42,7 +42,7 @@ class Options:
         return value
 
     def choose[T](self, key: str, default: T, supported: Mapping[Any, T] | Sequence[Any]) -> Any:
-        """What a value that is supported stands for; null is `default` unless supported. ConversionError for another."""
+        """What a value stands for; null is `default`, unless it is supported. Raises ConversionError for another."""
         self._read.add(key)
         value = self._values.get(key, default)
         value = default if value is None and None not in supported else value
