@@ -113,9 +113,7 @@ _SOURCE = flags.DEFINE_string(
     "source", None, "data, times, confidence: manifest, pack or LibriSpeech folder of real speech."
 )
 _OUTSIDE = flags.DEFINE_string("outside", None, "confidence: speech of other words than the model's, as --source.")
-_POLICIES = flags.DEFINE_list(
-    "policies", [], "policies, differences: these alone, comma separated; default: all, and ablations."
-)
+_POLICIES = flags.DEFINE_list("policies", [], "policies, differences: these alone; default: all, and ablations.")
 
 
 class Measurement(NamedTuple):

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -63,7 +64,7 @@ def log_probs(config: Config, model: ConformerCTC, features: np.ndarray) -> np.n
 
     def forward(state: nnx.State, features: jax.Array) -> jax.Array:
         model = nnx.merge(graphdef, state)
-        lengths = np.array([features.shape[1]], np.int32)
+        lengths = jnp.array([features.shape[1]], jnp.int32)
         logits, _ = model(features, lengths, chunk_size=chunk_size, num_left_chunks=left)
         return model.log_softmax(logits)
 

@@ -181,7 +181,7 @@ def _wenet_settings(one: Any, dim: int, heads: int, bins: int) -> dict[str, Any]
 def differences(peer: Peer, reference: str, seed: int, settings: dict[str, Any], folder: pathlib.Path) -> dict | None:
     """The largest difference of each kind; None where the library is not installed."""
     audio = sounds(seed)
-    np.savez(folder / "audio.npz", **{f"audio_{row}": samples for row, samples in enumerate(audio)})
+    np.savez(folder / "audio.npz", *audio)
     reply = peer.ask("make", reference=reference, seed=seed, settings=settings, folder=str(folder))
     if "missing" in reply:
         return None

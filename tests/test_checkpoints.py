@@ -186,9 +186,11 @@ class TorchPickler(pickle._Pickler):  # pyright: ignore[reportAttributeAccessIss
 
     def save(self, obj, save_persistent_id=True):
         if isinstance(obj, TorchName):
-            self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
+            self.write(  # pyright: ignore[reportAttributeAccessIssue]
+                pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode()
+            )
         else:
-            super().save(obj, save_persistent_id)
+            super().save(obj, save_persistent_id)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def wenet_with(golden, tmp_path, change, **settings):

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 import torch
@@ -239,12 +240,13 @@ def main() -> None:
         request = json.loads(line)
         folder = pathlib.Path(request["folder"])
         with np.load(folder / "audio.npz") as stored:
-            audio = [stored[f"audio_{row}"] for row in range(len(stored.files))]
+            audio = [stored[name] for name in stored.files]
         reply = {}
         try:
             with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
                 found = MAKERS[request["reference"]](folder, request["seed"], audio, request["settings"])
-            np.savez(folder / "outputs.npz", **{name: np.asarray(array) for name, array in found.items()})
+            arrays: dict[str, Any] = {name: np.asarray(array) for name, array in found.items()}
+            np.savez(folder / "outputs.npz", **arrays)
         except ImportError as error:
             reply = {"missing": str(error)}
         print(json.dumps(reply), file=replies, flush=True)
