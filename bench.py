@@ -4,7 +4,7 @@
     python bench.py streaming [--chunks=40] [--json=FILE]
     python bench.py transcription [--runs=10] [--minutes=60] [--json=FILE]
     python bench.py numerics [--plots=FOLDER] [--json=FILE]
-    python bench.py policies --workdir=runs/words [--policies=int8,edge_fp16] [--json=FILE]
+    python bench.py policies|differences --workdir=runs/words [--policies=int8,edge_fp16] [--json=FILE]
     python bench.py decoding --workdir=runs/libri_mini --lm=words.arpa [--json=FILE]
     python bench.py copies [--json=FILE]
     python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
@@ -28,6 +28,8 @@ numerics    LayerNorm in emulated float16: failures and errors by pre-normaliser
             and order of summation (2 minutes, most of them compilation); nothing is timed
 policies    word error rates of a trained model under every numerics policy, without each stabiliser, and with a
             larger residual stream (half an hour, most of it compilation); nothing is timed
+differences what policies change in the log-probabilities of models (--workdir=A,B,C), imports with random weights among
+            them, in both layouts and with a larger residual stream (half an hour); nothing is timed
 decoding    word error rates of a trained model, greedy and with a beam, a closed and an open lexicon with a language
             model (lm.py), tuned on dev; its learning curve (10 minutes); nothing is timed
 copies      operations that move data, by layout: in the graph, as compiled for the CPU, as exported to ONNX (a minute);
@@ -69,6 +71,7 @@ from benchmarks import (
     cost,
     data,
     decoding,
+    differences,
     front_ends,
     harness,
     long_audio,
@@ -101,14 +104,16 @@ _IMPLEMENTATION = flags.DEFINE_string("implementation", None, "kernels: one of o
 _AUTOTUNE = flags.DEFINE_bool("autotune", False, "kernels: search block sizes and keep the fastest.")
 _DEVICE = flags.DEFINE_enum("device", "x86", ["x86", "h200"], "cost: whose profile is compared with this machine.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "policies, decoding, long_audio, times, confidence, silence: folder of a training run."
+    "workdir",
+    None,
+    "policies, differences, decoding, long_audio, times, confidence, silence: folder of a training run.",
 )
 _LM = flags.DEFINE_string("lm", None, "decoding: ARPA model of words.")
 _SOURCE = flags.DEFINE_string(
     "source", None, "data, times, confidence: manifest, pack or LibriSpeech folder of real speech."
 )
 _OUTSIDE = flags.DEFINE_string("outside", None, "confidence: speech of other words than the model's, as --source.")
-_POLICIES = flags.DEFINE_list("policies", [], "policies: these alone, comma separated; default: all, and ablations.")
+_POLICIES = flags.DEFINE_list("policies", [], "policies, differences: these alone; default: all, and ablations.")
 
 
 class Measurement(NamedTuple):
@@ -128,6 +133,9 @@ def measurements() -> dict[str, Measurement]:
         "transcription": Measurement(transcription, lambda: transcription.run(_RUNS.value, _MINUTES.value)),
         "numerics": Measurement(numerics, numerics.run),
         "policies": Measurement(policies, lambda: policies.run(workdir, _POLICIES.value), (_WORKDIR,)),
+        "differences": Measurement(
+            differences, lambda: differences.run(workdir.split(","), _POLICIES.value), (_WORKDIR,)
+        ),
         "decoding": Measurement(decoding, lambda: decoding.run(workdir, _LM.value or ""), (_WORKDIR, _LM)),
         "copies": Measurement(copies, copies.run),
         "cost": Measurement(cost, lambda: cost.run(chunks, _DEVICE.value)),

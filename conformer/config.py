@@ -166,6 +166,7 @@ class ModelConfig:
     causal_conv: bool = True  # convolve over the past only (needed for streaming); False = symmetric
     execution: str = "sequence"  # tensors (batch, frames, channels), or "channels_first": (batch, channels, 1, frames)
     norm_eps: float = 1e-5  # of every norm
+    convolution_norm_eps: float = 0.0  # of the one after the depthwise convolution; 0 = norm_eps
     final_norm: bool = False  # one more LayerNorm behind the last block
     positions: str = "learned"  # how attention knows them: one of POSITIONS (docs/checkpoints.md)
     max_relative_distance: int = 64  # relative positions beyond this many encoder frames share one bias
