@@ -94,7 +94,7 @@ class Constant(Layout):
                 distances = self._heads(module, positions).transpose(0, 2, 1)
             return key, relative_shift(jnp.matmul(query + own, distances))
         places = self._heads(module, positions)
-        return key + places, jnp.matmul(own, places.transpose(0, 2, 1))
+        return key + places, own @ places.transpose(0, 2, 1)
 
     def _heads(self, module, positions):
         """What a block makes of sinusoids: (heads, positions, head_dim)."""
