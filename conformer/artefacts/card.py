@@ -129,9 +129,9 @@ def _kind(card: Card) -> str:
             else ""
         )
         return (
-            f"`*_whole` takes a whole recording of at most {longest:.1f} s and keeps no state: {geometry.window} feature "
-            f"frames in, zeros behind the last, {geometry.chunk_size} encoder frames out.{padded} `inside` is 1 for each "
-            "encoder frame of the recording and 0 for others, whose outputs mean nothing."
+            f"`*_whole` takes a whole recording of at most {longest:.1f} s and keeps no state: {geometry.window} "
+            f"feature frames in, zeros behind the last, {geometry.chunk_size} encoder frames out.{padded} `inside` is "
+            "1 for each encoder frame of the recording and 0 for others, whose outputs mean nothing."
         )
     wait = geometry.shift * card.features.frame_shift_ms
     return (

@@ -16,6 +16,8 @@ from conformer.cost import num_parameters
 from conformer.data import DataError, in_splits, load_utterances
 from conformer.decode.confidence import Confidence
 from conformer.export.formats import Task, backend, check_request, not_for_sherpa
+from conformer.model import ConformerCTC
+from conformer.model.subsampling import lengths_of
 from conformer.streaming import Framing, Stepper, windows_of
 from conformer.streaming.engine import Engine
 from conformer.streaming.whole import WholeEngine
@@ -45,17 +47,12 @@ def export(
     numerics = numerics or FORMATS[format].numerics[0]
     check_request(config, format, numerics, chunk_size, num_left_chunks, max_seconds)
     config, model, tokenizer, step = load_model(workdir)
-    reference = (
-        Engine(config, model, chunk_size=chunk_size, num_left_chunks=num_left_chunks)
-        if max_seconds is None
-        else WholeEngine(config, model, max_seconds)
-    )
-    framing = reference.framing
-    geometry = (
-        Geometry.of(config, model, chunk_size, num_left_chunks)
-        if max_seconds is None
-        else Geometry.of(config, model, framing.chunk_size, 0, "whole")
-    )
+    if max_seconds is None:
+        geometry = Geometry.of(config, model, chunk_size, num_left_chunks)
+    else:
+        framing = Framing.of_whole(config.features, lengths_of(config.model), max_seconds)
+        geometry = Geometry.of(config, model, framing.chunk_size, 0, "whole")
+    framing = geometry.framing(config.features)
     calibration = _calibration(config, framing) if numerics in FORMATS[format].calibrated else []
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
@@ -63,7 +60,7 @@ def export(
     name = artefact_name(format, numerics, geometry.kind)
     path = out / f"{name}{FORMATS[format].suffix}"
     interface = backend(format).export(Task(config, model, geometry, numerics, path, calibration))
-    _write_check(reference, out)
+    _write_check(reference(config, model, geometry), out)
     runtime = load_runtimes(format, path, geometry, config.features)[""]
     card = Card(
         file=path.name,
@@ -86,6 +83,13 @@ def export(
     )
     card.save(out)
     return card
+
+
+def reference(config: Config, model: ConformerCTC, geometry: Geometry) -> Stepper:
+    """What an artefact is compared with: the model in JAX float32, with the same windows."""
+    if geometry.whole:
+        return WholeEngine(model, geometry.framing(config.features))
+    return Engine(config, model, chunk_size=geometry.chunk_size, num_left_chunks=geometry.num_left_chunks)
 
 
 def release(workdir: pathlib.Path, out: pathlib.Path) -> None:

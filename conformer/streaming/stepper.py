@@ -75,7 +75,7 @@ class Framing:
         fewest = self.lengths.window(num_frames)
         if self.lengths.lead:
             fewest = max(fewest - self.subsampling_factor + 1, self.lengths.lead + 1)
-        return max(fewest, heard[-1] + 1 if len(heard) else 0)
+        return max(fewest, int(heard[-1]) + 1 if len(heard) else 0)
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""The stepper in JAX of a model that takes whole recordings: each window is one, of at most so many seconds."""
+"""The stepper in JAX of a model that takes whole recordings: each window is one."""
 
 from typing import Any
 
@@ -6,9 +6,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from conformer.config import Config
 from conformer.model import ConformerCTC
-from conformer.model.subsampling import lengths_of
 from conformer.streaming.stepper import Framing
 from kernels.typing import Array, Bool, Float, Int
 
@@ -17,14 +15,14 @@ class WholeEngine:
     """A model as a `Stepper` without a state. A recording is recognised when it has ended.
 
     Args:
-        seconds: that a recording may last; shorter ones take as much time.
+        framing: says how long a recording may be (`Framing.of_whole`); shorter ones take as much time.
     """
 
     batch_size = 1
     state_bytes = 0
 
-    def __init__(self, config: Config, model: ConformerCTC, seconds: float):
-        self.framing = Framing.of_whole(config.features, lengths_of(config.model), seconds)
+    def __init__(self, model: ConformerCTC, framing: Framing):
+        self.framing = framing
         graphdef, weights = nnx.split(model)
         self._weights = jax.device_put(weights, jax.devices()[0])
 

@@ -71,8 +71,8 @@ class Windows:
         self._extend(samples[:room], last=False)
         if len(samples) > room:
             raise StreamError(
-                f"the recording is longer than the {longest:.1f} s that this model takes as a whole: cut it, or export "
-                "the model again with a larger --max-seconds"
+                f"the recording is longer than the {longest:.1f} s that this model takes as a whole: cut it, or run an "
+                "export with a larger --max-seconds (export.py --whole)"
             )
 
     def end(self) -> None:

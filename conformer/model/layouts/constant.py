@@ -103,7 +103,7 @@ class Constant(Layout):
 
 
 def _bias_of_whole(bias: np.ndarray, frames: int) -> Array:
-    """The learned bias of all pairs of frames, written as a row for each head: laid out it would outgrow the weights."""
+    """The learned bias of all pairs of frames. A row for each head is stored: all pairs would outgrow the weights."""
     largest = bias.shape[1] // 2
     row = bias[:, np.clip(np.arange(frames - 1, -frames, -1), -largest, largest) + largest]
     return relative_shift(jnp.broadcast_to(row[:, None], (len(row), frames, row.shape[1])))
