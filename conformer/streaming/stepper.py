@@ -7,7 +7,6 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from conformer.config import FeatureConfig
-from conformer.filterbank import num_frames as feature_frames
 from conformer.filterbank import plan_of
 from conformer.lengths import Lengths
 from kernels.typing import Bool, Float, Int
@@ -29,8 +28,7 @@ class Framing:
     def of_whole(cls, features: FeatureConfig, lengths: Lengths, seconds: float) -> "Framing":
         """For recordings that last at most so long."""
         plan, samples = plan_of(features), math.ceil(seconds * features.sample_rate)
-        # A hop more than it takes, so that no rounding cuts the last frame off.
-        frames = feature_frames(features, samples + plan.trailing + plan.shift)
+        frames = -(-(samples + plan.trailing) // plan.shift) + 1  # one more, which resampling may give
         return cls(features, lengths, max(lengths.output_lengths(frames), 1), whole=True)
 
     @property
@@ -59,8 +57,8 @@ class Framing:
         if not self.whole:
             return math.inf
         plan = plan_of(self.features)
-        samples = (self.window - self.lengths.lead) * plan.shift - plan.trailing - plan.shift // 2
-        return samples / self.features.sample_rate
+        frames = self.window - self.lengths.lead + (0 if self.lengths.lead else self.subsampling_factor - 1)
+        return (frames * plan.shift - plan.trailing) / self.features.sample_rate
 
     def num_frames(self, feature_frames: int) -> int:
         """Encoder frames of a recording."""
