@@ -1,5 +1,6 @@
 """`bench.py imported`: the checkpoint that it writes, and its record."""
 
+import io
 import pickletools
 import tarfile
 import zipfile
@@ -22,9 +23,9 @@ def test_the_checkpoint_is_one_that_is_read(tmp_path):
     assert (found.config.model.encoder_dim, found.config.model.vocab_size) == (16, 21)
     assert found.config.not_streaming is None and found.config.train.chunk_sizes == (2, 1)
     norm = found.parameters["encoder.blocks.0.norm.scale"]
-    assert abs(norm.mean() - 1) < 0.2 < 2 * norm.std() + 0.2
+    assert abs(norm.mean() - 1) < 0.2 and norm.std() > 0
     with tarfile.open(path) as archive, zipfile.ZipFile(archive.extractfile(WEIGHTS) or "") as weights:
-        pickletools.dis(weights.read("weights/data.pkl"), out=(tmp_path / "program").open("w"))  # well formed
+        pickletools.dis(weights.read("weights/data.pkl"), out=io.StringIO())  # well formed
     other = tmp_path / "other.nemo"
     write_nemo(other, SIZES, seed=1)
     assert (read_checkpoint(other).parameters["head.kernel"] != found.parameters["head.kernel"]).any()
