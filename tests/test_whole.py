@@ -89,8 +89,10 @@ def test_artefacts_compute_what_the_reference_did(exported, golden, name, format
 @pytest.mark.parametrize("name", [PARAKEET, CONFORMER, WENET])
 def test_neither_the_size_of_a_window_nor_what_lies_outside_matters(exported, golden, name):
     features = read_golden(golden / name, 2).features[1, :200]
-    found, runtime, window = run(*exported(name, "onnx", "float32")[:2], features)
-    longer = run(*exported(name, "onnx", "float32", 6.0)[:2], features)[0]
+    card, folder, _ = exported(name, "onnx", "float32")
+    found, runtime, window = run(card, folder, features)
+    card, folder, _ = exported(name, "onnx", "float32", 6.0)
+    longer = run(card, folder, features)[0]
     np.testing.assert_allclose(longer, found, rtol=0, atol=1e-4)
     inputs = runtime._whole_inputs(window, len(found))
     end = runtime.framing.end(window, len(found))
