@@ -8,7 +8,7 @@
     python bench.py decoding --workdir=runs/libri_mini --lm=words.arpa [--json=FILE]
     python bench.py copies [--json=FILE]
     python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
-    python bench.py front_ends|bandwidth [--chunks=40] [--json=FILE]
+    python bench.py front_ends|bandwidth|imported [--chunks=40] [--json=FILE]
     python bench.py long_audio --workdir=runs/words [--json=FILE]
     python bench.py times --workdir=models/words --source=../shared/data/connected_words_16k [--json=FILE]
     python bench.py confidence --workdir=models/words [--source=PACK] [--outside=PACK] [--json=FILE]
@@ -40,6 +40,8 @@ front_ends  a training step and a second of a stream on one core, for each front
             (configs/front_ends.py; 5 minutes, most of them compilation)
 bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
             (3 minutes)
+imported    a published shape (NVIDIA's streaming FastConformer, 110 M parameters) with random weights: time and memory
+            of convert.py and export.py, and a chunk of a stream on one core in ONNX Runtime and LiteRT (3 minutes)
 long_audio  a trained encoder over minutes of audio in one piece, with dense attention and without: time and memory
 times       how far the starts and ends of words are from known ones, in strings of clips (a minute); nothing is timed
 confidence  calibration error of a model's confidence before and after a fit on dev, and how much speech of other words
@@ -74,6 +76,7 @@ from benchmarks import (
     differences,
     front_ends,
     harness,
+    imported,
     long_audio,
     numerics,
     plots,
@@ -93,7 +96,7 @@ from conformer.command import run_command
 _JSON = flags.DEFINE_string("json", None, "File that the record is written to: every time, device, versions, command.")
 _STEPS = flags.DEFINE_integer("steps", 5, "training: steps in each block.", lower_bound=1)
 _COMPUTE = flags.DEFINE_enum("compute", "float32", ["float32", "bfloat16"], "training: format of matrix products.")
-_CHUNKS = flags.DEFINE_integer("chunks", 40, "streaming: chunks in each block.", lower_bound=1)
+_CHUNKS = flags.DEFINE_integer("chunks", 40, "streaming, imported: chunks in each block.", lower_bound=1)
 _RUNS = flags.DEFINE_integer("runs", 10, "transcription: starts of the command.", lower_bound=1)
 _MINUTES = flags.DEFINE_integer("minutes", 60, "transcription: length of the long recording.", lower_bound=2)
 _PLOTS = flags.DEFINE_string("plots", None, "numerics, kernels: folder that plots are written to (SVG).")
@@ -141,6 +144,7 @@ def measurements() -> dict[str, Measurement]:
         "cost": Measurement(cost, lambda: cost.run(chunks, _DEVICE.value)),
         "front_ends": Measurement(front_ends, lambda: front_ends.run(chunks)),
         "bandwidth": Measurement(bandwidth, lambda: bandwidth.run(chunks)),
+        "imported": Measurement(imported, lambda: imported.run(chunks)),
         "long_audio": Measurement(long_audio, lambda: long_audio.run(workdir), (_WORKDIR,)),
         "times": Measurement(times, lambda: times.run(workdir, _SOURCE.value or ""), (_WORKDIR, _SOURCE)),
         "confidence": Measurement(
