@@ -4,11 +4,11 @@
     python bench.py streaming [--chunks=40] [--json=FILE]
     python bench.py transcription [--runs=10] [--minutes=60] [--json=FILE]
     python bench.py numerics [--plots=FOLDER] [--json=FILE]
-    python bench.py policies --workdir=runs/words [--policies=int8,edge_fp16] [--json=FILE]
+    python bench.py policies|differences --workdir=runs/words [--policies=int8,edge_fp16] [--json=FILE]
     python bench.py decoding --workdir=runs/libri_mini --lm=words.arpa [--json=FILE]
     python bench.py copies [--json=FILE]
     python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
-    python bench.py front_ends|bandwidth [--chunks=40] [--json=FILE]
+    python bench.py front_ends|bandwidth|imported [--chunks=40] [--json=FILE]
     python bench.py long_audio --workdir=runs/words [--json=FILE]
     python bench.py times --workdir=models/words --source=../shared/data/connected_words_16k [--json=FILE]
     python bench.py confidence --workdir=models/words [--source=PACK] [--outside=PACK] [--json=FILE]
@@ -28,6 +28,8 @@ numerics    LayerNorm in emulated float16: failures and errors by pre-normaliser
             and order of summation (2 minutes, most of them compilation); nothing is timed
 policies    word error rates of a trained model under every numerics policy, without each stabiliser, and with a
             larger residual stream (half an hour, most of it compilation); nothing is timed
+differences what policies change in the log-probabilities of models (--workdir=A,B,C), imports with random weights among
+            them, in both layouts and with a larger residual stream (half an hour); nothing is timed
 decoding    word error rates of a trained model, greedy and with a beam, a closed and an open lexicon with a language
             model (lm.py), tuned on dev; its learning curve (10 minutes); nothing is timed
 copies      operations that move data, by layout: in the graph, as compiled for the CPU, as exported to ONNX (a minute);
@@ -38,6 +40,8 @@ front_ends  a training step and a second of a stream on one core, for each front
             (configs/front_ends.py; 5 minutes, most of them compilation)
 bandwidth   what reading fewer bytes of weights saves a stream: narrower weights, streams in a batch, larger chunks
             (3 minutes)
+imported    a published shape (NVIDIA's streaming FastConformer, 110 M parameters) with random weights: time and memory
+            of convert.py and export.py, and a chunk of a stream on one core in ONNX Runtime and LiteRT (3 minutes)
 long_audio  a trained encoder over minutes of audio in one piece, with dense attention and without: time and memory
 times       how far the starts and ends of words are from known ones, in strings of clips (a minute); nothing is timed
 confidence  calibration error of a model's confidence before and after a fit on dev, and how much speech of other words
@@ -69,8 +73,10 @@ from benchmarks import (
     cost,
     data,
     decoding,
+    differences,
     front_ends,
     harness,
+    imported,
     long_audio,
     numerics,
     plots,
@@ -90,7 +96,7 @@ from conformer.command import run_command
 _JSON = flags.DEFINE_string("json", None, "File that the record is written to: every time, device, versions, command.")
 _STEPS = flags.DEFINE_integer("steps", 5, "training: steps in each block.", lower_bound=1)
 _COMPUTE = flags.DEFINE_enum("compute", "float32", ["float32", "bfloat16"], "training: format of matrix products.")
-_CHUNKS = flags.DEFINE_integer("chunks", 40, "streaming: chunks in each block.", lower_bound=1)
+_CHUNKS = flags.DEFINE_integer("chunks", 40, "streaming, imported: chunks in each block.", lower_bound=1)
 _RUNS = flags.DEFINE_integer("runs", 10, "transcription: starts of the command.", lower_bound=1)
 _MINUTES = flags.DEFINE_integer("minutes", 60, "transcription: length of the long recording.", lower_bound=2)
 _PLOTS = flags.DEFINE_string("plots", None, "numerics, kernels: folder that plots are written to (SVG).")
@@ -101,14 +107,16 @@ _IMPLEMENTATION = flags.DEFINE_string("implementation", None, "kernels: one of o
 _AUTOTUNE = flags.DEFINE_bool("autotune", False, "kernels: search block sizes and keep the fastest.")
 _DEVICE = flags.DEFINE_enum("device", "x86", ["x86", "h200"], "cost: whose profile is compared with this machine.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "policies, decoding, long_audio, times, confidence, silence: folder of a training run."
+    "workdir",
+    None,
+    "policies, differences, decoding, long_audio, times, confidence, silence: folder of a training run.",
 )
 _LM = flags.DEFINE_string("lm", None, "decoding: ARPA model of words.")
 _SOURCE = flags.DEFINE_string(
     "source", None, "data, times, confidence: manifest, pack or LibriSpeech folder of real speech."
 )
 _OUTSIDE = flags.DEFINE_string("outside", None, "confidence: speech of other words than the model's, as --source.")
-_POLICIES = flags.DEFINE_list("policies", [], "policies: these alone, comma separated; default: all, and ablations.")
+_POLICIES = flags.DEFINE_list("policies", [], "policies, differences: these alone; default: all, and ablations.")
 
 
 class Measurement(NamedTuple):
@@ -128,11 +136,15 @@ def measurements() -> dict[str, Measurement]:
         "transcription": Measurement(transcription, lambda: transcription.run(_RUNS.value, _MINUTES.value)),
         "numerics": Measurement(numerics, numerics.run),
         "policies": Measurement(policies, lambda: policies.run(workdir, _POLICIES.value), (_WORKDIR,)),
+        "differences": Measurement(
+            differences, lambda: differences.run(workdir.split(","), _POLICIES.value), (_WORKDIR,)
+        ),
         "decoding": Measurement(decoding, lambda: decoding.run(workdir, _LM.value or ""), (_WORKDIR, _LM)),
         "copies": Measurement(copies, copies.run),
         "cost": Measurement(cost, lambda: cost.run(chunks, _DEVICE.value)),
         "front_ends": Measurement(front_ends, lambda: front_ends.run(chunks)),
         "bandwidth": Measurement(bandwidth, lambda: bandwidth.run(chunks)),
+        "imported": Measurement(imported, lambda: imported.run(chunks)),
         "long_audio": Measurement(long_audio, lambda: long_audio.run(workdir), (_WORKDIR,)),
         "times": Measurement(times, lambda: times.run(workdir, _SOURCE.value or ""), (_WORKDIR, _SOURCE)),
         "confidence": Measurement(

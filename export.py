@@ -1,7 +1,8 @@
-"""Writes the streaming step of a trained recogniser for a runtime that is not JAX.
+"""Writes the streaming step of a trained recogniser for a runtime that is not JAX, or all of it for whole recordings.
 
   python export.py --workdir=runs/words --format=onnx --numerics=int8 --out=exported
   python export.py --workdir=runs/words_micro --format=tflite-micro --out=exported
+  python export.py --workdir=runs/parakeet --format=onnx --whole --max-seconds=30 --out=exported
 
 Several exports can share a folder. Beside each artefact lies its card, and README.md says how to run them; parity.py
 compares them with JAX. Needs the extra: pip install -c requirements.lock -e '.[export]'. docs/deployment.md has more.
@@ -28,6 +29,8 @@ FORMAT = flags.DEFINE_enum("format", None, list(FORMATS), "Runtime to export for
 NUMERICS_FLAG = flags.DEFINE_enum("numerics", None, NUMERICS, "Numbers to compute with; default: the format's first.")
 CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames recognised at a time.")
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.")
+WHOLE = flags.DEFINE_bool("whole", False, "Take whole recordings, without chunks; formats: onnx, litert, jax.")
+MAX_SECONDS = flags.DEFINE_float("max-seconds", 30.0, "Longest recording with --whole; short ones take as much time.")
 WEIGHTS = flags.DEFINE_bool("weights", False, "Also write the weights: the folder then serves as --workdir, as well.")
 OUT = flags.DEFINE_string("out", None, "Folder to write to; created if it does not exist.", required=True)
 
@@ -37,9 +40,10 @@ def main(_) -> None:
     out = pathlib.Path(OUT.value)
     try:
         check_folder(out)
-        card = export(
-            pathlib.Path(WORKDIR.value), FORMAT.value, NUMERICS_FLAG.value, CHUNK_SIZE.value, NUM_LEFT_CHUNKS.value, out
-        )
+        check_flags()
+        sizes = CHUNK_SIZE.value, NUM_LEFT_CHUNKS.value
+        longest = MAX_SECONDS.value if WHOLE.value else None
+        card = export(pathlib.Path(WORKDIR.value), FORMAT.value, NUMERICS_FLAG.value, *sizes, out, longest)
         if WEIGHTS.value:
             release(pathlib.Path(WORKDIR.value), out)
     except ValueError as error:  # what every error of bad input is
@@ -48,6 +52,14 @@ def main(_) -> None:
         f"{out / card.file}: {card.file_bytes / 1e6:.2f} MB, largest difference of a log-probability from JAX float32 "
         f"{card.check:.1e}; {out / 'README.md'} says how to run it"
     )
+
+
+def check_flags() -> None:
+    """Raises ValueError for flags of the other kind of artefact."""
+    unfit = ("chunk-size", "num-left-chunks") if WHOLE.value else ("max-seconds",)
+    for name in unfit:
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} goes {'not' if WHOLE.value else 'only'} with --whole: leave it out")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ from conformer.command import run_command
 from conformer.data import load_split
 from conformer.export import sherpa
 from conformer.export.parity import REFERENCE, Parity
-from conformer.export.pipeline import check_difference
-from conformer.streaming.engine import Engine
+from conformer.export.pipeline import check_difference, reference
+from conformer.streaming import Stepper
 from conformer.training.checkpoint import load_model
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run that the artefacts come from.")
@@ -65,9 +65,10 @@ def main(arguments: list[str]) -> None:
 def check_settings(card: Card) -> None:
     """Raises ExportError where a client is told something else than the artefact was made for."""
     for name, told in (("chunk_size", CHUNK_SIZE.value), ("num_left_chunks", NUM_LEFT_CHUNKS.value)):
-        made = getattr(card.geometry, name)
+        made, flag = getattr(card.geometry, name), f"--{name.replace('_', '-')}"
+        if told is not None and card.geometry.whole:
+            raise ExportError(f"{card.file} takes whole recordings: leave {flag} out")
         if told not in (None, made):
-            flag = f"--{name.replace('_', '-')}"
             raise ExportError(
                 f"{card.file} was exported with {flag}={made}, a client told {told} would fail: tell it {made}, or "
                 f"export again with {flag}={told}"
@@ -99,8 +100,7 @@ def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> N
             )
         if card.geometry != cards[0].geometry:
             raise ExportError(f"{card.file} and {cards[0].file} differ in their sizes: measure them one at a time")
-    sizes = cards[0].geometry
-    engine = Engine(config, model, chunk_size=sizes.chunk_size, num_left_chunks=sizes.num_left_chunks)
+    engine = reference(config, model, cards[0].geometry)
     parity = Parity(engine, tokenizer, utterances)
     rows, runtimes = {REFERENCE: parity.reference}, {}
     for card in cards:
@@ -133,7 +133,7 @@ def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> N
         system.write_text(pathlib.Path(JSON.value), json.dumps(record, indent=2) + "\n")
 
 
-def compare_clients(engine: Engine, tokenizer, cards: list[Card], folder: pathlib.Path, utterances) -> list[dict]:
+def compare_clients(engine: Stepper, tokenizer, cards: list[Card], folder: pathlib.Path, utterances) -> list[dict]:
     """sherpa-onnx's client, in each version named, on every artefact that it can load."""
     recordings = [utterance.samples(engine.framing.features.sample_rate) for utterance in utterances]
     own = sherpa.recognise(engine, tokenizer, recordings)

@@ -158,7 +158,9 @@ def train(config: Config, workdir: pathlib.Path, extend: int | None = None) -> N
     start = int(trainer.state.step)
     devices = f"{mesh.size} x {jax.devices()[0].device_kind}" if mesh.size > 1 else jax.devices()[0].device_kind
     devices += f" in {share.count} processes" if share.count > 1 else ""
-    say(f"{count_parameters(trainer.state.params):,} parameters on {devices}; starting at step {start}")
+    trained, frozen = (count_parameters(values) for values in (trainer.state.params, trainer.state.frozen))
+    share_trained = f", {trained:,} of them trained," if frozen else ""
+    say(f"{trained + frozen:,} parameters{share_trained} on {devices}; starting at step {start}")
 
     # ------------------------------------------------------------------ loop
     log = MetricsLog(workdir, start, muted=not first)

@@ -35,7 +35,7 @@ from conformer.config import EXECUTIONS, Config
 from conformer.decode.confidence import Confidence
 from conformer.decode.search import check_nbest, define_search_flags, make_decoder, read_lm
 from conformer.policy import POLICIES
-from conformer.streaming import EndpointConfig, Recognizer, Segment, Stepper, StreamError
+from conformer.streaming import EndpointConfig, Framing, Recognizer, Segment, Stepper, StreamError
 from conformer.streaming.outputs import Writer, output_paths
 from conformer.streaming.sources import BLOCK_SECONDS, pace, read_pcm, record_microphone
 from conformer.tokenizer import Tokenizer
@@ -60,6 +60,7 @@ REALTIME = flags.DEFINE_bool("realtime", False, "Feed files at the speed of spee
 EXAMPLE = flags.DEFINE_bool("example", False, "Transcribe an utterance of the test split of the run's own data.")
 ONE_CORE = flags.DEFINE_bool("one-core", False, "Use one processor core (Linux).")
 JSON = flags.DEFINE_string("json", None, "Also write texts and timings to this file.")
+WHOLE_SECONDS = 60.0  # that a recording may last where the model takes whole ones alone
 UNFIT_FOR_ARTEFACT = {
     "workdir": "name one of the two",
     "numerics": "its numbers are those that export.py --numerics gave it; export it again with others",
@@ -127,13 +128,17 @@ def open_artefact(path: str) -> tuple[Stepper, Tokenizer]:
 
 def open_workdir() -> tuple[Stepper, Tokenizer]:
     """The model of --workdir in JAX, which is imported here alone: an artefact starts sooner without it."""
+    from conformer.model.subsampling import lengths_of
     from conformer.numerics import apply_policy
     from conformer.streaming.engine import Engine
+    from conformer.streaming.whole import WholeEngine
     from conformer.training.checkpoint import load_model
 
     runtime.set_up()
     config, model, tokenizer, _ = load_model(WORKDIR.value, EXECUTION.value)
     model = apply_policy(model, NUMERICS.value or config.numerics)
+    if config.not_streaming is not None:
+        return WholeEngine(model, Framing.of_whole(config.features, lengths_of(config.model), WHOLE_SECONDS)), tokenizer
     sizes = dict(chunk_size=CHUNK_SIZE.value, num_left_chunks=NUM_LEFT_CHUNKS.value)
     return Engine(config, model, **sizes), tokenizer
 

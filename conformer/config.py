@@ -119,6 +119,8 @@ class DataConfig:
     synthetic: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
     train_splits: tuple[str, ...] = ("train",)  # the `split`s of the rows trained on
     eval_splits: tuple[str, ...] = ("dev",)  # and of those evaluated during training
+    words: tuple[str, ...] = ()  # utterances with other words than these are left out; () = none
+    train_minutes: float = 0.0  # speech to train on, drawn from that of the train splits; 0 = all
     batch_seconds: float = 64.0  # audio seconds in a batch; a bucket holds batch_seconds // its length utterances
     bucket_seconds: tuple[float, ...] = ()  # upper length of each bucket; longer ones are dropped; () = derived
     max_label_rate: float = 25.0  # labels a second that a bucket has room for
@@ -164,6 +166,7 @@ class ModelConfig:
     causal_conv: bool = True  # convolve over the past only (needed for streaming); False = symmetric
     execution: str = "sequence"  # tensors (batch, frames, channels), or "channels_first": (batch, channels, 1, frames)
     norm_eps: float = 1e-5  # of every norm
+    convolution_norm_eps: float = 0.0  # of the one after the depthwise convolution; 0 = norm_eps
     final_norm: bool = False  # one more LayerNorm behind the last block
     positions: str = "learned"  # how attention knows them: one of POSITIONS (docs/checkpoints.md)
     max_relative_distance: int = 64  # relative positions beyond this many encoder frames share one bias
@@ -180,6 +183,9 @@ class TrainConfig:
     num_steps: int = 2_000  # updates
     init_from: str = ""  # work directory of a trained model whose weights the run begins with; "" = random ones
     frozen: tuple[str, ...] = ()  # parameters that keep their values, as patterns such as "encoder.subsampling.*"
+    lora_rank: int = 0  # of adapters, which are trained, with the head, in place of all else; 0 = none
+    lora_alpha: float = 16.0  # adapters count lora_alpha / lora_rank times
+    lora_maps: tuple[str, ...] = ("encoder.blocks.*",)  # linear maps that get one, as patterns such as "*.attention.*"
     encoder_rate: float = 1.0  # the learning rate of all but the head, as a multiple
     optimiser: str = "adamw"  # or "muon": linear maps move by their orthogonalised momentum, the rest by AdamW
     learning_rate: float = 2e-3  # peak of the schedule
@@ -256,6 +262,15 @@ class Config:
                     raise ConfigError(f"{section}.{key}={value} must be at least 1")
         if self.tokenizer.kind == "given" and not train.init_from:
             raise ConfigError("tokenizer.kind='given' needs train.init_from, the model whose units are used")
+        if train.lora_rank < 0:
+            raise ConfigError(f"train.lora_rank={train.lora_rank} must not be negative")
+        if train.lora_rank and not train.init_from:
+            raise ConfigError("train.lora_rank needs train.init_from, the model that is adapted")
+        if train.lora_rank and not (train.lora_alpha > 0 and train.lora_maps):
+            raise ConfigError(
+                f"train.lora_rank={train.lora_rank} needs train.lora_alpha > 0 and train.lora_maps, not "
+                f"{train.lora_alpha} and {train.lora_maps}"
+            )
         if not train.encoder_rate >= 0:
             raise ConfigError(f"train.encoder_rate={train.encoder_rate} must not be negative")
         if train.accumulate > 1 and train.compute == "float16":
@@ -281,6 +296,8 @@ class Config:
             or min(data.bucket_seconds, default=1) <= 0
         ):
             raise ConfigError(f"data.bucket_seconds={data.bucket_seconds} must be positive and ascending")
+        if not data.train_minutes >= 0:
+            raise ConfigError(f"data.train_minutes={data.train_minutes} must not be negative")
         if data.batch_seconds < 1:
             raise ConfigError(f"data.batch_seconds={data.batch_seconds} must be at least 1")
         if data.bucket_seconds and data.batch_seconds < data.bucket_seconds[-1]:

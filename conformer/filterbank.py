@@ -177,7 +177,8 @@ class Plan(NamedTuple):
 def plan_of(config: FeatureConfig) -> Plan:
     """The plan of a configuration. Raises FeatureError for an impossible one."""
     rate, low, high = config.sample_rate, config.low_freq, config.high_freq
-    length, shift = int(rate * config.frame_length_ms / 1000), int(rate * config.frame_shift_ms / 1000)
+    # Whole samples, as Kaldi counts them; a length that is 1000 n / rate ms has n, whatever its last digit.
+    length, shift = (int(rate * ms / 1000 + 1e-6) for ms in (config.frame_length_ms, config.frame_shift_ms))
     if not 1 <= shift <= length or length < 2:
         raise FeatureError(
             f"features.frame_length_ms={config.frame_length_ms} and features.frame_shift_ms={config.frame_shift_ms} "

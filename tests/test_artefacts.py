@@ -158,7 +158,8 @@ for room in ("decode", "streaming", "artefacts"):
     package = importlib.import_module(f"conformer.{room}")
     modules += [f"conformer.{room}.{found.name}" for found in pkgutil.iter_modules(package.__path__)]
 for name in modules:
-    if name not in ("conformer.streaming.engine", "conformer.artefacts.stablehlo", *sys.argv[1:]):
+    own = ("conformer.streaming.engine", "conformer.streaming.whole", "conformer.artefacts.stablehlo")
+    if name not in (*own, *sys.argv[1:]):
         importlib.import_module(name)
         assert not {"jax", "jaxlib", "flax"} & sys.modules.keys(), name
 assert len(modules) > 20

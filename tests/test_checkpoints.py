@@ -137,6 +137,125 @@ def test_options_of_wenet_that_are_not_supported_are_named(golden, tmp_path, sec
         read_checkpoint(folder)
 
 
+def with_tensors(path, change):
+    """Rewrites a file of torch.save with other tensors: `change` gets their names and arrays."""
+    with path.open("rb") as file:
+        arrays = {name: np.asarray(stored.read()) for name, stored in read_torch(file, path.name).items()}
+    change(arrays)
+    program = io.BytesIO()
+    with zipfile.ZipFile(path, "w") as archive:
+        pickler = TorchPickler(program, protocol=2)
+        pickler.dump({name: TorchTensor(name, array) for name, array in arrays.items()})
+        archive.writestr("final/data.pkl", program.getvalue())
+        for name, array in arrays.items():
+            archive.writestr(f"final/data/{name}", np.ascontiguousarray(array, np.float32).tobytes())
+
+
+class TorchTensor:
+    """Pickled as torch pickles a tensor of float32."""
+
+    def __init__(self, key, array):
+        self.storage, self.shape = TorchStorage((key, array.size)), array.shape
+        self.strides = tuple(int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim))
+
+    def __reduce__(self):
+        return TorchName("torch._utils", "_rebuild_tensor_v2"), (self.storage, 0, self.shape, self.strides)
+
+
+class TorchStorage(tuple):
+    """Key and number of elements."""
+
+
+class TorchName:
+    """A global of torch."""
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+    def __call__(self):
+        """Only so that pickle takes it for the function of a reduction."""
+
+
+class TorchPickler(pickle._Pickler):  # pyright: ignore[reportAttributeAccessIssue]
+    """Writes names of torch without torch."""
+
+    def persistent_id(self, obj):
+        if isinstance(obj, TorchStorage):
+            return ("storage", TorchName("torch", "FloatStorage"), *obj[:1], "cpu", obj[1])
+        return None
+
+    def save(self, obj, save_persistent_id=True):
+        if isinstance(obj, TorchName):
+            self.write(  # pyright: ignore[reportAttributeAccessIssue]
+                pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode()
+            )
+        else:
+            super().save(obj, save_persistent_id)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def wenet_with(golden, tmp_path, change, **settings):
+    """The model of a folder of WeNet with other options of its encoder ("encoder_conf" alone) and tensors."""
+    folder = copied(golden, tmp_path, WENET)
+    values = yaml.safe_load((folder / "train.yaml").read_text())
+    values["encoder_conf"] |= settings
+    (folder / "train.yaml").write_text(yaml.safe_dump(values))
+    with_tensors(folder / "final.pt", change)
+    return read_checkpoint(folder)
+
+
+def test_layers_that_wenet_saves_and_does_not_use_are_left_out(golden, tmp_path):
+    """`concat_linear` of the versions of 2021 and 2022, and the last norm where `final_norm` is off."""
+
+    def change(arrays):
+        for block in range(3):
+            arrays[f"encoder.encoders.{block}.concat_linear.weight"] = np.ones((64, 128))
+            arrays[f"encoder.encoders.{block}.concat_linear.bias"] = np.ones(64)
+
+    mine, other = wenet_with(golden, tmp_path, change, final_norm=False), read_checkpoint(golden / WENET)
+    assert not mine.config.model.final_norm
+    assert set(other.parameters) - set(mine.parameters) == {"encoder.final_norm.scale", "encoder.final_norm.bias"}
+    for name, array in mine.parameters.items():
+        np.testing.assert_array_equal(array, other.parameters[name])
+
+
+def test_statistics_that_wenet_declares_must_be_there(golden, tmp_path):
+    with pytest.raises(ConversionError, match=r"missing: encoder\.global_cmvn\.mean, encoder\.global_cmvn\.istd"):
+        wenet_with(
+            golden, tmp_path, lambda arrays: [arrays.pop(f"encoder.global_cmvn.{name}") for name in ("mean", "istd")]
+        )
+
+
+def test_the_norm_of_wenets_convolution_has_its_own_eps(golden, tmp_path):
+    imported = wenet_with(golden, tmp_path, lambda arrays: None, norm_eps=1e-3)
+    imported.save(tmp_path / "out")
+    _, model, _, _ = load_model(tmp_path / "out")
+    block = model.encoder.blocks[0]
+    assert (block.norm.eps, block.convolution.middle_norm.eps) == (1e-3, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "key, found",
+    [
+        ("preemph", {"preemphasis": 0.0}),
+        ("normalize", {"normalise": False}),
+        ("highfreq", {"high_freq": 8_000.0}),
+        ("n_fft", {"fft_size": 512}),
+    ],
+)
+def test_null_means_to_nemo_what_its_code_makes_of_none(golden, tmp_path, key, found):
+    features = read_checkpoint(
+        with_settings(golden, tmp_path, CONFORMER, **{f"preprocessor__{key}": None})
+    ).config.features
+    assert {name: getattr(features, name) for name in found} == found
+
+
+def test_chunks_and_the_whole_context_of_one_model(golden, tmp_path):
+    contexts = [[8, 3], [-1, -1]]
+    config = read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, encoder__att_context_size=contexts)).config
+    assert (config.train.chunk_sizes, config.train.num_left_chunks) == ((4, 0), (2, -1))
+    assert config.not_streaming is None
+
+
 @pytest.mark.parametrize(
     "key, value",
     [

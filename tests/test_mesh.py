@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from small_training import arrays, assert_same
 
 from conformer.config import AugmentConfig, Config, ConfigError, FeatureConfig, ModelConfig, TrainConfig
 from conformer.data import Batch, Share
@@ -81,20 +82,10 @@ def curve(config: Config, fsdp: int, devices: int) -> tuple[list[float], TrainSt
     return losses, state
 
 
-def arrays(state: TrainState) -> dict[str, np.ndarray]:
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
-
-
 def share(state: TrainState) -> float:
     """The part of the parameters, their average and the optimiser's state that the first device holds."""
     leaves = jax.tree.leaves((state.params, state.average, state.optimiser))
     return sum(leaf.addressable_shards[0].data.size for leaf in leaves) / sum(leaf.size for leaf in leaves)
-
-
-def assert_equal(left: dict, right: dict) -> None:
-    assert left.keys() == right.keys()
-    for name, value in left.items():
-        np.testing.assert_array_equal(value, right[name], err_msg=name)
 
 
 def check_on_eight_devices(folder: pathlib.Path) -> None:
@@ -121,7 +112,7 @@ def check_on_eight_devices(folder: pathlib.Path) -> None:
     for fsdp, devices in ((2, 2), (4, 8), (1, 1)):
         empty = on_mesh(config, fsdp, devices)[2]
         restored = Checkpoints(folder).restore(empty)
-        assert_equal(arrays(restored), stored)
+        assert_same(arrays(restored), stored)
         for left, right in zip(jax.tree.leaves(restored), jax.tree.leaves(empty), strict=True):
             assert left.sharding == right.sharding
 
@@ -141,7 +132,7 @@ def test_eight_devices_train_as_one_and_share_the_state(tmp_path):
     state = on_mesh(small(), 1, 1)[2]
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     for target in (state, shapes):
-        assert_equal(arrays(Checkpoints(tmp_path).restore(target)), stored)
+        assert_same(arrays(Checkpoints(tmp_path).restore(target)), stored)
 
 
 def test_an_accumulated_gradient_is_that_of_the_whole_batch():

@@ -395,6 +395,12 @@ def test_words_cannot_be_spoken_into_a_prepared_corpus(prepared, tmp_path):
         train.train(config(prepared, spoken_utterances=1), tmp_path)
 
 
+@pytest.mark.parametrize("part", [{"words": ("go",)}, {"train_minutes": 1.0}])
+def test_no_part_is_taken_of_a_prepared_corpus(prepared, part):
+    with pytest.raises(DataError, match=r"is prepared, and data\.words and data\.train_minutes choose from a manifest"):
+        load_utterances(config(prepared, **part))
+
+
 def test_evaluation_reads_a_prepared_split(manifest, prepared):
     settings = config(prepared)
     texts = {u.id: u.text for u in load_split(settings, str(manifest), "dev")}

@@ -5,15 +5,16 @@ import fcntl
 import json
 import os
 import pathlib
-import random
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from sender import signal_at
 from small_model import TOKENIZER, make_config, random_model
 
 from conformer.charts import Point, intervals, lines
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[1]
 SWEEPS = sorted(ROOT.glob("configs/sweeps/*.py"))
+WRITE = "conformer.training.metrics:MetricsLog.write"  # after every second step of a training
+LAUNCH = "conformer.sweep.schedule:_launch"  # of a process
 
 CONFIG = """
 from conformer.config import AugmentConfig, Config, DataConfig, FeatureConfig, ModelConfig, TokenizerConfig, TrainConfig
@@ -48,14 +51,12 @@ from conformer.sweep import Sweep, Trial
 
 def get_sweep() -> Sweep:
     return Sweep(
-        "Six trials.",
+        "Four trials, of five processes.",
         (
             Trial("trained", config={config!r}),
             Trial("trained_int8", config={config!r}, numerics="int8"),
             Trial("streams", model={model!r}, chunk_sizes=(4,)),
-            Trial("bfloat16", model={model!r}, numerics="bfloat16"),
-            Trial("channels_first", model={model!r}, execution="channels_first"),
-            Trial("dev", model={model!r}, split="dev"),
+            Trial("otherwise", model={model!r}, numerics="bfloat16", execution="channels_first", split="dev"),
         ),
     )
 """
@@ -79,14 +80,15 @@ def folder(tmp_path_factory) -> pathlib.Path:
     (model / "config.json").write_text(config.to_json())
     TOKENIZER.save(model)
     save_weights(model, random_model(config, seed=1, vectors=0.3), 7)
-    (folder / "six.py").write_text(SWEEP.format(config=str(folder / "config.py"), model=str(model)))
+    (folder / "sweep.py").write_text(SWEEP.format(config=str(folder / "config.py"), model=str(model)))
     return folder
 
 
-def start(folder: pathlib.Path, workdir: pathlib.Path) -> subprocess.Popen:
-    command = [sys.executable, "sweep.py", f"--sweep={folder / 'six.py'}", f"--workdir={workdir}", "--jobs=2"]
+def start(folder: pathlib.Path, workdir: pathlib.Path, environment: Mapping[str, str] = os.environ) -> subprocess.Popen:
+    command = [sys.executable, "sweep.py", f"--sweep={folder / 'sweep.py'}", f"--workdir={workdir}", "--jobs=2"]
+    environment = {**environment, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # a few steps: most of the time is LLVM's
     pipes: dict[str, Any] = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
 
 
 @pytest.fixture(scope="module")
@@ -99,29 +101,13 @@ def undisturbed(folder) -> pathlib.Path:
     return workdir
 
 
-def await_end(workdir: pathlib.Path) -> None:
-    """Returns when no trial of a killed sweep is left: each holds the lock of its folder until it has ended."""
-    for path in workdir.glob("*/lock"):
-        with path.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-
-
-def await_processes(sweep: subprocess.Popen, count: int) -> None:
-    """Returns when a sweep has said that so many trainings or evaluations begin."""
-    assert sweep.stdout is not None
-    while count:
-        line = sweep.stdout.readline()
-        assert line, sweep.communicate()
-        count -= "log in" in line
-
-
 def table(workdir: pathlib.Path) -> list[dict]:
     """Everything in table.csv but measured times."""
     rows = csv.DictReader((workdir / "table.csv").read_text().splitlines())
     return [{key: value for key, value in row.items() if not key.startswith("measured_")} for row in rows]
 
 
-def test_a_sweep_killed_twice_at_random_has_the_table_of_an_undisturbed_one(folder, undisturbed):
+def test_a_sweep_killed_twice_and_interrupted_has_the_table_of_an_undisturbed_one(folder, undisturbed):
     whole = undisturbed
     expected = table(whole)
     steps = [(row["trial"], row["mode"], int(row["step"])) for row in expected]
@@ -130,23 +116,21 @@ def test_a_sweep_killed_twice_at_random_has_the_table_of_an_undisturbed_one(fold
         ("trained_int8", "offline", 6),
         ("streams", "offline", 7),
         ("streams", "160 ms", 7),
-        *((name, "offline", 7) for name in ("bfloat16", "channels_first", "dev")),
+        ("otherwise", "offline", 7),
     ]
     assert [path.parent.name for path in whole.glob("*/checkpoints")] == ["trained"]
 
-    workdir, rng = folder / "killed", random.Random(0)
+    workdir = folder / "killed"
     finished: dict[pathlib.Path, int] = {}
-    for most in (3, 2):  # of the seven processes, two of which run at a time
-        process = start(folder, workdir)
-        await_processes(process, rng.randint(1, most))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        await_end(workdir)
+    # With all its processes: by its training, in the middle of it, then when it has started a third process.
+    for point, calls in ((WRITE, 2), (LAUNCH, 3)):
+        process = start(folder, workdir, signal_at(point, calls=calls, to="group"))
+        out, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, out
         finished |= {path: path.stat().st_mtime_ns for path in workdir.glob("*/trial.json")}
-        assert len(finished) < 6
-    process = start(folder, workdir)
-    await_processes(process, 1)
-    process.send_signal(signal.SIGTERM)  # as Ctrl-C, which a shell may have told its background to ignore
+        assert len(finished) < 4
+    # As Ctrl-C, which a shell may have told its background to ignore.
+    process = start(folder, workdir, signal_at(LAUNCH, signal.SIGTERM))
     out, _ = process.communicate()
     assert process.returncode == 130 and "interrupted; the same command resumes" in out
     for path in workdir.glob("*/lock"):
@@ -174,16 +158,28 @@ def test_a_trial_that_fails_is_named_with_its_log_and_the_others_are_finished(fo
     assert "2 of 2 trials done, 1 of them failed" in said[-1]
 
 
-def test_a_folder_that_another_process_works_in_is_left_alone(folder, undisturbed, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(schedule, "GRACE_SECONDS", 0.1)
-    sweep = Sweep("", (Trial("held", model=str(folder / "model")),))
-    (undisturbed / "held").mkdir()
-    with (undisturbed / "held" / "lock").open("w") as lock:
+def test_a_trial_that_another_process_works_on_waits_for_its_end(folder, tmp_path, monkeypatch):
+    """Here until the other trial has failed, as every process does that this sweep starts."""
+
+    def launch(job, *_) -> subprocess.Popen:
+        job.log.touch()
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+
+    monkeypatch.setattr(schedule, "_launch", launch)
+    said, held = [], tmp_path / "held"
+    sweep = Sweep("", tuple(Trial(name, model=str(folder / "model")) for name in ("held", "free")))
+    held.mkdir()
+    with (held / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        failures = run_sweep(sweep, undisturbed, sweep.trials, 1, print)
-    assert failures["held"].startswith("another process is at work in ")
-    assert not (undisturbed / "held" / "eval.log").exists()
+
+        def hear(line: str) -> None:
+            said.append(line)
+            if "1 of them failed" in line:
+                assert not (held / "eval.log").exists()
+                fcntl.flock(lock, fcntl.LOCK_UN)
+
+        assert list(run_sweep(sweep, tmp_path, sweep.trials, 1, hear)) == ["free", "held"]
+    assert sum("another process is at work in" in line for line in said) == 1
 
 
 def test_a_finished_trial_that_was_changed_is_an_error_that_names_the_change(folder, undisturbed):

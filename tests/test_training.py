@@ -1,16 +1,8 @@
-"""Training: that it learns, that a killed run ends as an undisturbed one, what happens to bad steps and checkpoints."""
+"""Training: that it learns, what a step does to the state, optimisers and schedules, what is said meanwhile."""
 
-import collections
 import dataclasses
 import json
-import os
-import pathlib
-import resource
-import shutil
-import signal
-import subprocess
-import sys
-import time
+import types
 from typing import Any, cast
 
 import jax
@@ -19,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from small_training import RATE, arrays, assert_same, start, tiny
 
 import train
 from conformer.config import (
@@ -36,53 +29,12 @@ from conformer.data import Batch, load_utterances
 from conformer.evaluation.offline import make_forward, transcribe
 from conformer.features import log_mel
 from conformer.model.norm import BatchNorm
-from conformer.tokenizer import CharTokenizer
-from conformer.training.checkpoint import CheckpointError, Checkpoints, load_model, save_weights
-from conformer.training.metrics import MetricsLog, Progress
+from conformer.training.checkpoint import load_model
+from conformer.training.metrics import Progress
 from conformer.training.muon import UPDATE_RMS, orthogonalise_all
-from conformer.training.state import TrainState, initial_state, learning_rate, make_optimiser
+from conformer.training.state import learning_rate, make_optimiser
 from conformer.training.step import draw_chunk, make_train_step
 from kernels.depthwise_conv import depthwise_conv
-
-ROOT = pathlib.Path(__file__).parents[1]
-RATE = 8_000
-FEATURES = FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0)
-
-
-def tiny(compute="float32", **model) -> Config:
-    sizes: dict[str, Any] = dict(
-        subsampling_channels=4,
-        encoder_dim=16,
-        num_layers=1,
-        num_heads=2,
-        feed_forward_dim=24,
-        kernel_size=5,
-        max_relative_distance=6,
-        vocab_size=9,
-    )
-    return Config(
-        features=dataclasses.replace(FEATURES),
-        # Masked frames reach the first layers as exact zeros, whose gradients through LayerNorm float16 cannot hold.
-        augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
-        model=ModelConfig(**sizes | model),
-        train=TrainConfig(compute=compute, num_steps=100, warmup_steps=1),
-    )
-
-
-def start(config: Config) -> tuple[nnx.GraphDef, TrainState]:
-    return initial_state(config, np.full(24, 8.0), np.full(24, 3.0))
-
-
-def arrays(state) -> dict[str, np.ndarray]:
-    """A copy by name, so that nothing changes it afterwards."""
-    return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
-
-
-def assert_same(left: dict, right: dict):
-    assert left.keys() == right.keys()
-    for name, value in left.items():
-        np.testing.assert_array_equal(value, right[name], err_msg=name)
-
 
 # ------------------------------------------------------------------ it learns
 
@@ -130,63 +82,6 @@ def test_ten_utterances_are_learned_by_heart(tmp_path, capsys):
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, clip_norm=2.0))
     with pytest.raises(ConfigError, match=r"other values of train\.clip_norm: choose another --workdir"):
         train.train(other, tmp_path)
-
-
-# -------------------------------------------------------------- it can be killed
-
-
-def run_tiny(workdir: pathlib.Path) -> subprocess.Popen:
-    command = [sys.executable, "train.py", "--config=configs/tiny.py", f"--workdir={workdir}"]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
-    )
-
-
-def losses(workdir: pathlib.Path) -> list[dict]:
-    """The complete lines of metrics.jsonl that training wrote."""
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [row for row in map(json.loads, lines) if "loss" in row]
-
-
-@pytest.mark.slow
-def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
-    """Parameters, averages and optimiser bit for bit; each step is logged once, with the same loss."""
-    pytest.importorskip("espeakng_loader", reason="the embedded corpus needs pip install -e '.[demo]'")
-    processes = [run_tiny(tmp_path / name) for name in ("undisturbed", "killed")]
-    try:
-        checkpoint = tmp_path / "killed" / "checkpoints" / "4"
-        # Any step will do; at this one, newer checkpoints may be complete, half written or not begun.
-        while not (checkpoint.exists() and len(losses(tmp_path / "killed")) >= 7):
-            assert processes[1].poll() is None, "the run ended before it could be killed"
-            time.sleep(0.002)
-        processes[1].send_signal(signal.SIGKILL)
-        assert processes[1].wait() == -signal.SIGKILL
-        assert 7 <= len(losses(tmp_path / "killed")) < 20
-        processes.append(run_tiny(tmp_path / "killed"))
-        outputs = [processes[i].communicate()[0] for i in (0, 2)]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-    assert [process.returncode for process in processes] == [0, -signal.SIGKILL, 0]
-    assert "starting at step 0" in outputs[0]
-    assert any(f"starting at step {step}" in outputs[1] for step in (4, 8, 12, 16))
-
-    config = Config.from_json(tmp_path / "killed" / "config.json")
-    _, state = initial_state(config, np.zeros(80), np.ones(80))
-    final = [arrays(Checkpoints(tmp_path / name).restore(state, 20)) for name in ("undisturbed", "killed")]
-    assert_same(*final)
-    undisturbed, killed = (losses(tmp_path / name) for name in ("undisturbed", "killed"))
-    assert [row["step"] for row in killed] == list(range(1, 21))
-    # A line is the mean since the line before, one step here.
-    assert [row["loss"] for row in killed] == [row["loss"] for row in undisturbed]
-    evaluations = collections.Counter(
-        json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
-    )
-    assert evaluations == dict.fromkeys(range(1, 21), 1) | {10: 2, 20: 2}
 
 
 # ------------------------------------------------------------------- the step
@@ -367,152 +262,11 @@ def test_chunks_are_drawn_from_the_configured_and_repeat():
     assert drawn != [draw_chunk(config, 6, step) for step in range(200)]
 
 
-# ---------------------------------------------------------------- checkpoints
-
-
-def test_a_checkpoint_restores_every_bit_though_training_goes_on(tmp_path):
-    """The state is donated to the next step while it is still being written."""
-    _, state = start(tiny("float16", encoder_dim=128, feed_forward_dim=512))
-    spoil = jax.jit(lambda state: jax.tree.map(lambda x: x * 0 + 7, state), donate_argnums=0)
-    checkpoints, stored = Checkpoints(tmp_path, keep=2), {}
-    for step in (1, 2, 3):
-        state = jax.tree.map(lambda x, step=step: x + jnp.asarray(step, x.dtype), state)
-        stored[step] = arrays(state)
-        checkpoints.save(step, state)
-        state = spoil(state)
-    checkpoints.wait()
-    again = Checkpoints(tmp_path)
-    assert again.latest_step() == 3 and sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
-    assert_same(arrays(again.restore(state)), stored[3])
-    assert_same(arrays(again.restore(state, 2)), stored[2])
-
-
-@pytest.fixture
-def workdir(tmp_path) -> pathlib.Path:
-    """A model that was not trained."""
-    config = tiny()
-    CharTokenizer(["<blk>", *"abcdefgh"]).save(tmp_path)
-    (tmp_path / "config.json").write_text(config.to_json())
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(5, start(config)[1])
-    checkpoints.wait()
-    return tmp_path
-
-
-def test_a_checkpoint_that_does_not_fit_is_named(workdir):
-    config, model, tokenizer, step = load_model(workdir)
-    assert model.head.bias is not None
-    assert step == 0 and tokenizer.vocab_size == config.model.vocab_size == model.head.bias.shape[0]
-
-    block = r"average\.encoder\.blocks"
-    refused: list[tuple[dict[str, Any], str]] = [
-        ({"encoder_dim": 32}, block + r"\.0\..* is float32\[16\] there and float32\[32\] here"),
-        ({"num_layers": 2}, block + r"\.1\..* is absent there and float32\[16\] here"),
-        (
-            {"max_relative_distance": 7},
-            block + r".*relative_bias.* is float32\[2, 13\] there and float32\[2, 15\] here",
-        ),
-    ]
-    for sizes, difference in refused:
-        (workdir / "config.json").write_text(tiny(**sizes).to_json())
-        pattern = r"checkpoints/5 is not a checkpoint of the model that config\.json describes \(" + difference
-        with pytest.raises(CheckpointError, match=pattern):
-            load_model(workdir)
-    two_layers = Checkpoints(workdir / "other")
-    two_layers.save(1, start(tiny(num_layers=2))[1])
-    two_layers.wait()
-    with pytest.raises(CheckpointError, match=block + r"\.1\..* is float32\[16\] there and absent here"):
-        two_layers.restore(start(tiny())[1])
-
-    (workdir / "config.json").write_text(tiny(vocab_size=12).to_json())
-    with pytest.raises(CheckpointError, match="the tokenizer has 9 units, the model 12"):
-        load_model(workdir)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # reads that the library leaves behind
-def test_a_damaged_or_absent_checkpoint_is_named(workdir):
-    files = [path for path in (workdir / "checkpoints" / "5").rglob("*") if path.is_file()]
-    largest = max(files, key=lambda path: path.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:100])
-    with pytest.raises(
-        CheckpointError, match=r"checkpoints/5 is damaged .* remove it to fall back to an older"
-    ) as error:
-        load_model(workdir)
-    assert "\n" not in str(error.value)
-    (workdir / "checkpoints" / "5").rename(workdir / "elsewhere")
-    with pytest.raises(CheckpointError, match=r"holds no checkpoint: train first \(train\.py"):
-        load_model(workdir)
-    shutil.rmtree(workdir / "checkpoints")
-    with pytest.raises(CheckpointError, match=r"holds no checkpoint: train first \(train\.py"):
-        load_model(workdir)
-    assert not (workdir / "checkpoints").exists()  # the folder may be read-only
-
-
-def test_released_weights_that_are_damaged_are_named(workdir):
-    _, model, _, _ = load_model(workdir)
-    save_weights(workdir, model, 7)
-    path = workdir / "weights.npz"
-    whole = path.read_bytes()
-    expected = jax.tree.leaves(nnx.state(load_model(workdir)[1]))
-    rng = np.random.default_rng(0)
-    for cut in [0, 1, len(whole) - 1, *rng.integers(2, len(whole) - 1, 10)]:
-        path.write_bytes(whole[:cut])
-        with pytest.raises(CheckpointError, match=r"weights\.npz is damaged \(.+\): restore it$"):
-            load_model(workdir)
-    harmless = 0
-    for at in rng.integers(0, len(whole), 30):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
-        try:  # not every byte of the container says something of the arrays: a date, for one
-            for leaf, before in zip(jax.tree.leaves(nnx.state(load_model(workdir)[1])), expected, strict=True):
-                np.testing.assert_array_equal(leaf, before)
-            harmless += 1
-        except CheckpointError as error:
-            assert "is damaged" in str(error) and "\n" not in str(error)
-    assert harmless < 10
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(CheckpointError, match=r"weights\.npz cannot be read \(Is a directory\)"):
-        load_model(workdir)
-
-
-@pytest.mark.filterwarnings("ignore")  # what the library says while its write fails
-def test_a_write_that_fails_is_reported_and_leaves_the_last_checkpoint(workdir):
-    """Files may not grow beyond 4 KiB for a while: the same path as a full disk."""
-    _, state = start(tiny())
-    checkpoints = Checkpoints(workdir)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        with pytest.raises(CheckpointError, match=r"could not write .* free disk space .* resumes from step 5"):
-            checkpoints.save(6, state)
-            checkpoints.wait()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert load_model(workdir)[3] == 0 and Checkpoints(workdir).latest_step() == 5
-
-
-# -------------------------------------------------------------------- metrics
-
-
 def test_the_time_left_counts_no_compilation(monkeypatch):
     clock = iter([0.0, 110.0])
-    monkeypatch.setattr("conformer.training.metrics.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("conformer.training.metrics.time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
     progress = Progress(5, 25, muted=True)
     for _ in range(10):
         progress.update()
     progress.set_aside(100.0)
     assert progress.seconds_left == 10.0  # as many steps as before, which took 10 s of 110
-
-
-def test_a_resumed_log_drops_the_steps_to_be_repeated_and_a_cut_line(tmp_path):
-    log = MetricsLog(tmp_path, 0)
-    for step in range(1, 7):
-        log.write(step, loss=1.0 / step)
-    log.close()
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(path.read_text() + '{"step": 3, "lo')
-    log = MetricsLog(tmp_path, 4)
-    log.write(5, loss=9.0)
-    log.close()
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5] and rows[-1]["loss"] == 9.0

@@ -144,6 +144,23 @@ def sizes(report: Report) -> None:
         sweep_table(report, found, "size")
 
 
+def fine_tuning(report: Report) -> None:
+    report.say("## Fine-tuning")
+    found = sweep(report, "fine_tuning", "runs/fine_tuning")
+    if found is not None:
+        report.say(found["description"])
+        sweep_plot(report, found, "fine_tuning", "Five new words from five minutes of speech: word error rate on test")
+        sweep_table(report, found, "fine_tuning")
+        cells = [
+            (name, f"{found['seconds'][name] / 60:.1f}", f"{found['load_average'][name]:.0f}")
+            for name in found["seconds"]
+        ]
+        report.say(
+            markdown(("trial", "minutes, training and scoring, measured", "load of the machine at the end"), cells)
+        )
+        report.say("Source: `results/sweeps/fine_tuning.json`, `seconds` and `load_average`.")
+
+
 def costs(report: Report) -> None:
     report.say("## Compute, bytes, energy, real-time factor")
     report.say(
@@ -209,7 +226,7 @@ def libri_mini(report: Report) -> None:
             )
 
 
-IN_ORDER = (front_ends, latency, numerics, artefacts, layouts, sizes, costs, kernel_speeds, libri_mini)
+IN_ORDER = (front_ends, latency, numerics, artefacts, layouts, sizes, fine_tuning, costs, kernel_speeds, libri_mini)
 
 
 def circumstances(report: Report) -> None:

@@ -37,7 +37,7 @@ class Card:
     @property
     def name(self) -> str:
         """Of the artefact, without its suffix."""
-        return artefact_name(self.format, self.numerics)
+        return artefact_name(self.format, self.numerics, self.geometry.kind)
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes NAME.json, and README.md anew."""
@@ -45,9 +45,9 @@ class Card:
         system.write_text(folder / "README.md", readme(load_cards(folder)))
 
 
-def artefact_name(format: str, numerics: str) -> str:
-    """Such as onnx_int8."""
-    return f"{format}_{numerics}".replace("-", "_")
+def artefact_name(format: str, numerics: str, kind: str = "step") -> str:
+    """Such as onnx_int8, or onnx_int8_whole."""
+    return f"{format}_{numerics}{'' if kind == 'step' else f'_{kind}'}".replace("-", "_")
 
 
 def load_cards(path: pathlib.Path) -> list[Card]:
@@ -70,16 +70,13 @@ def load_cards(path: pathlib.Path) -> list[Card]:
 
 def readme(cards: list[Card]) -> str:
     """The folder's model card."""
-    first = cards[0]
-    geometry = first.geometry
-    wait = geometry.shift * first.features.frame_shift_ms
+    first, kinds = cards[0], {card.geometry.kind: _kind(card) for card in reversed(cards)}
     lines = [
-        f"# {first.model}: streaming speech recognition",
+        f"# {first.model}: speech recognition",
         "",
-        f"A Conformer with {first.num_parameters:,} parameters and {geometry.vocab_size} units (`tokens.txt`, blank "
-        f"`<blk>`), after {first.step} training steps, as one step of a stream: {geometry.window} feature frames in, "
-        f"{geometry.chunk_size} encoder frames ({wait:.0f} ms) out. The next window starts {geometry.shift} feature "
-        f"frames later. A state of {geometry.num_left_chunks} chunks is carried from step to step, zeros at the start.",
+        f"A Conformer with {first.num_parameters:,} parameters and {first.geometry.vocab_size} units (`tokens.txt`, "
+        f"blank `<blk>`), after {first.step} training steps.",
+        *(kinds[kind] for kind in dict.fromkeys(card.geometry.kind for card in cards)),
         "",
         "| file | numerics | size | state | working memory | WER | largest difference |",
         "|---|---|---|---|---|---|---|",
@@ -99,21 +96,18 @@ def readme(cards: list[Card]) -> str:
         + " Check an artefact, and what a client is told, with",
         "",
         "```",
-        *(
-            f"python parity.py {card.name}.json --chunk-size={geometry.chunk_size} "
-            f"--num-left-chunks={geometry.num_left_chunks}"
-            for card in cards
-        ),
+        *(f"python parity.py {card.name}.json{_client_flags(card.geometry)}" for card in cards),
         "```",
         "",
         "## Features",
         "",
-        f"{_features(first.features)}. Not normalised: the artefact does that itself.",
+        f"{_features(first.features)}. {_normalisation(first.features)}",
         "",
         "## Interfaces",
     ]
     for card in cards:
-        lines += ["", f"`{card.file}`" + (":" if card.format != "onnx" else ", bound by position:"), ""]
+        by_position = card.format == "onnx" and not card.geometry.whole
+        lines += ["", f"`{card.file}`" + (", bound by position:" if by_position else ":"), ""]
         for title, tensors in (("in", card.inputs), ("out", card.outputs)):
             lines += [f"- {title}: " + ", ".join(f"`{name}` {t} {list(s)}" for name, (t, s) in tensors.items())]
         if card.layouts:
@@ -122,6 +116,44 @@ def readme(cards: list[Card]) -> str:
     if sherpa := next((card for card in cards if card.for_sherpa), None):
         lines += ["", "## With sherpa-onnx", "", *_sherpa_usage(sherpa)]
     return "\n".join(lines) + "\n"
+
+
+def _kind(card: Card) -> str:
+    geometry = card.geometry
+    if geometry.whole:
+        longest = geometry.framing(card.features).longest
+        padded = (
+            f" The recording begins after {geometry.lengths.lead} frames of zeros; `heard` is 1 for each feature frame "
+            "inside it and 0 for others."
+            if geometry.lengths.lead
+            else ""
+        )
+        return (
+            f"`*_whole` takes a whole recording of at most {longest:.1f} s and keeps no state: {geometry.window} "
+            f"feature frames in, zeros behind the last, {geometry.chunk_size} encoder frames out.{padded} `inside` is "
+            "1 for each encoder frame of the recording and 0 for others, whose outputs mean nothing."
+        )
+    wait = geometry.shift * card.features.frame_shift_ms
+    return (
+        f"A file is one step of a stream: {geometry.window} feature frames in, {geometry.chunk_size} encoder frames "
+        f"({wait:.0f} ms) out. The next window starts {geometry.shift} feature frames later. A state of "
+        f"{geometry.num_left_chunks} chunks is carried from step to step, zeros at the start."
+    )
+
+
+def _client_flags(geometry: Geometry) -> str:
+    if geometry.whole:
+        return ""
+    return f" --chunk-size={geometry.chunk_size} --num-left-chunks={geometry.num_left_chunks}"
+
+
+def _normalisation(features: FeatureConfig) -> str:
+    if not features.normalise:
+        return "Not normalised: the artefact does that itself."
+    return (
+        "The host normalises each bin over the frames of the recording: (x - mean) / (deviation + 1e-5), the deviation "
+        "unbiased."
+    )
 
 
 def _features(features: FeatureConfig) -> str:

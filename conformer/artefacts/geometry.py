@@ -33,10 +33,13 @@ class Geometry:
     vocab_size: int
     subsampling_padding: str = "none"
     positions: str = "learned"
+    kind: str = "step"  # of a stream; or "whole": a recording of at most `chunk_size` encoder frames, without a state
 
     @classmethod
-    def of(cls, config: Config, model: "ConformerCTC", chunk_size: int, num_left_chunks: int) -> "Geometry":
-        """That of a model in streams of one chunk size and left context."""
+    def of(
+        cls, config: Config, model: "ConformerCTC", chunk_size: int, num_left_chunks: int, kind: str = "step"
+    ) -> "Geometry":
+        """That of a model in streams of one chunk size and left context, or of whole recordings."""
         sizes = config.model
         return cls(
             chunk_size,
@@ -51,6 +54,7 @@ class Geometry:
             sizes.vocab_size,
             sizes.subsampling_padding,
             sizes.positions,
+            kind,
         )
 
     @property
@@ -70,7 +74,12 @@ class Geometry:
 
     def framing(self, features: FeatureConfig) -> Framing:
         """How audio is cut for it."""
-        return Framing(features, self.lengths, self.chunk_size)
+        return Framing(features, self.lengths, self.chunk_size, self.whole)
+
+    @property
+    def whole(self) -> bool:
+        """True where recordings go in as a whole."""
+        return self.kind == "whole"
 
     @property
     def left(self) -> int:
@@ -90,12 +99,29 @@ class Geometry:
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of a state's parts, in order: keys, values and newest inputs of the convolution (key_0, value_0, inputs_0),
-        block after block; last, where positions are absolute, the frames of the stream before the chunk.
+        block after block; last, where positions are absolute, the frames of the stream before the chunk. None where
+        recordings go in as a whole.
         """
+        if self.whole:
+            return {}
         keys = (self.num_heads, self.left, self.head_dim)
         block = {"key": keys, "value": keys, "inputs": (self.kernel_size - 1, self.encoder_dim)}
         parts = {f"{part}_{layer}": shape for layer in range(self.num_layers) for part, shape in block.items()}
         return parts | ({"frames": (1,)} if self.positions == "absolute" else {})
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all that goes in, in order, where the format has no interface of its own.
+
+        A step takes its features, a mask of the keys to add to their scores and the state. A whole recording comes with
+        1 for each encoder frame inside it and 0 for others, and the same of its feature frames where the front end is
+        padded.
+        """
+        window = {"window": (self.window, self.num_mel_bins)}
+        if not self.whole:
+            return window | {"mask": (self.num_keys,)} | self.state_shapes
+        heard = {"heard": (self.window, 1)} if self.lengths.lead else {}
+        return window | heard | {"inside": (self.chunk_size, 1)}
 
     def valid_keys(self, frames_seen: int, num_frames: int) -> Bool[np.ndarray, " keys"]:
         """Those that the next chunk, of `num_frames` valid frames, attends to."""

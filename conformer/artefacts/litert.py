@@ -28,3 +28,6 @@ class LiteRt(Runtime):
         results = self._run(window=window, mask=np.where(valid, 0, MASKED).astype(np.float32), **self._state)
         self._state = {name: results[f"next_{name}"] for name in self._state}
         return results["log_probs"]
+
+    def _whole(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        return self._run(**inputs)["log_probs"]

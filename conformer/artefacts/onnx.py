@@ -29,7 +29,7 @@ class OnnxRuntime(Runtime):
 
     def _initial_state(self) -> dict[str, np.ndarray]:
         self._offset = np.zeros(1, np.int64)
-        return zeros(cache_shapes(self.geometry))
+        return {} if self.geometry.whole else zeros(cache_shapes(self.geometry))
 
     def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
         offset, self._offset = self._offset, self._offset + self.geometry.chunk_size
@@ -37,6 +37,9 @@ class OnnxRuntime(Runtime):
         log_probs, *caches = self._session.run(None, dict(zip(INPUTS, inputs, strict=True)))
         self._state = dict(zip(self._state, caches, strict=True))
         return np.asarray(log_probs)[0]
+
+    def _whole(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        return np.asarray(self._session.run(None, inputs)[0])
 
 
 def cache_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:

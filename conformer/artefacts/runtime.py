@@ -40,6 +40,8 @@ class Runtime(abc.ABC):
         """See `Stepper`."""
         if fresh is not None and fresh[0]:
             self.reset()
+        if self.geometry.whole:
+            return self._whole(self._whole_inputs(windows[0], int(num_frames[0])))[None]
         valid = self.geometry.valid_keys(self._frames_seen, int(num_frames[0]))
         self._frames_seen += int(num_frames[0])
         return self._step(windows[0], valid)[None]
@@ -69,6 +71,14 @@ class Runtime(abc.ABC):
         """How many results of operations have each layout, where that decides on speed."""
         return {}
 
+    def _whole_inputs(self, window: np.ndarray, num_frames: int) -> dict[str, np.ndarray]:
+        """What `Geometry.input_shapes` lists."""
+        first, end = self.framing.lengths.lead, self.framing.end(window, num_frames)
+        places, frames = np.arange(len(window)), np.arange(self.geometry.chunk_size)
+        heard = (places >= first) & (places < end)
+        values = {"window": window, "heard": heard[:, None], "inside": (frames < num_frames)[:, None]}
+        return {name: values[name].astype(np.float32) for name in self.geometry.input_shapes}
+
     def _initial_state(self) -> dict[str, np.ndarray]:
         return zeros(self.geometry.state_shapes)
 
@@ -78,3 +88,7 @@ class Runtime(abc.ABC):
     @abc.abstractmethod
     def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Log-probabilities of a chunk, given which keys are valid; replaces the state."""
+
+    def _whole(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Log-probabilities of a whole recording."""
+        raise NotImplementedError

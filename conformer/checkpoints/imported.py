@@ -12,6 +12,7 @@ from conformer import system
 from conformer.checkpoints.tensors import ConversionError
 from conformer.checkpoints.weights import Source, parameters_of
 from conformer.config import Config
+from conformer.filterbank import plan_of
 from conformer.tokenizer import BpeTokenizer, Tokenizer
 from conformer.training.checkpoint import save_arrays
 
@@ -27,7 +28,11 @@ class Imported:
 
     @classmethod
     def of(cls, format: str, config: Config, tokenizer: Tokenizer, source: Source) -> "Imported":
-        """Reads the tensors. Raises ConversionError where they are not those of the configuration."""
+        """Reads the tensors. Raises ConversionError where they are not those of the configuration.
+
+        And FeatureError for features that cannot be computed.
+        """
+        plan_of(config.features)
         kind = "bpe" if isinstance(tokenizer, BpeTokenizer) else "char"
         config = config.replace({"tokenizer.kind": kind, "tokenizer.vocab_size": tokenizer.vocab_size - 1})
         return cls(format, config, tokenizer, parameters_of(source, config))

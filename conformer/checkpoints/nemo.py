@@ -23,7 +23,14 @@ from conformer.filterbank import plan_of
 
 WEIGHTS, SETTINGS = "model_weights.ckpt", "model_config.yaml"
 GUARD = 2.0**-24  # what its features add before the logarithm
-WINDOWS = {"hann": "hann", "hamming": "hamming", "blackman": "blackman", "bartlett": "bartlett", "none": "ones"}
+WINDOWS = {
+    "hann": "hann",
+    "hamming": "hamming",
+    "blackman": "blackman",
+    "bartlett": "bartlett",
+    "none": "ones",
+    None: "ones",
+}
 FRONT_ENDS = {"striding": "vanilla", "dw_striding": "depthwise_separable"}
 
 
@@ -101,7 +108,7 @@ def _features(path: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
     options.choose("stft_conv", False, (False,))
     # Padding of batches, augmentation in training, and which library computes.
     options.skip("pad_to", "pad_value", "rng", "nb_augmentation_prob", "nb_max_freq", "use_torchaudio")
-    normalisation = {"per_feature": True, "NA": False, "": False, "none": False, "None": False}
+    normalisation = {"per_feature": True} | dict.fromkeys(("NA", "", "none", "None", False, None), False)
     features = FeatureConfig(
         kind="nemo",
         sample_rate=rate,
@@ -110,15 +117,12 @@ def _features(path: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
         frame_shift_ms=1000 * shift / rate,
         low_freq=float(options.get("lowfreq", 0.0)),
         high_freq=float(options.get("highfreq", rate / 2)),
-        preemphasis=options.get("preemph", 0.97),
+        preemphasis=options.get("preemph", 0.97, null=0.0),
         window=options.choose("window", "hann", WINDOWS),
         fft_size=options.get("n_fft", 1 << (length - 1).bit_length()),
-        normalise=False
-        if values["preprocessor"].get("normalize", "per_feature") is None
-        else options.choose("normalize", "per_feature", normalisation),
+        normalise=options.choose("normalize", "per_feature", normalisation),
         dither=options.get("dither", 1e-5) * 2**15,
     )
-    options.skip("normalize")
     options.finish()
     return features
 
@@ -135,8 +139,9 @@ def _model(path: pathlib.Path, values: dict, features: FeatureConfig) -> tuple[M
     options.choose("self_attention_model", "rel_pos", ("rel_pos",))
     options.choose("reduction", "", ("",))
     options.choose("global_tokens", 0, (0,))
+    options.choose("conv_dual_mode", False, (False,))
     # Biases that are off, and u and v that blocks share, are in the tensors. The rest is of training, or of speed.
-    options.skip("use_bias", "untie_biases", "pos_emb_max_len", "att_context_probs", "conv_dual_mode")
+    options.skip("use_bias", "untie_biases", "pos_emb_max_len", "att_context_probs")
     options.skip("reduction_position", "reduction_factor", "global_tokens_spacing", "global_attn_separate")
     options.skip("subsampling_conv_chunking_factor", "use_pytorch_sdpa", "use_pytorch_sdpa_backends")
     options.skip("sync_max_audio_length", "n_layers_to_freeze", "adapter", "export_cache_support")
@@ -170,7 +175,7 @@ def _model(path: pathlib.Path, values: dict, features: FeatureConfig) -> tuple[M
         full_context=not (contexts and causal),
         dropout=options.get("dropout", 0.1),
     )
-    scale = dim**0.5 if options.get("xscaling", True) else 1.0
+    scale = dim**0.5 if options.get("xscaling", True, null=False) else 1.0
     options.finish()
     chunks = tuple(dict.fromkeys(right + 1 for _, right in contexts)) or (0,)
     lefts = tuple(dict.fromkeys(left // (right + 1) if left >= 0 else -1 for left, right in contexts)) or (-1,)
@@ -182,9 +187,10 @@ def _contexts(path: pathlib.Path, sizes: Any, options: Options) -> list[tuple[in
     style = options.choose("att_context_style", "regular", ("regular", "chunked_limited"))
     sizes = sizes or [-1, -1]
     pairs = [tuple(pair) for pair in (sizes if isinstance(sizes[0], list) else [sizes])]
-    if style == "regular" and all(pair == (-1, -1) for pair in pairs):
+    if all(pair == (-1, -1) for pair in pairs):
         return []
-    if style == "regular" or any(len(pair) != 2 or pair[1] < 0 for pair in pairs):
+    whole = (-1, -1)  # a chunk of 0 frames and all before it
+    if style == "regular" or any(len(pair) != 2 or (pair[1] < 0 and pair != whole) for pair in pairs):
         raise ConversionError(
             f"{path}: encoder.att_context_size={sizes} with att_context_style={style} is not supported, only [-1, -1] "
             "with regular, and chunks (chunked_limited) with a limited right context"

@@ -21,12 +21,12 @@ class Options:
             raise ConversionError(f"{origin}: {section} is no table of options: restore the file")
         self._where, self._values, self._read = f"{origin}: {section}", dict(values), set[str]()
 
-    def get(self, key: str, default: Any) -> Any:
-        """The value, which has the type of `default`; that for one that is not there, or null."""
+    def get(self, key: str, default: Any, null: Any = None) -> Any:
+        """The value, which has the type of `default`; that for one not there. null stands for `null`, if given."""
         self._read.add(key)
         value = self._values.get(key)
         if value is None:
-            return default
+            return null if null is not None and key in self._values else default
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if default is not None and not isinstance(value, type(default)):
@@ -42,10 +42,10 @@ class Options:
         return value
 
     def choose[T](self, key: str, default: T, supported: Mapping[Any, T] | Sequence[Any]) -> Any:
-        """What a value that is supported stands for. Raises ConversionError for another."""
+        """What a value stands for; null is `default`, unless it is supported. Raises ConversionError for another."""
         self._read.add(key)
         value = self._values.get(key, default)
-        value = default if value is None else value
+        value = default if value is None and None not in supported else value
         known = list(supported)
         if value not in known:
             raise ConversionError(

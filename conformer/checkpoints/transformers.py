@@ -93,7 +93,7 @@ def _features(folder: pathlib.Path, bins: int) -> FeatureConfig:
         frame_shift_ms=1000 * options.get("hop_length", 160) / rate,
         low_freq=0.0,
         high_freq=rate / 2,
-        preemphasis=options.get("preemphasis", 0.97),
+        preemphasis=options.get("preemphasis", 0.97, null=0.0),
         window="hann",
         fft_size=options.get("n_fft", 512),
         normalise=True,

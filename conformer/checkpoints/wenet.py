@@ -17,8 +17,9 @@ from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
 CONFIG_FILE = "train.yaml"
 DYNAMIC_CHUNKS = 25  # the largest chunk that WeNet draws in training
 INPUT_LAYERS = {"conv2d": 4, "conv2d6": 6, "conv2d8": 8}
-# The attention decoder, and tables of sinusoids, which some versions save.
-IGNORED = ("decoder.", "encoder.embed.pos_enc.", "encoder.embed.0.pe")
+# Other branches than CTC, and tables of sinusoids, which some versions save.
+IGNORED = ("decoder.", "attention_decoder.", "predictor.", "joint.", "encoder.embed.pos_enc.", "encoder.embed.0.pe")
+UNUSED = ".concat_linear."  # a layer of every block that versions of 2021 and 2022 save and do not use
 
 
 def read(folder: pathlib.Path) -> Imported:
@@ -36,8 +37,11 @@ def read(folder: pathlib.Path) -> Imported:
     tokenizer = make_tokenizer(symbols, blank, _speller(folder, values))
     config = Config(features=features, model=model, train=train).replace({"model.vocab_size": len(symbols)})
     with checkpoint.open("rb") as file:
-        tensors = Tensors(str(checkpoint), read_torch(file, str(checkpoint)), IGNORED)
-        bins, identity = features.num_mel_bins, "encoder.global_cmvn.mean" not in tensors
+        stored = read_torch(file, str(checkpoint))
+        ignored = IGNORED if model.final_norm else (*IGNORED, f"{WENET.final_norm}.")  # saved, but not used then
+        tensors = Tensors(str(checkpoint), stored, (*ignored, *(name for name in stored if UNUSED in name)))
+        declared = values.get("cmvn") == "global_cmvn" or values.get("cmvn_file") is not None
+        bins, identity = features.num_mel_bins, not declared and "encoder.global_cmvn.mean" not in tensors
         mean = np.zeros(bins) if identity else tensors.take("encoder.global_cmvn.mean", bins)
         deviation = np.ones(bins) if identity else tensors.take("encoder.global_cmvn.istd", bins)
         names = WENET if model.subsampling_factor == 4 else WENET._replace(projection="encoder.embed.linear")
@@ -86,7 +90,7 @@ def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, T
     options.choose("n_kv_head", heads, (heads,))
     options.choose("head_dim", dim // heads, (dim // heads,))
     options.choose("conv_inner_factor", 2, (2,))
-    options.choose("conv_norm_eps", eps, (eps,))
+    options.choose("concat_after", False, (False,))
     # Biases that are off are not in the checkpoint, and zeros here. The rest is of training, or of speed.
     options.skip("query_bias", "key_bias", "value_bias", "mlp_bias", "conv_bias", "use_sdpa", "input_size")
     options.skip("positionwise_conv_kernel_size", "use_dynamic_left_chunk", "n_expert", "n_expert_activated")
@@ -104,6 +108,7 @@ def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, T
         pad_before_gate=causal,
         causal_conv=causal,
         norm_eps=eps,
+        convolution_norm_eps=options.get("conv_norm_eps", 1e-5),
         final_norm=options.get("final_norm", True),
         positions="absolute",
         full_context=not (causal and (dynamic or static > 0)),

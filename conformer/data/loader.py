@@ -29,6 +29,7 @@ from conformer.data.buckets import (
 )
 from conformer.data.manifest import AudioFile, DataError, Recipe, Utterance, load_manifest
 from conformer.data.records import SUMMARY, UNFINISHED, Corpus, Utterances
+from conformer.data.subset import subset
 from conformer.data.synthetic import synthesise
 from conformer.tokenizer import Tokenizer
 from kernels.typing import Float, Int
@@ -72,13 +73,23 @@ ALL_ROWS = Share()
 
 
 def load_utterances(config: Config, say: Callable[[str], object] = lambda line: None) -> Utterances:
-    """All splits of `config.data.source`; those of a prepared corpus are read one by one. Raises DataError.
+    """All splits of `config.data.source`, or their `subset`; those of a prepared corpus are read one by one.
 
-    `say` is given a line about splits that were drawn.
+    `say` is given a line about splits that were drawn. Raises DataError.
     """
-    if config.data.source == "synthetic":
-        return synthesise(config.data.synthetic, config.features.sample_rate)
-    return _load(pathlib.Path(config.data.source), config.text.normalise, say)
+    data = config.data
+    if data.source == "synthetic":
+        utterances = synthesise(data.synthetic, config.features.sample_rate)
+    else:
+        utterances = _load(pathlib.Path(data.source), config.text.normalise, say)
+    if not (data.words or data.train_minutes):
+        return utterances
+    if isinstance(utterances, Corpus):
+        raise DataError(
+            f"{data.source} is prepared, and data.words and data.train_minutes choose from a manifest: leave them out, "
+            "or point data.source at the manifest"
+        )
+    return subset(data, utterances)
 
 
 def _load(path: pathlib.Path, level: str, say: Callable[[str], object]) -> Utterances:
@@ -110,7 +121,7 @@ def load_split(
     is none of it.
     """
     if manifest is not None:
-        config = config.replace({"data.source": manifest})
+        config = config.replace({"data.source": manifest, "data.words": (), "data.train_minutes": 0.0})
     utterances = load_utterances(config, say if split != "all" else lambda line: None)
     chosen = list(utterances if split == "all" else in_splits(utterances, (split,)))
     if not chosen:

@@ -32,18 +32,35 @@ class Interface(NamedTuple):
     outputs: dict[str, list]
 
 
-def check_request(config: Config, format: str, numerics: str, chunk_size: int, num_left_chunks: int) -> None:
-    """Raises ExportError for what cannot be exported, warns of what was not trained for."""
+WHOLE = ("onnx", "litert", "jax")  # formats that take whole recordings
+LONGEST = 300.0  # seconds of one: attention compares all of its frames
+
+
+def check_request(
+    config: Config,
+    format: str,
+    numerics: str,
+    chunk_size: int,
+    num_left_chunks: int,
+    max_seconds: float | None = None,
+) -> None:
+    """Raises ExportError for what cannot be exported, warns of what was not trained for.
+
+    `max_seconds` is that of whole recordings, None of a streaming step.
+    """
     options = FORMATS[format].numerics
     if numerics not in options:
         raise ExportError(f"--numerics={numerics} is not one that --format={format} can have: {', '.join(options)}")
+    if max_seconds is not None:
+        _check_whole(config, format, max_seconds)
+        return
     if chunk_size < 1 or num_left_chunks < 1:
         raise ExportError(
             f"--chunk-size={chunk_size} --num-left-chunks={num_left_chunks}: a state of fixed size needs at least 1 of "
             "each; 16 and 4 are usual"
         )
     if (reason := config.not_streaming) is not None:
-        raise ExportError(reason)
+        raise ExportError(f"{reason}; or export it for whole recordings: add --whole")
     if format == "coreml" and config.model.positions == "absolute":
         raise ExportError(
             "model.positions=absolute: float16 cannot count the frames of a stream: export for onnx or litert, or a "
@@ -62,6 +79,22 @@ def check_request(config: Config, format: str, numerics: str, chunk_size: int, n
         )
     if format == "onnx" and (reason := not_for_sherpa(config)):
         warnings.warn(f"for ONNX Runtime alone: {reason}", stacklevel=2)
+    backend(format)
+
+
+def _check_whole(config: Config, format: str, max_seconds: float) -> None:
+    if format not in WHOLE:
+        raise ExportError(
+            f"--format={format} takes a streaming step alone: export whole recordings for {', '.join(WHOLE)}"
+        )
+    if not 0 < max_seconds <= LONGEST:
+        raise ExportError(f"--max-seconds={max_seconds:g} must lie within 0 and {LONGEST:g}: cut longer recordings")
+    if 0 not in config.train.chunk_sizes:
+        warnings.warn(
+            f"0 is not one of train.chunk_sizes={config.train.chunk_sizes}: the model was not trained for whole "
+            "recordings, expect more errors",
+            stacklevel=3,
+        )
     backend(format)
 
 

@@ -20,7 +20,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel  # pyright: ignore[rep
 from conformer.artefacts.geometry import Geometry
 from conformer.artefacts.onnx import INPUTS, OUTPUTS, cache_shapes
 from conformer.export.formats import Interface, Task, not_for_sherpa
-from conformer.export.step import LAYOUT, key_positions, lay_out
+from conformer.export.step import LAYOUT, flat_step, key_positions, lay_out, specifications
 from conformer.model import ConformerCTC
 from conformer.model.layouts.layout import Past
 
@@ -30,17 +30,19 @@ MASKED = 1e4  # subtracted from the scores of keys that are not valid: within fl
 
 
 def export(task: Task) -> Interface:
-    """Writes the step of one stream, with the metadata that sherpa-onnx asks for if it can serve the model.
+    """Writes the step of one stream, with the metadata that sherpa-onnx asks for if it can serve the model; or what
+    takes whole recordings, with the interface of `Geometry.input_shapes`.
 
     Numerics: float32; float16 with float32 at the interface; or int8: matrices, and at run time what they are
     multiplied with, by ONNX Runtime's dynamic quantisation with a scale for each output. Weights then have 7 bits.
     """
     geometry, numerics, path = task.geometry, task.numerics, task.path
-    graph = _convert(task.model, geometry)
+    graph = _convert_whole(task.model, geometry) if geometry.whole else _convert(task.model, geometry)
     _write_products_plainly(graph)
-    _add_interface(graph, geometry)
-    if not_for_sherpa(task.config) is None:
-        _add_metadata(graph, geometry)
+    if not geometry.whole:
+        _add_interface(graph, geometry)
+        if not_for_sherpa(task.config) is None:
+            _add_metadata(graph, geometry)
     if numerics == "float16":
         sortable = OnnxModel(convert_float_to_float16(graph, keep_io_types=True))
         sortable.topological_sort()  # the conversion appends its casts
@@ -92,6 +94,17 @@ def _convert(model: ConformerCTC, geometry: Geometry) -> Any:
         normalization_mode="prefer_native",
         input_names=["x", "attn_cache", "conv_cache", "valid", *start],
         output_names=list(OUTPUTS),
+    )
+
+
+def _convert_whole(model: ConformerCTC, geometry: Geometry) -> Any:
+    return to_onnx(
+        lambda *inputs: flat_step(model, geometry, jax.nn.log_softmax)(*inputs)[0],
+        specifications(geometry),
+        opset=OPSET,
+        normalization_mode="prefer_native",
+        input_names=list(geometry.input_shapes),
+        output_names=["log_probs"],
     )
 
 

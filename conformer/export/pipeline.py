@@ -16,36 +16,51 @@ from conformer.cost import num_parameters
 from conformer.data import DataError, in_splits, load_utterances
 from conformer.decode.confidence import Confidence
 from conformer.export.formats import Task, backend, check_request, not_for_sherpa
-from conformer.streaming import Framing, windows_of
+from conformer.model import ConformerCTC
+from conformer.model.subsampling import lengths_of
+from conformer.streaming import Framing, Stepper, windows_of
 from conformer.streaming.engine import Engine
+from conformer.streaming.whole import WholeEngine
+from conformer.streaming.windows import Window
 from conformer.training.checkpoint import load_model, save_weights
 
-CHECK_FILE = "check.npz"
+CHECK_FILE, WHOLE_CHECK_FILE = "check.npz", "check_whole.npz"
 CHECK_SECONDS = 4.0
 CALIBRATION_UTTERANCES = 48  # a few minutes of speech: ranges hardly grow with more
 
 
 def export(
-    workdir: pathlib.Path, format: str, numerics: str | None, chunk_size: int, num_left_chunks: int, out: pathlib.Path
+    workdir: pathlib.Path,
+    format: str,
+    numerics: str | None,
+    chunk_size: int,
+    num_left_chunks: int,
+    out: pathlib.Path,
+    max_seconds: float | None = None,
 ) -> Card:
-    """Writes the streaming step of a trained model, its tokens and its card to the folder `out`.
+    """Writes a trained model, its tokens and its card to the folder `out`.
 
-    Raises ExportError, before any work, for what the format cannot hold.
+    As a streaming step; or, where `max_seconds` is given, for whole recordings of at most so long, and then without
+    chunks. Raises ExportError, before any work, for what the format cannot hold.
     """
     config = Config.from_json(workdir / "config.json")
     numerics = numerics or FORMATS[format].numerics[0]
-    check_request(config, format, numerics, chunk_size, num_left_chunks)
+    check_request(config, format, numerics, chunk_size, num_left_chunks, max_seconds)
     config, model, tokenizer, step = load_model(workdir)
-    geometry = Geometry.of(config, model, chunk_size, num_left_chunks)
+    if max_seconds is None:
+        geometry = Geometry.of(config, model, chunk_size, num_left_chunks)
+    else:
+        framing = Framing.of_whole(config.features, lengths_of(config.model), max_seconds)
+        geometry = Geometry.of(config, model, framing.chunk_size, 0, "whole")
     framing = geometry.framing(config.features)
     calibration = _calibration(config, framing) if numerics in FORMATS[format].calibrated else []
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
     Confidence.load(workdir).save(out)
-    name = artefact_name(format, numerics)
+    name = artefact_name(format, numerics, geometry.kind)
     path = out / f"{name}{FORMATS[format].suffix}"
     interface = backend(format).export(Task(config, model, geometry, numerics, path, calibration))
-    _write_check(Engine(config, model, chunk_size=chunk_size, num_left_chunks=num_left_chunks), out)
+    _write_check(reference(config, model, geometry), out)
     runtime = load_runtimes(format, path, geometry, config.features)[""]
     card = Card(
         file=path.name,
@@ -64,10 +79,17 @@ def export(
         layouts=runtime.layouts,
         check=check_difference(runtime, out),
         normalise=config.text.normalise,
-        for_sherpa=format == "onnx" and not_for_sherpa(config) is None,
+        for_sherpa=format == "onnx" and not geometry.whole and not_for_sherpa(config) is None,
     )
     card.save(out)
     return card
+
+
+def reference(config: Config, model: ConformerCTC, geometry: Geometry) -> Stepper:
+    """What an artefact is compared with: the model in JAX float32, with the same windows."""
+    if geometry.whole:
+        return WholeEngine(model, geometry.framing(config.features))
+    return Engine(config, model, chunk_size=geometry.chunk_size, num_left_chunks=geometry.num_left_chunks)
 
 
 def release(workdir: pathlib.Path, out: pathlib.Path) -> None:
@@ -82,15 +104,24 @@ def release(workdir: pathlib.Path, out: pathlib.Path) -> None:
 
 def check_difference(runtime: Runtime, folder: pathlib.Path) -> float:
     """The largest difference of a log-probability from those of JAX float32 in the folder's check.npz."""
+    path = folder / check_file(runtime.framing)
     try:
-        stored = np.load(folder / CHECK_FILE)
+        stored = np.load(path)
         windows, expected = stored["windows"], stored["log_probs"]
+        counts = stored["num_frames"] if runtime.framing.whole else np.full(len(windows), runtime.framing.chunk_size)
     except (OSError, ValueError, KeyError):
-        raise ExportError(f"{folder / CHECK_FILE} cannot be read: export again") from None
+        raise ExportError(f"{path} cannot be read: export again") from None
     runtime.reset()
-    num_frames = np.full(1, runtime.framing.chunk_size, np.int32)
-    results = [runtime(window[None], num_frames)[0] for window in windows]
-    return float(np.abs(np.stack(results) - expected).max())
+    differences = [
+        np.abs(runtime(window[None], np.full(1, count, np.int32))[0, :count] - log_probs[:count]).max()
+        for window, count, log_probs in zip(windows, counts, expected, strict=True)
+    ]
+    return float(max(differences))
+
+
+def check_file(framing: Framing) -> str:
+    """The name of the file that a folder's artefacts of a kind are checked with."""
+    return WHOLE_CHECK_FILE if framing.whole else CHECK_FILE
 
 
 def size_of(path: pathlib.Path) -> int:
@@ -101,18 +132,34 @@ def size_of(path: pathlib.Path) -> int:
 
 def check_windows(framing: Framing) -> np.ndarray:
     """Features of synthetic sound in whole chunks, (chunks, window, mel): the same for ever."""
+    windows = windows_of(framing, _check_samples(framing))
+    return np.stack([window.features for window in windows if window.num_frames == framing.chunk_size])
+
+
+def whole_check_windows(framing: Framing) -> list[Window]:
+    """The same sound as a whole, and the first third of it."""
+    samples = _check_samples(framing)[: int(framing.longest * framing.features.sample_rate)]
+    return [window for part in (samples, samples[: len(samples) // 3]) for window in windows_of(framing, part)]
+
+
+def _check_samples(framing: Framing) -> np.ndarray:
     rng = np.random.default_rng(0)
     rate = framing.features.sample_rate
     seconds = np.arange(int(CHECK_SECONDS * rate)) / rate
     # A few gliding tones in noise: something to hear in every filter.
     glides = sum(np.sin(2 * np.pi * (f * seconds + 40 * np.sin(3 * seconds))) for f in (150, 400, 900, 2_000))
-    samples = (0.05 * glides + 0.02 * rng.standard_normal(len(seconds))).astype(np.float32)
-    windows = windows_of(framing, samples)
-    return np.stack([window.features for window in windows if window.num_frames == framing.chunk_size])
+    return (0.05 * glides + 0.02 * rng.standard_normal(len(seconds))).astype(np.float32)
 
 
-def _write_check(engine: Engine, out: pathlib.Path) -> None:
-    """Writes check.npz: synthetic sound, and what JAX float32 makes of it."""
+def _write_check(engine: Stepper, out: pathlib.Path) -> None:
+    """Writes the check: synthetic sound, and what JAX float32 makes of it."""
+    if engine.framing.whole:
+        features, counts = zip(*whole_check_windows(engine.framing), strict=True)
+        num_frames = np.array(counts, np.int32)
+        log_probs = [engine(window[None], num_frames[row : row + 1])[0] for row, window in enumerate(features)]
+        arrays = {"windows": np.stack(features), "num_frames": num_frames, "log_probs": np.stack(log_probs)}
+        np.savez_compressed(out / WHOLE_CHECK_FILE, **arrays)
+        return
     windows = check_windows(engine.framing)
     num_frames = np.full(1, engine.framing.chunk_size, np.int32)
     log_probs = [engine(window[None], num_frames)[0] for window in windows]

@@ -1,4 +1,4 @@
-"""The step of one stream as converters take it: the network in the layout `constant`, its state a list of arrays."""
+"""What converters take: the network in the layout `constant`, as a step of one stream or of a whole recording."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from conformer.artefacts.geometry import Geometry
+from conformer.artefacts.geometry import MASKED, Geometry
 from conformer.export.formats import Interface
 from conformer.model import ConformerCTC
 from conformer.model.layouts.constant import Constant
 from conformer.model.layouts.layout import Past
-from conformer.model.positions import sinusoids
+from conformer.model.positions import distance_sinusoids, known_sinusoids, sinusoids
 
 LAYOUT = Constant()
 
@@ -26,7 +26,9 @@ def lay_out(model: ConformerCTC, geometry: Geometry) -> ConformerCTC:
 
 
 def flat_step(model: ConformerCTC, geometry: Geometry, head: Callable[[jax.Array], jax.Array]) -> Callable:
-    """run(window, mask, *state) -> (head(logits), *state), the state in the order of `Geometry.state_shapes`."""
+    """run(*inputs) -> (head(logits), *state), with the inputs of `Geometry.input_shapes` and the state in its order."""
+    if geometry.whole:
+        return lambda *inputs: (head(whole_logits(model, geometry, *inputs)),)
     model, size = lay_out(model, geometry), len(Past._fields)
 
     def run(window: jax.Array, mask: jax.Array, *state: jax.Array) -> tuple[jax.Array, ...]:
@@ -39,6 +41,20 @@ def flat_step(model: ConformerCTC, geometry: Geometry, head: Callable[[jax.Array
     return run
 
 
+def whole_logits(model: ConformerCTC, geometry: Geometry, *inputs: jax.Array) -> jax.Array:
+    """Of a recording that is given as `Geometry.input_shapes` says; frames outside of it hold anything."""
+    values = dict(zip(geometry.input_shapes, inputs, strict=True))
+    inside, frames = values["inside"], geometry.chunk_size
+    positions = None
+    if geometry.positions == "absolute":
+        positions = known_sinusoids(np.arange(frames), geometry.encoder_dim)
+    elif geometry.positions == "relative":
+        positions = distance_sinusoids(frames, frames, geometry.encoder_dim)
+    seen = (inside[:, 0] - 1.0) * -MASKED
+    options = {"positions": positions, "inside": inside, "heard": values.get("heard")}
+    return model.logits(values["window"], seen, None, LAYOUT, **options)[0]
+
+
 def key_positions(geometry: Geometry, frames: jax.Array) -> jax.Array:
     """The sinusoids of all keys of the chunk that begins after so many frames, (keys, encoder_dim)."""
     keys = np.arange(-geometry.left, geometry.chunk_size, dtype=np.float32)
@@ -47,13 +63,11 @@ def key_positions(geometry: Geometry, frames: jax.Array) -> jax.Array:
 
 def specifications(geometry: Geometry) -> list[jax.ShapeDtypeStruct]:
     """Of what `flat_step` takes."""
-    shapes = [(geometry.window, geometry.num_mel_bins), (geometry.num_keys,), *geometry.state_shapes.values()]
-    return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in geometry.input_shapes.values()]
 
 
 def describe(geometry: Geometry, output: str) -> Interface:
     """Names and shapes of what goes in and out."""
-    inputs, *state = zip(["window", "mask", *geometry.state_shapes], specifications(geometry), strict=True)
-    tensors = {name: ["float32", list(array.shape)] for name, array in [inputs, *state]}
+    tensors = {name: ["float32", list(shape)] for name, shape in geometry.input_shapes.items()}
     result = {output: ["float32", [geometry.chunk_size, geometry.vocab_size]]}
     return Interface(tensors, result | {f"next_{name}": tensors[name] for name in geometry.state_shapes})

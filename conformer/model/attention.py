@@ -48,7 +48,8 @@ class Attention(nnx.Module):
         """Attends to the keys of `past` followed by those of x, as far as they are `seen`.
 
         Args:
-            positions: the sinusoids of all keys, where positions are absolute.
+            positions: the sinusoids of all keys, where positions are absolute; of all distances, descending, where
+                they are relative and neither laid out nor computed by the layout.
 
         Returns:
             the output, and the next `Past.key` and `Past.value`.

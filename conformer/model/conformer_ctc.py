@@ -9,7 +9,7 @@ from flax import nnx
 from conformer.config import Config
 from conformer.model.encoder import Encoder
 from conformer.model.layouts import SEQUENCE
-from conformer.model.layouts.layout import Frames, Layout, Past, Seen
+from conformer.model.layouts.layout import Frames, Inside, Layout, Past, Seen
 from conformer.model.linear import linear
 from kernels.lut_softmax import log_softmax
 from kernels.typing import Array, Float, Int
@@ -41,23 +41,32 @@ class ConformerCTC(nnx.Module):
         self.head = linear(config.model.encoder_dim, config.model.vocab_size, compute="float32", rngs=rngs)
         self.log_softmax = log_softmax  # of logits: what decoders read
 
-    def standardise(self, features: Any, layout: Layout = SEQUENCE) -> Any:
+    def standardise(self, features: Any, layout: Layout = SEQUENCE, heard: Any = None) -> Any:
         """Global mean and variance normalisation: unlike an utterance's own, it can stream."""
         standardised = layout.standardise(features, self.feature_mean[...], self.feature_scale[...])
         # What lies outside the utterance stays zero: a padded front end tells it by that.
-        return layout.weigh(standardised, layout.heard(features)) if self.encoder.subsampling.lead else standardised
+        if not self.encoder.subsampling.lead:
+            return standardised
+        return layout.weigh(standardised, layout.heard(features) if heard is None else heard)
 
     def logits(
-        self, features: Any, seen: Seen, pasts: Sequence[Past] | None, layout: Layout, positions: Frames | None = None
+        self,
+        features: Any,
+        seen: Seen,
+        pasts: Sequence[Past] | None,
+        layout: Layout,
+        positions: Frames | None = None,
+        inside: Inside = None,
+        heard: Any = None,
     ) -> tuple[Any, list[Past]]:
         """The whole network in any layout: logits of features not yet normalised, and the next state of each block.
 
         Args:
-            pasts, positions: as `Encoder.run`.
+            pasts, positions, inside, heard: as `Encoder.run`.
         """
         with layout.scope("front end"):
-            features = self.standardise(features, layout)
-        outputs, pasts = self.encoder.run(features, seen, None, pasts, layout, positions=positions)
+            features = self.standardise(features, layout, heard)
+        outputs, pasts = self.encoder.run(features, seen, inside, pasts, layout, heard=heard, positions=positions)
         with layout.scope("head"):
             return layout.linear(self.head, outputs[-1]), pasts
 

@@ -1,5 +1,7 @@
 """The convolution module: a gated point-wise layer, a depthwise convolution in time, a point-wise layer."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -31,7 +33,8 @@ class Convolution(nnx.Module):
         self.pad_before_gate = config.pad_before_gate
         self.bias = nnx.Param(jnp.zeros(dim)) if config.convolution_bias else nnx.data(None)
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (taps, dim)) * taps**-0.5)
-        self.middle_norm = make_norm(config.convolution_norm, dim, config)
+        eps = config.convolution_norm_eps or config.norm_eps
+        self.middle_norm = make_norm(config.convolution_norm, dim, dataclasses.replace(config, norm_eps=eps))
         self.output = linear(dim, dim, compute=compute, rngs=rngs)
 
     def __call__(

@@ -10,6 +10,8 @@ from conformer.streaming.transcript import Transcript
 from conformer.streaming.windows import StreamError, Windows
 from conformer.tokenizer import Tokenizer
 
+DECODED = 16  # frames of a whole recording that are decoded between two looks for an endpoint
+
 
 class Stream:
     """Audio in and text out; a pool steps what lies between.
@@ -92,8 +94,11 @@ class StreamPool:
             if stream is None:
                 continue
             if count := num_frames[slot]:
-                levels = loudness(windows[slot, : count * framing.subsampling_factor])
-                stream.transcript.decode(log_probs[slot, :count], levels)
+                factor, size = framing.subsampling_factor, DECODED if framing.whole else count
+                levels = loudness(windows[slot, : count * factor])
+                for start in range(0, count, size):
+                    stop = min(start + size, count)
+                    stream.transcript.decode(log_probs[slot, start:stop], levels[start * factor : stop * factor])
             if stream.finished:
                 stream.transcript.finish()
                 self._slots[slot] = None

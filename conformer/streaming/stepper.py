@@ -1,22 +1,35 @@
 """What a stream needs of a network: the numbers that its audio is cut by, and a step that keeps the state."""
 
 import dataclasses
+import math
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from conformer.config import FeatureConfig
+from conformer.filterbank import plan_of
 from conformer.lengths import Lengths
 from kernels.typing import Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
 class Framing:
-    """How audio becomes windows of features, and each window a chunk of encoder frames."""
+    """How audio becomes windows of features, and each window a chunk of encoder frames.
+
+    With `whole`, a window holds a recording from its beginning to its end, followed by zeros.
+    """
 
     features: FeatureConfig
     lengths: Lengths
     chunk_size: int  # encoder frames of a window
+    whole: bool = False
+
+    @classmethod
+    def of_whole(cls, features: FeatureConfig, lengths: Lengths, seconds: float) -> "Framing":
+        """For recordings that last at most so long."""
+        plan, samples = plan_of(features), math.ceil(seconds * features.sample_rate)
+        frames = -(-(samples + plan.trailing) // plan.shift) + 1  # one more, which resampling may give
+        return cls(features, lengths, max(lengths.output_lengths(frames), 1), whole=True)
 
     @property
     def window(self) -> int:
@@ -38,9 +51,29 @@ class Framing:
         """Audio from an encoder frame to the next."""
         return self.subsampling_factor * self.features.frame_shift_ms / 1000
 
+    @property
+    def longest(self) -> float:
+        """Seconds that a recording may last: all that a window holds, where that is whole."""
+        if not self.whole:
+            return math.inf
+        plan = plan_of(self.features)
+        frames = self.window - self.lengths.lead + (0 if self.lengths.lead else self.subsampling_factor - 1)
+        return (frames * plan.shift - plan.trailing) / self.features.sample_rate
+
     def num_frames(self, feature_frames: int) -> int:
         """Encoder frames of a recording."""
         return self.lengths.output_lengths(feature_frames)
+
+    def end(self, window: Float[np.ndarray, "window mel"], num_frames: int) -> int:
+        """Where in its window a whole recording ends that has so many encoder frames.
+
+        That is behind the last frame that is not zero, or the earliest place that gives as many.
+        """
+        heard = np.flatnonzero(window.any(axis=1))
+        fewest = self.lengths.window(num_frames)
+        if self.lengths.lead:
+            fewest = max(fewest - self.subsampling_factor + 1, self.lengths.lead + 1)
+        return max(fewest, int(heard[-1]) + 1 if len(heard) else 0)
 
 
 @runtime_checkable

@@ -50,7 +50,11 @@ class Windows:
         return self._num_samples / self._rate
 
     def accept(self, samples: Any, sample_rate: int | None = None) -> None:
-        """Takes the next samples (see `as_samples`). Raises StreamError for audio that does not continue the stream."""
+        """Takes the next samples (see `as_samples`).
+
+        Raises StreamError for audio that does not continue the stream, and for more than the framing's `longest`, of
+        which it takes what fits.
+        """
         if self._remaining is not None:
             raise StreamError("audio after the end of the stream: start a new stream for it")
         if sample_rate not in (None, self._rate):
@@ -61,8 +65,15 @@ class Windows:
             samples = as_samples(samples)
         except AudioError as error:
             raise StreamError(str(error)) from None
-        self._num_samples += len(samples)
-        self._extend(samples, last=False)
+        longest = self._framing.longest
+        room = len(samples) if longest == math.inf else int(longest * self._rate) - self._num_samples
+        self._num_samples += min(len(samples), room)
+        self._extend(samples[:room], last=False)
+        if len(samples) > room:
+            raise StreamError(
+                f"the recording is longer than the {longest:.1f} s that this model takes as a whole: cut it, or run an "
+                "export with a larger --max-seconds (export.py --whole)"
+            )
 
     def end(self) -> None:
         """No more audio will come: silence follows (`features.trailing_silence`). May be called again."""

@@ -20,10 +20,7 @@ from conformer.config import Config
 from conformer.sweep.figures import figures
 from conformer.sweep.trials import Sweep, SweepError, Trial
 
-POLL_SECONDS, REPORT_SECONDS, GRACE_SECONDS = 0.1, 60.0, 10.0
-
-
-type _Status = int | str  # a process's exit status, or why it could not be started
+POLL_SECONDS, REPORT_SECONDS = 0.1, 60.0
 
 
 class _Job(NamedTuple):
@@ -34,10 +31,14 @@ class _Job(NamedTuple):
     log: pathlib.Path
 
 
+type _Work = Generator[_Job, int | None]  # what one model needs; it is sent the exit status of each process
+
+
 class _Running(NamedTuple):
     job: _Job
     process: subprocess.Popen
-    rest: Generator[_Job, _Status]  # what follows, once it is sent the status
+    rest: _Work
+    lock: TextIO  # of the model's folder
     slot: int
 
 
@@ -45,6 +46,8 @@ def run_sweep(
     sweep: Sweep, workdir: pathlib.Path, trials: Sequence[Trial], jobs: int, say: Callable[[str], None]
 ) -> dict[str, str]:
     """Runs those of `trials` that are not finished, at most `jobs` processes at a time.
+
+    What another sweep works on comes last, once that one has ended or is done with it.
 
     Returns:
         Why trials failed, by name; the others are finished.
@@ -56,27 +59,26 @@ def run_sweep(
         read_trial(workdir, trial)
     failures: dict[str, str] = {}
     unfinished = [trial for trial in trials if read_trial(workdir, trial) is None]
-    waiting = [
-        _work(workdir, group[0], [trial for trial in group if trial in unfinished], failures)
-        for group in sweep.models()
-        if any(trial in unfinished for trial in group)
-    ]
+    waiting = [group for group in sweep.models() if any(trial in unfinished for trial in group)]
     running: list[_Running] = []
+    told: set[str] = set()  # of which models it was said that another process works on them
     ended = len(trials) - len(unfinished)
     say(f"{ended} of {len(trials)} trials are finished already")
     reported = time.monotonic()
     try:
         while waiting or running:
             for slot in set(range(jobs)) - {entry.slot for entry in running}:
-                if waiting:
-                    with system.interrupts_held():  # else a process could begin that nobody knows of
-                        running += _start(waiting.pop(0), None, slot, jobs, say)
+                with system.interrupts_held():  # else a process could begin that nobody knows of
+                    if taken := _take(workdir, waiting, told, say):
+                        group, lock = taken
+                        left = [trial for trial in group if trial in unfinished and not read_trial(workdir, trial)]
+                        running += _start(_work(workdir, group[0], left, failures), None, lock, slot, jobs, say)
             time.sleep(POLL_SECONDS)
             done = [entry for entry in running if entry.process.poll() is not None]
             for entry in done:
                 with system.interrupts_held():
                     running.remove(entry)
-                    running += _start(entry.rest, entry.process.returncode, entry.slot, jobs, say)
+                    running += _start(entry.rest, entry.process.returncode, entry.lock, entry.slot, jobs, say)
             if done:
                 records = [found for trial in trials if (found := read_trial(workdir, trial))]
                 if len(records) + len(failures) > ended:
@@ -117,9 +119,32 @@ def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
     return json.loads(json.dumps(flat))
 
 
-def _work(
-    workdir: pathlib.Path, owner: Trial, trials: Sequence[Trial], failures: dict[str, str]
-) -> Generator[_Job, _Status]:
+def _take(
+    workdir: pathlib.Path, waiting: list[list[Trial]], told: set[str], say: Callable[[str], None]
+) -> tuple[list[Trial], TextIO] | None:
+    """Removes the first model that nobody works on, and locks the folder of its first trial.
+
+    This sweep and the processes that it starts there hold the lock as long as one of them lives: nothing begins while
+    something is left of a sweep that was killed.
+    """
+    for group in waiting:
+        name, folder = group[0].name, workdir / group[0].name
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            if name not in told:
+                say(f"{name}: another process is at work in {folder}; this trial waits for its end")
+            told.add(name)
+        else:
+            waiting.remove(group)
+            return group, lock
+    return None
+
+
+def _work(workdir: pathlib.Path, owner: Trial, trials: Sequence[Trial], failures: dict[str, str]) -> _Work:
     """What one model needs, a process after the other: training, then each trial's evaluation."""
     model, began = pathlib.Path(owner.model or workdir / owner.name), time.monotonic()
     # A checkpoint's folder gets its name once it is complete.
@@ -156,55 +181,37 @@ def _work(
 
 
 def _start(
-    work: Generator[_Job, _Status], status: _Status | None, slot: int, jobs: int, say: Callable[[str], None]
+    work: _Work, status: int | None, lock: TextIO, slot: int, jobs: int, say: Callable[[str], None]
 ) -> list[_Running]:
-    """Starts the next process of a model's work, if there is one."""
-    while True:
-        try:
-            job = next(work) if status is None else work.send(status)
-        except StopIteration:
-            return []
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        lock = _lock(job.log.parent)
-        if lock is None:
-            status = f"another process is at work in {job.log.parent}: wait for it, or end it"
-            continue
-        say(f"{job.trial.name}: {job.command[0]}, log in {job.log}")
-        command, environment = [sys.executable, *job.command], os.environ | {"PYTHONUNBUFFERED": "1"}
-        cores = system.cores()  # its share of them: times of one core are then its own
-        with lock, job.log.open("a") as log, system.on_cores(cores[slot % len(cores) :: jobs]):
-            process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock.fileno()]
-            )
-        return [_Running(job, process, work, slot)]
+    """Starts the next process of a model's work; where there is none, unlocks its folder."""
+    try:
+        job = work.send(status)
+    except StopIteration:
+        lock.close()
+        return []
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    say(f"{job.trial.name}: {job.command[0]}, log in {job.log}")
+    return [_Running(job, _launch(job, lock, slot, jobs), work, lock, slot)]
 
 
-def _lock(folder: pathlib.Path) -> TextIO | None:
-    """A lock that the process inherits and holds as long as it lives, even where it outlives this one."""
-    file = (folder / "lock").open("w")
-    until = time.monotonic() + GRACE_SECONDS  # what was killed a moment ago may still be ending
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except BlockingIOError:
-            if time.monotonic() > until:
-                file.close()
-                return None
-            time.sleep(POLL_SECONDS)
+def _launch(job: _Job, lock: TextIO, slot: int, jobs: int) -> subprocess.Popen:
+    """A process that holds `lock` as long as it lives, even where it outlives this one."""
+    command, environment = [sys.executable, *job.command], os.environ | {"PYTHONUNBUFFERED": "1"}
+    cores = system.cores()  # its share of them: times of one core are then its own
+    with job.log.open("a") as log, system.on_cores(cores[slot % len(cores) :: jobs]):
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock.fileno()]
+        )
 
 
 def _stop(running: Sequence[_Running]) -> None:
     """Ends them, and returns when nothing of them is left; train.py resumes from its newest checkpoint."""
     for entry in running:
-        entry.process.terminate()
+        entry.process.kill()
     for entry in running:
-        try:
-            entry.process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            entry.process.kill()
-            entry.process.wait()
-        with (entry.job.log.parent / "lock").open("w") as lock:
+        entry.process.wait()
+        entry.lock.close()
+        with open(entry.lock.name, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # its own processes hold the lock too, until they have ended
 
 
@@ -216,9 +223,7 @@ def _progress(ended: int, trials: int, failures: dict[str, str], seconds: Sequen
     return line
 
 
-def _reason(status: _Status, log: pathlib.Path) -> str:
-    if isinstance(status, str):
-        return status
+def _reason(status: int, log: pathlib.Path) -> str:
     killed = f"killed by signal {-status} after " if status < 0 else ""
     return f"{killed}{_last_line(log)} ({log})"
 

@@ -15,6 +15,7 @@ from conformer import system
 from conformer.config import Config
 from conformer.model import ConformerCTC
 from conformer.tokenizer import Tokenizer, load_tokenizer
+from conformer.training.names import by_name, without_value
 
 WEIGHTS_FILE = "weights.npz"
 
@@ -47,7 +48,7 @@ class Checkpoints:
         CheckpointError.
         """
         try:
-            self._manager.save(step, args=ocp.args.PyTreeSave(_by_name(state)))
+            self._manager.save(step, args=ocp.args.PyTreeSave(by_name(state)))
         except Exception as error:
             with contextlib.suppress(Exception):  # the one before may still be on its way
                 self._manager.wait_until_finished()
@@ -68,21 +69,26 @@ class Checkpoints:
         step = self.latest_step() if step is None else step
         if step is None:
             raise self._nothing()
-        target = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in _by_name(state).items()}
+        target = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in by_name(state).items()}
         fields = {_field(name) for name in target}
         path = self.folder / str(step)
         try:
             # Compared first: the library would leave half of its reads behind, and name the tree in full.
-            metadata = self._manager.item_metadata(step).tree
+            metadata = {
+                name: leaf for name, leaf in self._manager.item_metadata(step).tree.items() if _field(name) in fields
+            }
+            file_names = {without_value(name): name for name in metadata}  # older files have more of a name
             found = {
-                name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-                for name, leaf in metadata.items()
-                if _field(name) in fields
+                name: jax.ShapeDtypeStruct(metadata[there].shape, metadata[there].dtype)
+                for name, there in file_names.items()
             }
             stored = None
             if found == target:
-                restore_args = {name: _restore_args(leaf) for name, leaf in _by_name(state).items()}
-                arguments = ocp.args.PyTreeRestore(item=target, restore_args=restore_args, partial_restore=True)
+                arguments = ocp.args.PyTreeRestore(
+                    item={file_names[name]: leaf for name, leaf in target.items()},
+                    restore_args={file_names[name]: _restore_args(leaf) for name, leaf in by_name(state).items()},
+                    partial_restore=True,
+                )
                 stored = self._manager.restore(step, args=arguments)
         except Exception as error:  # a damaged file is reported as a bare Exception
             raise CheckpointError(
@@ -94,7 +100,9 @@ class Checkpoints:
                 f"{path} is not a checkpoint of the model that config.json describes ({name} is {_shape(found, name)} "
                 f"there and {_shape(target, name)} here): restore the config.json that it was trained with"
             )
-        arrays = (stored[name] for name in target)  # those with a place are there already, on other processes too
+        arrays = (
+            stored[file_names[name]] for name in target
+        )  # those with a place are there already, on other processes too
         placed = [array if isinstance(array, jax.Array) else jnp.asarray(array) for array in arrays]
         return jax.tree.unflatten(jax.tree.structure(state), placed)
 
@@ -154,7 +162,7 @@ def load_model(
 def save_weights(workdir: str | pathlib.Path, model: ConformerCTC, step: int) -> None:
     """Writes what recognition needs of a model as one file, in the place of checkpoints (see `load_model`)."""
     _, params, statistics = nnx.split(model, nnx.Param, ...)
-    leaves = _by_name(_Trained(np.int32(step), statistics, params))
+    leaves = by_name(_Trained(np.int32(step), statistics, params))
     _write(workdir, {name: np.asarray(leaf) for name, leaf in leaves.items()})
 
 
@@ -165,8 +173,8 @@ def save_arrays(workdir: str | pathlib.Path, config: Config, arrays: Mapping[str
     """
     model = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
     _, params, statistics = nnx.split(model, nnx.Param, ...)
-    shapes = _by_name(_Trained(jax.ShapeDtypeStruct((), jnp.int32), statistics, params))
-    named = {name: name.partition(".")[2].removesuffix(".value") for name in shapes if name != "step"}
+    shapes = by_name(_Trained(jax.ShapeDtypeStruct((), jnp.int32), statistics, params))
+    named = {name: name.partition(".")[2] for name in shapes if name != "step"}
     if wrong := set(named.values()) ^ set(arrays):
         raise CheckpointError(f"{', '.join(sorted(wrong))}: not both in the model and among the arrays")
     for name, own in named.items():
@@ -183,22 +191,16 @@ def _write(workdir: str | pathlib.Path, arrays: dict[str, Any]) -> None:
 def _read_weights(path: pathlib.Path, shapes: _Trained) -> _Trained:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in _by_name(shapes)}
+            arrays = {without_value(name): array for name, array in stored.items()}
+        arrays = {name: arrays[name] for name in by_name(shapes)}
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}): correct its permissions") from None
     except Exception as error:  # zip, zlib and NumPy each have their own for a byte that is not right
         raise CheckpointError(f"{path} is damaged ({_reason(error) or 'it is empty'}): restore it") from None
-    for name, leaf in _by_name(shapes).items():
+    for name, leaf in by_name(shapes).items():
         if (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype):
             raise CheckpointError(f"{path} does not hold the model that config.json describes ({name}): restore both")
-    return jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(arrays[name]) for name in _by_name(shapes)])
-
-
-def _by_name(state: Any) -> dict[str, Any]:
-    """Every array by the path that leads to it: a layout that no library's containers can change under us."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(state)
-    }
+    return jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(arrays[name]) for name in by_name(shapes)])
 
 
 def _restore_args(leaf: Any) -> ocp.RestoreArgs:

@@ -9,7 +9,7 @@ from flax import nnx
 
 from conformer.config import ConfigError
 from conformer.training.checkpoint import load_model
-from conformer.training.rates import HEAD, by_name, name_of
+from conformer.training.names import HEAD, by_name, name_of
 from conformer.training.state import TrainState
 
 
@@ -27,7 +27,7 @@ def begin_with(state: TrainState, workdir: str | pathlib.Path) -> tuple[TrainSta
     _, model, _, _ = load_model(workdir)
     _, params, statistics = nnx.split(model, nnx.Param, ...)
     given = by_name(params) | by_name(statistics)
-    wanted = by_name(state.params) | by_name(state.statistics)
+    wanted = by_name(state.average) | by_name(state.statistics)
     random, wrong = [], []
     for name in sorted(given | wanted):
         here, there = wanted.get(name), given.get(name)
@@ -44,11 +44,12 @@ def begin_with(state: TrainState, workdir: str | pathlib.Path) -> tuple[TrainSta
 
     def taken(path: Any, leaf: jax.Array) -> jax.Array:
         name = name_of(path)
-        return leaf if name in random else jax.device_put(jnp.asarray(given[name], leaf.dtype), leaf.sharding)
+        if name in random or name not in given:  # adapters
+            return leaf
+        return jax.device_put(jnp.array(given[name], leaf.dtype), leaf.sharding)  # a copy: states are donated
 
-    params = jax.tree.map_with_path(taken, state.params)
-    statistics = jax.tree.map_with_path(taken, state.statistics)
-    return state._replace(params=params, average=jax.tree.map(jnp.copy, params), statistics=statistics), random
+    fields = ("params", "frozen", "average", "statistics")
+    return state._replace(**{key: jax.tree.map_with_path(taken, getattr(state, key)) for key in fields}), random
 
 
 def _shape(leaves: dict[str, Any], name: str) -> str:

@@ -1,47 +1,36 @@
 """How fast each parameter learns: some not at all, the encoder slower than the head."""
 
-import fnmatch
 from typing import Any
 
 import jax
 import optax
+from flax import nnx
 
 from conformer.config import ConfigError, TrainConfig
+from conformer.training.lora import A, B
+from conformer.training.names import HEAD, by_name, matching, name_of
 
-HEAD = "head."  # its parameters belong to the units, the others to speech
 
+def divide(config: TrainConfig, params: nnx.State) -> tuple[nnx.State, nnx.State]:
+    """The parameters that are trained, and those that keep their values and have neither gradient nor optimiser state.
 
-def scale_updates(config: TrainConfig) -> optax.GradientTransformation:
-    """Updates times 0 for what `train.frozen` names, and times `train.encoder_rate` for the rest of the encoder.
-
-    Raises ConfigError for a pattern that names nothing.
+    The latter are what `train.frozen` names and, where there are adapters, all but those and the head.
+    Raises ConfigError for a pattern that names nothing, and where nothing is left to train.
     """
-
-    def init(params: Any) -> Any:
-        names = list(by_name(params))
-        for pattern in config.frozen:
-            if not fnmatch.filter(names, pattern):
-                raise ConfigError(
-                    f"train.frozen: {pattern!r} names no parameter; there are {', '.join(names[:4])}, ..."
-                )
-        return optax.EmptyState()
-
-    def factor(name: str) -> float:
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in config.frozen):
-            return 0.0
-        return 1.0 if name.startswith(HEAD) else config.encoder_rate
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return jax.tree.map_with_path(lambda path, leaf: factor(name_of(path)) * leaf, updates), state
-
-    return optax.GradientTransformation(init, update)
+    names = list(by_name(params))
+    kept = matching(config.frozen, names, "train.frozen", "parameter")
+    if config.lora_rank:
+        kept |= {name for name in names if not (name.startswith(HEAD) or name.endswith((A, B)))}
+    if len(kept) == len(names):
+        raise ConfigError("train.frozen names every parameter: leave some to train")
+    trained, frozen = nnx.split_state(params, lambda path, _: ".".join(map(str, path)) not in kept, ...)
+    return trained, frozen
 
 
-def by_name(tree: Any) -> dict[str, Any]:
-    """Every array by its path, such as "encoder.blocks.0.attention.query.kernel"."""
-    return {name_of(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+def scale_encoder(rate: float) -> optax.GradientTransformation:
+    """Updates of all but the head times a rate."""
 
+    def scaled(path: Any, leaf: jax.Array) -> jax.Array:
+        return leaf if name_of(path).startswith(HEAD) else rate * leaf
 
-def name_of(path: Any) -> str:
-    parts = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
-    return ".".join(part for part in parts if part != "value")
+    return optax.stateless(lambda updates, _: jax.tree.map_with_path(scaled, updates))

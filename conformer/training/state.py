@@ -11,8 +11,9 @@ from flax.training.dynamic_scale import DynamicScale
 
 from conformer.config import Config, TrainConfig
 from conformer.model import ConformerCTC
+from conformer.training.lora import make_adapters, merged
 from conformer.training.muon import muon
-from conformer.training.rates import scale_updates
+from conformer.training.rates import divide, scale_encoder
 from kernels.typing import Array, Float, Int
 
 
@@ -20,9 +21,10 @@ class TrainState(NamedTuple):
     """Everything that a checkpoint holds. `step` counts updates tried, skipped ones included."""
 
     step: Int[Array, ""]
-    params: nnx.State
+    params: nnx.State  # those that are trained, adapters among them
+    frozen: nnx.State  # the others
     statistics: nnx.State  # of the features, and of BatchNorm: without a gradient
-    average: nnx.State  # exponential moving average of params: what is evaluated and shipped
+    average: nnx.State  # exponential moving average of the network's parameters: what is evaluated and shipped
     optimiser: Any  # optax state
     loss_scale: DynamicScale | None  # float16 only
     skipped: Int[Array, ""]  # updates skipped because they were not finite
@@ -52,7 +54,7 @@ def make_optimiser(config: TrainConfig) -> optax.GradientTransformation:
         precision = jnp.float32 if config.compute == "float32" else jnp.bfloat16
         update = muon(schedule, b2=config.beta2, weight_decay=config.weight_decay, precision=precision)
     steps = [optax.clip_by_global_norm(config.clip_norm), update]
-    return optax.chain(*steps, *([scale_updates(config)] if config.frozen or config.encoder_rate != 1 else []))
+    return optax.chain(*steps, *([scale_encoder(config.encoder_rate)] if config.encoder_rate != 1 else []))
 
 
 def initial_state(
@@ -63,13 +65,17 @@ def initial_state(
     """
     model = ConformerCTC(config, compute=config.train.compute, rngs=nnx.Rngs(config.seed))
     graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
+    if config.train.lora_rank:
+        params = nnx.merge_state(params, make_adapters(config, model))
+    params, frozen = divide(config.train, params)
     statistics["feature_mean"][...] = jnp.asarray(feature_mean)
     statistics["feature_scale"][...] = 1.0 / jnp.maximum(jnp.asarray(feature_std), 1e-5)
     return graphdef, TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
+        frozen=frozen,
         statistics=statistics,
-        average=jax.tree.map(jnp.copy, params),
+        average=jax.tree.map(jnp.copy, merged(config.train, params, frozen)),
         optimiser=make_optimiser(config.train).init(params),
         # As arrays: its counter starts as a Python int, which no checkpoint takes and which compiles the step twice.
         loss_scale=jax.tree.map(jnp.asarray, DynamicScale()) if config.train.compute == "float16" else None,
@@ -79,5 +85,5 @@ def initial_state(
 
 
 def count_parameters(params: nnx.State) -> int:
-    """The number of trained values."""
+    """The number of values."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -15,6 +15,7 @@ from conformer.config import Config, TrainConfig
 from conformer.ctc import ctc_loss
 from conformer.data import Batch
 from conformer.features import log_mel
+from conformer.training.lora import merged
 from conformer.training.mesh import gather, keep_in_place, make_mesh, random_key
 from conformer.training.state import TrainState, learning_rate, make_optimiser
 from kernels.typing import Array, Int
@@ -35,8 +36,9 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
     schedule = learning_rate(config.train)
     accumulate = config.train.accumulate
 
-    def loss_fn(params, statistics, batch, num_labels, chunk_size, num_left_chunks, key, mask_strength):
-        model = nnx.merge(graphdef, gather(mesh, params), statistics, copy=True)  # it changes its statistics
+    def loss_fn(params, frozen, statistics, batch, num_labels, chunk_size, num_left_chunks, key, mask_strength):
+        params = merged(config.train, gather(mesh, params), gather(mesh, frozen))
+        model = nnx.merge(graphdef, params, statistics, copy=True)  # it changes its statistics
         dither_key, mask_key, dropout_key = jax.random.split(key, 3)
         features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths, dither_key)
         features = spec_augment(config.augment, model.standardise(features), lengths, mask_key, mask_strength)
@@ -54,14 +56,14 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
 
     gradient_of = functools.partial(jax.value_and_grad, has_aux=True)
 
-    def in_parts(params, statistics, batch, num_labels, chunk_size, num_left_chunks, key, mask_strength):
+    def in_parts(params, frozen, statistics, batch, num_labels, chunk_size, num_left_chunks, key, mask_strength):
         """The loss of a batch and its gradient, from those of parts of its rows, computed one after another."""
 
         def add(total, part):
             index, rows = part
             arguments = (rows, num_labels, chunk_size, num_left_chunks, jax.random.fold_in(key, index), mask_strength)
             total, statistics = total
-            (loss, statistics), gradient = gradient_of(loss_fn)(params, statistics, *arguments)
+            (loss, statistics), gradient = gradient_of(loss_fn)(params, frozen, statistics, *arguments)
             total = jax.tree.map(jnp.add, total, (loss, gradient))
             return ((total[0], keep_in_place(mesh, total[1])), statistics), None
 
@@ -79,7 +81,8 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
         # Masks keep a model that has learned nothing yet on CTC's plateau of blanks.
         mask_strength = jnp.minimum(1.0, state.step / max(config.augment.mask_ramp_steps, 1))
         num_labels = jnp.maximum(jnp.sum(batch.label_lengths * batch.weights), 1.0)
-        arguments = (state.params, state.statistics, batch, num_labels, chunk_size, num_left_chunks, key, mask_strength)
+        values = state.params, state.frozen, state.statistics
+        arguments = (*values, batch, num_labels, chunk_size, num_left_chunks, key, mask_strength)
         loss_scale = state.loss_scale
         if accumulate > 1:
             (loss, statistics), gradient = in_parts(*arguments)
@@ -96,7 +99,10 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
             params = optax.apply_updates(params, updates)
             # The average is young at first: let it follow faster, or it would remember the initial weights.
             decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-            return params, optax.incremental_update(params, average, 1.0 - decay), optimiser_state
+            now = merged(config.train, params, state.frozen)  # pyright: ignore[reportArgumentType]
+            # In this form, what does not move is not rounded either.
+            average = jax.tree.map(lambda new, old: old + (1.0 - decay) * (new - old), now, average)
+            return params, average, optimiser_state
 
         old = (state.params, state.average, state.optimiser)
         params, average, optimiser_state = jax.lax.cond(finite, update, lambda *unchanged: unchanged, *old)

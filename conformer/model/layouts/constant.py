@@ -21,7 +21,7 @@ class Constant(Layout):
     """(frames, channels) after the front end, (1, time, frequency, channels) in it.
 
     The state is that of one stream: keys and values (heads, left, head_dim), inputs (past, channels). The model must be
-    laid out (`lay_out`).
+    laid out (`lay_out`), except for whole recordings, which have no state.
     """
 
     name = "constant"
@@ -54,6 +54,12 @@ class Constant(Layout):
         own.scale, own.bias = nnx.Param(module.scale[...]), nnx.Param(module.bias[...])
         return own(x)
 
+    def mask(self, x, inside):
+        return x if inside is None else x * inside
+
+    def pad(self, x, before, after):
+        return jnp.pad(x, ((before, after), (0, 0)))
+
     def extend(self, past, x):
         return jnp.concatenate([past, x])
 
@@ -64,12 +70,12 @@ class Constant(Layout):
         y = _convolve(x[None], kernel[:, None], (1,), groups=x.shape[1])[0]
         return y if bias is None else y + bias
 
-    def attend(self, module, projected, seen: Float[Array, " keys"], past: Past, positions=None):
+    def attend(self, module, projected, seen: Float[Array, " keys"], past: Past | None, positions=None):
         frames, channels = projected.shape[0], projected.shape[1] // 3
         heads = projected.reshape(frames, 3 * module.num_heads, -1)
-        query, new_key, new_value = jnp.split(heads.transpose(1, 0, 2), 3)
-        key = jnp.concatenate([past.key, new_key], axis=1)
-        value = jnp.concatenate([past.value, new_value], axis=1)
+        query, key, value = jnp.split(heads.transpose(1, 0, 2), 3)
+        if past is not None:
+            key, value = (jnp.concatenate(pair, axis=1) for pair in ((past.key, key), (past.value, value)))
         attended, bias = self._position_scores(module, query, key, positions)
         weights = jax.nn.softmax(jnp.matmul(query, attended.transpose(0, 2, 1)) + (bias + seen))
         out = jnp.matmul(weights, value).transpose(1, 0, 2).reshape(frames, channels)
@@ -78,14 +84,29 @@ class Constant(Layout):
     def _position_scores(self, module, query, key, positions):
         """The keys, and what is added to the scores: (heads, queries or 1, keys)."""
         if module.positions == "learned":
-            return key, np.asarray(module.relative_bias[...])
+            bias = np.asarray(module.relative_bias[...])
+            return key, bias if bias.ndim == 3 else _bias_of_whole(bias, key.shape[1])
         own = np.asarray(module.position_bias[...])[:, None] * np.float32(module.scale)
         if module.positions == "relative":
-            distances = np.asarray(module.distances[...]).transpose(1, 2, 0)
+            if module.distances is not None:
+                distances = np.asarray(module.distances[...]).transpose(1, 2, 0)
+            else:
+                distances = self._heads(module, positions).transpose(0, 2, 1)
             return key, relative_shift(jnp.matmul(query + own, distances))
+        places = self._heads(module, positions)
+        return key + places, own @ places.transpose(0, 2, 1)
+
+    def _heads(self, module, positions):
+        """What a block makes of sinusoids: (heads, positions, head_dim)."""
         places = self.linear(module.position, positions)
-        places = places.reshape(len(places), module.num_heads, -1).transpose(1, 0, 2)
-        return key + places, jnp.matmul(own, places.transpose(0, 2, 1))
+        return places.reshape(len(places), module.num_heads, -1).transpose(1, 0, 2)
+
+
+def _bias_of_whole(bias: np.ndarray, frames: int) -> Array:
+    """The learned bias of all pairs of frames. A row for each head is stored: all pairs would outgrow the weights."""
+    largest = bias.shape[1] // 2
+    row = bias[:, np.clip(np.arange(frames - 1, -frames, -1), -largest, largest) + largest]
+    return relative_shift(jnp.broadcast_to(row[:, None], (len(row), frames, row.shape[1])))
 
 
 def weights(module: nnx.Linear, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
