@@ -151,7 +151,8 @@ def test_files_hold_the_model(tmp_path_factory, texts, order, threshold):
     read, (compact, about) = read_arpa(folder / "model.arpa"), read_compact(folder / "model.lm")
     assert about == {"trained": "on these"} and is_compact(folder / "model.lm")
     assert read.starts == compact.starts == model.starts and read.words == compact.words == model.words
-    step = (model.log_prob.max() - model.log_prob[model.log_prob > -50].min()) / 255 + np.ptp(model.backoff) / 255
+    log_probs = model.log_probs(np.arange(1, model.starts[-1]))
+    step = (np.ptp(log_probs[log_probs > -50]) + np.ptp(model.backoffs(np.arange(model.starts[-2])))) / 255
     ids = np.arange(1, len(model.vocabulary))
     for context in contexts(model):
         log_probs, states = model.score(np.full(len(ids), context), ids)
@@ -289,8 +290,8 @@ def test_texts_of_folders_and_compressed_files(tmp_path):
     (tmp_path / "a.txt").write_text("One\n")
     with gzip.open(tmp_path / "b.txt.gz", "wt") as file:
         file.write("two\n")
-    with lzma.open(tmp_path / "more" / "c.txt.xz", "wt") as file:
-        file.write("Three  four\n")
+    with lzma.open(tmp_path / "more" / "c.txt.xz", "wb") as file:
+        file.write(b"Three  four\n")
     (tmp_path / "LICENSE.md").write_text("no text")
     files = text_files([tmp_path, tmp_path / "a.txt"])
     assert list(sentences(files, "basic", print)) == ["one", "two", "three four", "one"]

@@ -105,8 +105,8 @@ def not_for_sherpa(config: Config) -> str | None:
         return (
             f"sherpa-onnx's times assume model.subsampling_factor=4, this model has {factor}: train one with 4 for it"
         )
-    free = dict(dither=config.features.dither, trailing_silence=config.features.trailing_silence)  # a client's own
-    expected = FeatureConfig(**free)
+    theirs = config.features  # dither is for training, and the silence at the end a client's own business
+    expected = FeatureConfig(dither=theirs.dither, trailing_silence=theirs.trailing_silence)
     for name, value in vars(expected).items():
         if (own := getattr(config.features, name)) != value:
             return (

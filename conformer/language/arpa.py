@@ -127,11 +127,13 @@ class _Reader:
                 raise self._error(f"the header promises {count} {n + 1}-grams, but there are {found} different ones")
             levels.append(Level(parent[order], gram[order, -1], *value[order].T))
         model = NgramModel.of(vocabulary, levels)
+        log_prob = model.log_probs(np.arange(model.starts[-1]))
         for first, stop in zip(model.starts[1:], model.starts[2:], strict=False):
-            nodes = first + np.flatnonzero(np.isnan(model.log_prob[first:stop]))
+            nodes = first + np.flatnonzero(np.isnan(log_prob[first:stop]))
             parents = model.parents(nodes)
             shorter = model.score(model.suffix[parents], model.word[nodes])[0]
-            model.log_prob[nodes] = model.backoffs(parents) + shorter
+            model.log_prob = log_prob  # a longer one asks for shorter ones
+            log_prob[nodes] = model.backoffs(parents) + shorter
         return model
 
     def _count(self, line: str) -> None:

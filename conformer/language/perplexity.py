@@ -31,14 +31,14 @@ def measure(model: NgramModel, texts: Iterable[str]) -> Fit:
 
     The first is lower for a model that lists fewer words; the second can be compared. Raises LanguageModelError.
     """
-    texts = [text.split() for text in texts]
-    if not texts:
+    split = [text.split() for text in texts]
+    if not split:
         raise LanguageModelError("there are no texts to measure a language model on")
-    log_probs, ids = word_log_probs(model, texts)
+    log_probs, ids = word_log_probs(model, split)
     known, unknown = log_probs[ids != UNK], ids == UNK
-    words = [word for text in texts for word in text]
+    words = [word for text in split for word in text]
     alphabet = len(set("".join(words))) + 1  # and the end of a word
-    letters = [len(word) + 1 for text in texts for word in (*text, "")]
+    letters = [len(word) + 1 for text in split for word in (*text, "")]
     spelled = sum(length for length, new in zip(letters, unknown, strict=True) if new) * math.log(alphabet)
     return Fit(
         math.exp(-known.mean()),
