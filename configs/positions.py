@@ -1,7 +1,7 @@
 """An ablation of what attention knows of positions: the same network, seed and steps with each.
 
   python train.py --config=configs/positions.py:words,relative --workdir=runs/words_relative
-  python sweep.py --sweep=configs/sweeps/positions.py --workdir=runs/positions      all four, compared
+  python sweep.py --sweep=configs/sweeps/positions.py --workdir=runs/positions      both of words, compared
 
 `learned` is a bias for each head and distance; `relative` are sinusoids of distances, mapped in each block, after
 Transformer-XL (docs/checkpoints.md).

@@ -4,7 +4,7 @@ A section names the records, and the keys in them, that its numbers come from; w
 command that makes one.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from benchmarks.kernels import run as kernels
 from benchmarks.report.page import Report, sweep, sweep_plot, sweep_table, way
@@ -135,13 +135,18 @@ def layouts(report: Report) -> None:
         sweep_table(report, found, "layout")
 
 
-def sizes(report: Report) -> None:
-    report.say("## Sizes")
-    found = sweep(report, "size", "runs/size")
-    if found is not None:
-        report.say(found["description"])
-        sweep_plot(report, found, "size", "Encoders of several sizes: word error rate on test")
-        sweep_table(report, found, "size")
+def plain_sweep(name: str, title: str, caption: str) -> Callable[[Report], None]:
+    """A section of a sweep: what it asks, a chart, and a table."""
+
+    def section(report: Report) -> None:
+        report.say(f"## {title}")
+        found = sweep(report, name, f"runs/{name}")
+        if found is not None:
+            report.say(found["description"])
+            sweep_plot(report, found, name, caption)
+            sweep_table(report, found, name)
+
+    return section
 
 
 def fine_tuning(report: Report) -> None:
@@ -226,7 +231,22 @@ def libri_mini(report: Report) -> None:
             )
 
 
-IN_ORDER = (front_ends, latency, numerics, artefacts, layouts, sizes, fine_tuning, costs, kernel_speeds, libri_mini)
+IN_ORDER = (
+    front_ends,
+    latency,
+    numerics,
+    artefacts,
+    layouts,
+    plain_sweep("size", "Sizes", "Encoders of several sizes: word error rate on test"),
+    plain_sweep("positions", "Positions", "A learned bias or Transformer-XL's positions: word error rate on test"),
+    plain_sweep(
+        "dynamic_chunks", "From whole utterances to streams", "A model before and after: word error rate on test"
+    ),
+    fine_tuning,
+    costs,
+    kernel_speeds,
+    libri_mini,
+)
 
 
 def circumstances(report: Report) -> None:
