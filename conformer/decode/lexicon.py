@@ -27,6 +27,7 @@ from conformer.tokenizer import Tokenizer
 from kernels.typing import Float, Int
 
 SPELLING_ORDER = 5  # letters of an n-gram of the model of spelling
+SPELLING_WORDS = 20_000  # that it learns from at most, the likeliest
 _LEAST = 1e-300  # of a sum of probabilities: differences of a model that is not interpolated may cancel to nothing
 
 
@@ -70,7 +71,8 @@ class Lexicon:
         probs = self._usable * np.exp(model.log_probs(1 + np.arange(len(model.vocabulary))))
         self._sums = np.concatenate([[0.0], np.cumsum(probs)])  # without context
         self.root = Node(self, len(SPECIAL), len(model.vocabulary), 0)
-        words = sorted(set(model.words).difference(left_out))
+        likely = np.argsort(-probs, kind="stable")[: min(SPELLING_WORDS, len(model.words) - len(left_out))]
+        words = (model.vocabulary.words[id] for id in likely)
         self.spelling = train_ngram((" ".join(word) for word in words), SPELLING_ORDER)
         self._letters = {word: id for id, word in enumerate(self.spelling.vocabulary.words)}
         self._corrections: dict[int, Correction] = {}

@@ -180,9 +180,9 @@ class NgramModel:
     def _suffixes(self) -> np.ndarray:
         """Each context without its first word; the longest end of that which is listed."""
         suffix = self.suffix = np.zeros(self.starts[-2], np.int32)  # it is read while it grows
-        for first, stop in zip(self.starts[2:-2], self.starts[3:-1], strict=True):
-            nodes = np.arange(first, stop)
-            suffix[first:stop] = self._shorter(self.parents(nodes), self.word[first:stop].astype(np.int64))
+        for n, (first, stop) in enumerate(zip(self.starts[2:-2], self.starts[3:-1], strict=True), 2):
+            words = self.word[first:stop].astype(np.int64)
+            suffix[first:stop] = 1 + words if n == 2 else self._shorter(self.parents(np.arange(first, stop)), words)
         return suffix
 
     def _trimmed(self) -> np.ndarray:
