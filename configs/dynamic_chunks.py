@@ -3,7 +3,7 @@
   python sweep.py --sweep=configs/sweeps/dynamic_chunks.py --workdir=runs/dynamic_chunks
 
 `whole` is configs/front_ends.py:words,depthwise_separable without chunks; `chunks` begins with its weights, and sees a
-chunk drawn for each batch for a fifth of the updates.
+chunk drawn for each batch for 600 updates.
 """
 
 from configs import front_ends
@@ -21,9 +21,9 @@ def get_config(name: str = "chunks") -> Config:
             "augment.mask_ramp_steps": 0,
             "data.curriculum_steps": 0,
             "train.init_from": "runs/dynamic_chunks/whole",
-            "train.num_steps": 300,
+            "train.num_steps": 600,
             "train.warmup_steps": 50,
-            "train.learning_rate": 5e-4,
+            "train.learning_rate": 1.5e-3,
             "train.ema_decay": 0.99,
         }
     )

@@ -11,7 +11,7 @@ from conformer.sweep import Sweep, Trial
 
 def get_sweep() -> Sweep:
     return Sweep(
-        "Nine command words: a model trained on whole utterances, as it is and as streams, and the same after 300 "
+        "Nine command words: a model trained on whole utterances, as it is and as streams, and the same after 600 "
         "updates with dynamic chunks.",
         tuple(
             Trial(name, config=f"configs/dynamic_chunks.py:{name}", chunk_sizes=(16, 8)) for name in ("whole", "chunks")
