@@ -86,6 +86,7 @@ def words() -> tuple[Config, ConformerCTC, Tokenizer]:
     return load_model(pathlib.Path(__file__).parents[1] / "models" / "words")[:3]
 
 
+@pytest.mark.slow
 def test_no_limit_of_a_segment_changes_the_words(cases, words):
     config, model, tokenizer = words
     engine = Engine(config, model)

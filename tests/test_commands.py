@@ -120,16 +120,11 @@ def test_a_folder_without_a_model_is_named_by_every_command_that_needs_one(workd
     config = json.loads((other / "config.json").read_text())
     config["model"]["encoder_dim"] = 32
     (other / "config.json").write_text(json.dumps(config))
-    symmetric = tmp_path / "symmetric"
-    shutil.copytree(workdir, symmetric)
-    config["model"] |= {"encoder_dim": 16, "causal_conv": False}
-    (symmetric / "config.json").write_text(json.dumps(config))
 
     expected = {
         ("transcribe.py", untrained): "holds no checkpoint: train first",
         ("eval.py", other): "is not a checkpoint of the model that config.json describes",
         ("eval.py", tmp_path / "nowhere"): "config.json does not exist: is",
-        ("transcribe.py", symmetric): "causal_conv=False looks ahead and cannot stream: train a causal one",
     }
     for (script, folder), message in expected.items():
         names = [audio["mono"]] if script == "transcribe.py" else []
@@ -187,6 +182,7 @@ def test_outputs_are_checked_before_the_work(workdir, tmp_path):
         assert status == 1 and len(err) == 1 and expected[command] in err[0], err
 
 
+@pytest.mark.slow
 def test_eval_names_chunk_sizes_that_it_cannot_use_and_warns_of_those_not_trained_for(workdir, audio, tmp_path):
     status, _, err = run("eval.py", f"--workdir={workdir}", "--streaming", "--chunk-size=8,a")
     assert status == 1 and err == ["eval.py: --chunk-size=8,a must hold whole numbers of at least 1, as in 8,16,32"]
@@ -227,7 +223,7 @@ def test_eval_searches_with_a_model_that_lm_trained_and_keeps_the_best_of_a_grid
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     status, out, err = run("lm.py", f"--manifest={manifest}", "--order=2", f"--out={lm}")
     assert (status, err) == (0, [])
-    assert "of 1 texts" in out and "dev: perplexity" in out and "33.3% of 3 words unknown" in out
+    assert "order 2, 6 + 4 n-grams" in out and "dev: perplexity" in out and "33.3% of 3 words unknown" in out
     (further := tmp_path / "further.txt").write_text("abcdef\nBad cafe\r\na bad fad\nface 7\n")
     units = (f"--manifest={manifest}", f"--text={further}", f"--workdir={workdir}", f"--out={tmp_path / 'units.arpa'}")
     status, out, err = run("lm.py", *units)
@@ -296,6 +292,7 @@ def test_train_names_what_it_cannot_use(tmp_path):
         assert err[0].startswith("train.py: ") and message in err[0]
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_training_with_the_remedy(tmp_path):
     """The first checkpoint after the second meets it; the command then resumes from the first."""
     pytest.importorskip("espeakng_loader", reason="the embedded corpus needs pip install -e '.[demo]'")

@@ -243,6 +243,7 @@ def test_models_that_the_stock_client_would_get_wrong_say_why():
     assert "features.num_mel_bins=80, this model needs 40" in (not_for_sherpa(narrow) or "")
 
 
+@pytest.mark.slow
 def test_the_check_command_catches_a_clients_wrong_chunk_size_and_a_changed_artefact(exported, tmp_path):
     card, folder = exported("onnx", "float32")
     for name in (card.file, f"{card.name}.json", "check.npz", "tokens.txt"):

@@ -204,6 +204,7 @@ def test_checkpoints_whose_names_end_in_value_are_read(tmp_path):
         np.testing.assert_array_equal(restored[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_what_is_written_is_an_ordinary_model(adapted, trained, tmp_path):
     """A checkpoint of the run, and weights.npz, load without a word of adapters, in every layout and policy."""
     config, _, after, _ = adapted

@@ -168,6 +168,7 @@ def test_the_definition_fails_on_the_same_rows():
     assert 0.1 < failed < 0.9
 
 
+@pytest.mark.slow
 def test_theorem_5_the_plain_scales_fail_where_they_must():
     """sum y^2 of a +/- pair is D^2 / 2 > 65504 from D = 362 on; (D / 2)^2 overflows from D = 512 on a one-hot row."""
     for width, fails in ((352, [False, False]), (362, [True, False]), (512, [True, True])):

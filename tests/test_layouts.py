@@ -300,6 +300,7 @@ def test_one_transpose_in_each_attention_and_no_reshape(num_layers):
     assert all(sequence[kind][1] > counts[kind][1] for kind in ("transpose", "reshape", "slice"))
 
 
+@pytest.mark.slow
 def test_the_exported_graph_gathers_nothing_and_moves_as_much_in_every_block():
     pytest.importorskip("jax2onnx")
     one, two, three = (onnx_copies(make_config(causal_conv=True, num_layers=n)) for n in (1, 2, 3))

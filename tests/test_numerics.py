@@ -50,6 +50,7 @@ def test_narrow_linear_maps_stay_close_and_leave_the_model_alone(name, bound, fe
     np.testing.assert_array_equal(log_probs(model, features), before)
 
 
+@pytest.mark.slow
 def test_the_edge_device_stays_close(features):
     _, model = make_model()
     expected = log_probs(model, features)
@@ -104,6 +105,7 @@ def test_any_nnx_model_with_a_large_residual_stream(make, peak, naive_fails):
     assert (not relative_error(model, "edge_fp16_naive", inputs) < 0.5) == naive_fails
 
 
+@pytest.mark.slow
 def test_a_stream_beyond_the_format_is_scaled_back_into_it():
     model = LanguageModel(rngs=nnx.Rngs(0))
     add_peak(model, 3e5)

@@ -238,6 +238,7 @@ def test_silence_alone_gives_no_segment():
 # ------------------------------------------------------------------ many streams
 
 
+@pytest.mark.slow
 def test_streams_that_join_and_leave_a_pool_are_recognised_as_alone():
     pool = StreamPool(engine(batch_size=3), TOKENIZER)
     sounds = [sound(samples, seed) for seed, samples in enumerate((9_000, 4_100, 13_333, 7_000, 2_000))]
