@@ -82,9 +82,8 @@ def train() -> None:
     if files:
         models.append(train_ngram(further, ORDER.value, min_counts, VOCABULARY.value))
     for split, count in overlap.found.items():
-        print(
-            f"lm.py: warning: {count} texts to learn from share {OVERLAP} words in a row with {split}", file=sys.stderr
-        )
+        shared = f"texts to learn from that share {OVERLAP} words in a row, or all their words, with {split}: {count}"
+        print(f"lm.py: warning: {shared}", file=sys.stderr)
     model = mixed(models, dev)
     if PRUNE.value:
         model = prune(model, PRUNE.value)
