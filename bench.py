@@ -27,9 +27,9 @@ transcription
 numerics    LayerNorm in emulated float16: failures and errors by pre-normaliser, width, distribution, amplitude, format
             and order of summation (2 minutes, most of them compilation); nothing is timed
 policies    word error rates of a trained model under every numerics policy, without each stabiliser, and with a
-            larger residual stream (half an hour, most of it compilation); nothing is timed
+            larger residual stream (most of the time is compilation); nothing is timed
 differences what policies change in the log-probabilities of models (--workdir=A,B,C), imports with random weights among
-            them, in both layouts and with a larger residual stream (half an hour); nothing is timed
+            them, in both layouts and with a larger residual stream; nothing is timed
 decoding    word error rates of a trained model, greedy and with a beam, a closed and an open lexicon with a language
             model (lm.py), tuned on dev; its learning curve (10 minutes); nothing is timed
 copies      operations that move data, by layout: in the graph, as compiled for the CPU, as exported to ONNX (a minute);

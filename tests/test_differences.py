@@ -38,10 +38,10 @@ def test_extents_grow_with_the_stream_in_norms_alone(imported):
     assert scaled["log_sum_exp"] == plain["log_sum_exp"]
 
 
-@pytest.mark.slow  # eight emulated programs
+@pytest.mark.slow  # four emulated programs
 def test_policies_change_little_but_where_a_norm_overflows_and_has_no_stabiliser(imported):
     config, model = imported
-    found = list(measure(config, model, [*CASES, ("edge_fp16", 1024.0), ("edge_fp16_naive", 1.0)]))
+    found = list(measure(config, model, CASES))
     overflows = {row["residual_scale"]: row["overflows"] for row in found if "policy" not in row}
     rows = [row for row in found if "policy" in row]
     assert {row["execution"] for row in rows} == set(EXECUTIONS)
