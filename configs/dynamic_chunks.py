@@ -1,6 +1,8 @@
 """A recogniser that knows whole utterances alone becomes a streaming one, by a short training with dynamic chunks.
 
-  python sweep.py --sweep=configs/sweeps/dynamic_chunks.py --workdir=runs/dynamic_chunks
+  python train.py --config=configs/dynamic_chunks.py:whole --workdir=runs/dynamic_chunks/whole
+  python train.py --config=configs/dynamic_chunks.py --workdir=runs/dynamic_chunks/chunks
+  python sweep.py --sweep=configs/sweeps/dynamic_chunks.py --workdir=runs/dynamic_chunks      both, compared
 
 `whole` is configs/front_ends.py:words,depthwise_separable without chunks; `chunks` begins with its weights, and sees a
 chunk drawn for each batch for 600 updates.
