@@ -66,7 +66,7 @@ test: $(STAMP) ## run the tests, less those that are slow
 	@$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow"
 
 test-all: test ## run them, then those of killed processes and long compilations
-	@JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n 2 --dist=loadfile -m slow
+	@$(BIN)/python -m pytest -n 2 --dist=loadfile -m slow
 
 fuzz: $(STAMP) ## read 10,000 damaged files: each is read right, or refused with one clear error
 	@$(BIN)/python -m tests.fuzz
