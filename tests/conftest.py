@@ -6,7 +6,6 @@ import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile many programs and run each a few times: most of the time would go to LLVM. Commands inherit this.
-# `make test-all` sets 0 for the slow tests: they compile as a user does.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
