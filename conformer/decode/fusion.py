@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from conformer.decode.lexicon import Lexicon, Node
-from conformer.language.ngrams import NgramModel
+from conformer.language.ngrams import Following, NgramModel
 from conformer.language.vocabulary import END, SENTENCE_END, UNK, LanguageModelError
 from conformer.tokenizer import SPACE_SYMBOL, Tokenizer
 
@@ -25,11 +25,9 @@ class TokenFusion:
                 f"{min(strangers)!r} of the language model is not a unit of the tokenizer: train it on texts of units"
             )
         _check_weight(lm_weight)
-        self._model = model
-        self._words = np.append(model.vocabulary.ids(tokenizer.symbols), END)
+        self._following = Following(model, np.append(model.vocabulary.ids(tokenizer.symbols), END))
         self._lm_weight = lm_weight
         self._token_bonus = token_bonus
-        self._known: dict[int, tuple[list[float], list[int]]] = {}  # what follows a context, all tokens and `</s>`
         self.most = max(0.0, token_bonus)
         self.start = model.start
 
@@ -41,12 +39,6 @@ class TokenFusion:
     def finish(self, state: int) -> float:
         """As `Scorer.finish`."""
         return self._lm_weight * self._following(state)[0][-1]
-
-    def _following(self, state: int) -> tuple[list[float], list[int]]:
-        if (known := self._known.get(state)) is None:
-            log_probs, states = self._model.score(np.full(len(self._words), state), self._words)
-            known = self._known[state] = log_probs.tolist(), states.tolist()
-        return known
 
 
 class WordFusion:

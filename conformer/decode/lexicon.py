@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from conformer.language.estimate import train_ngram
-from conformer.language.ngrams import ROOT, NgramModel
+from conformer.language.ngrams import ROOT, Following, NgramModel
 from conformer.language.vocabulary import SPECIAL, UNK, LanguageModelError
 from conformer.text import listed, strangers
 from conformer.tokenizer import Tokenizer
@@ -77,7 +77,7 @@ class Lexicon:
         self._letters = {word: id for id, word in enumerate(self.spelling.vocabulary.words)}
         self._corrections: dict[int, Correction] = {}
         self._terms: dict[int, tuple[list[tuple[float, Correction]], float]] = {}
-        self._spelled: dict[int, tuple[list[float], list[int]]] = {}
+        self._spelled = Following(self.spelling, np.arange(len(self._letters)))
         self._followed: dict[tuple[int, int], tuple[float, int]] = {}
 
     def prob(self, context: int, node: "Node") -> float:
@@ -99,12 +99,9 @@ class Lexicon:
 
     def spell(self, context: int, letter: str) -> tuple[float, int]:
         """ln p of a letter of an unknown word, or of `</s>` at its end, and the context behind it."""
-        if (known := self._spelled.get(context)) is None:
-            ids = np.arange(len(self._letters))
-            log_probs, contexts = self.spelling.score(np.full(len(ids), context), ids)
-            known = self._spelled[context] = log_probs.tolist(), contexts.tolist()
+        log_probs, contexts = self._spelled(context)
         id = self._letters.get(letter, UNK)
-        return known[0][id], known[1][id]
+        return log_probs[id], contexts[id]
 
     def _expand(self, context: int) -> tuple[list[tuple[float, Correction]], float]:
         """The corrections that the sums behind a context need, with their factors, and the factor of the sums."""

@@ -23,9 +23,7 @@ class Search:
     """Settings of a decoder. Raises DecodeError for those that a greedy one cannot follow."""
 
     beam_size: int = 0  # prefixes of a beam search; 0 = greedy
-    lm: str | None = (
-        None  # file of lm.py, or ARPA; one whose words hold `▁` is of the tokenizer's units, others of words
-    )
+    lm: str | None = None  # of lm.py, or ARPA; words that hold `▁` are the tokenizer's units
     lm_weight: float = 0.5  # of its logarithms
     word_bonus: float = 0.0  # nats added for each word, or token of a model of tokens
     oov_rate: float = 0.01  # share of words that it does not list; 0 = no others

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from conformer import system
-from conformer.language.ngrams import NEVER, Level, NgramModel
+from conformer.language.ngrams import NEVER, Level, NgramModel, join
 from conformer.language.vocabulary import SPECIAL, UNKNOWN, LanguageModelError, Vocabulary
 from conformer.text import read_lines
 
@@ -110,7 +110,7 @@ class _Reader:
             gram, value = grams[n], values[n]
             parent, listed = np.zeros(len(gram), np.int64), np.ones(len(gram), bool)
             for known, word in zip(keys, gram.T[:-1], strict=True):
-                key = parent << 32 | word
+                key = join(parent, word)
                 parent = np.searchsorted(known, key)
                 listed &= known[np.minimum(parent, len(known) - 1)] == key
             if not listed.all():
@@ -120,19 +120,18 @@ class _Reader:
                 self._counts[n] += len(begun)
                 del keys[-1], levels[-1]
                 continue
-            key = parent << 32 | gram[:, -1]
+            key = join(parent, gram[:, -1])
             order = np.argsort(key)
             keys.append(key[order])
             if (found := len(np.unique(key))) != (count := self._counts[n + 1]):
                 raise self._error(f"the header promises {count} {n + 1}-grams, but there are {found} different ones")
             levels.append(Level(parent[order], gram[order, -1], *value[order].T))
         model = NgramModel.of(vocabulary, levels)
-        log_prob = model.log_probs(np.arange(model.starts[-1]))
+        log_prob = model.log_prob = model.log_probs(np.arange(model.starts[-1]))  # longer ones ask for shorter ones
         for first, stop in zip(model.starts[1:], model.starts[2:], strict=False):
             nodes = first + np.flatnonzero(np.isnan(log_prob[first:stop]))
             parents = model.parents(nodes)
             shorter = model.score(model.suffix[parents], model.word[nodes])[0]
-            model.log_prob = log_prob  # a longer one asks for shorter ones
             log_prob[nodes] = model.backoffs(parents) + shorter
         return model
 

@@ -17,13 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from conformer.language.ngrams import NEVER, Level, NgramModel
+from conformer.language.ngrams import NEVER, Level, NgramModel, join, split
 from conformer.language.texts import numbers
 from conformer.language.vocabulary import START, LanguageModelError, Vocabulary
 from kernels.typing import Bool, Float, Int
 
 FALLBACK_DISCOUNT = 0.5  # of texts without n-grams of count 1, or of count 2
-_BITS = 32  # of a word, below the place of what precedes it
 _BLOCK = 1 << 22  # positions looked up at a time
 
 
@@ -71,21 +70,21 @@ def count_ngrams(ids: Int[np.ndarray, " words"], num_words: int, order: int) -> 
         place = place[:-1]
         place[ids[n - 1 :] == START] = -1
         whole = place >= 0
-        keys = _keys(place[whole], ids[n - 1 :][whole])
+        keys = join(place[whole], ids[n - 1 :][whole])
         keys.sort()
         first = np.append(np.flatnonzero(np.diff(keys, prepend=-1)), len(keys))
         keys, count = keys[first[:-1]], np.diff(first).astype(np.int32)
-        parent, word = (keys >> _BITS).astype(np.int32), (keys & ((1 << _BITS) - 1)).astype(np.int32)
+        parent, word = (part.astype(np.int32) for part in split(keys))
         if n == 2:
             suffix = word
         else:
-            known = _keys(shorter.parent, shorter.word)
-            suffix = np.searchsorted(known, _keys(shorter.suffix[parent], word)).astype(np.int32)
+            known = join(shorter.parent, shorter.word)
+            suffix = np.searchsorted(known, join(shorter.suffix[parent], word)).astype(np.int32)
         found.append(Counts(parent, word, suffix, count, shorter.opens[parent]))
         if n < order:
             for start in range(0, len(place), _BLOCK):
                 block = slice(start, start + _BLOCK)
-                wanted = _keys(np.maximum(place[block], 0), ids[n - 1 :][block])
+                wanted = join(np.maximum(place[block], 0), ids[n - 1 :][block])
                 place[block] = np.where(place[block] < 0, -1, np.searchsorted(keys, wanted))
     return found
 
@@ -132,14 +131,6 @@ def renumber(levels: Iterable[Level], kept: Sequence[np.ndarray]) -> list[Level]
     """N-grams whose parents are places among all of one length, with their places among those that were kept."""
     places = [np.zeros(1, np.int32), *(np.cumsum(mask, dtype=np.int32) - 1 for mask in kept)]
     return [level._replace(parent=place[level.parent]) for level, place in zip(levels, places, strict=False)]
-
-
-def _keys(place: np.ndarray, word: np.ndarray) -> np.ndarray:
-    """One number for each n-gram; they are ordered as the n-grams are."""
-    keys = place.astype(np.int64)
-    keys <<= _BITS
-    keys |= word
-    return keys
 
 
 def _continuations(level: Counts, longer: Counts) -> np.ndarray:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from conformer.language.ngrams import ROOT, Level, NgramModel
+from conformer.language.ngrams import ROOT, Level, NgramModel, join, split
 from conformer.language.perplexity import word_log_probs
 from conformer.language.prune import renormalise
 from conformer.language.vocabulary import UNK, Vocabulary
@@ -42,12 +42,12 @@ def mix(models: Sequence[NgramModel], weights: Sequence[float] | np.ndarray) -> 
     grams = [model.levels() for model in models]
     for n in range(max(model.order for model in models)):
         keys = [
-            place[rows[n].parent] << 32 | ids[rows[n].word] if n < len(rows) else np.zeros(0, np.int64)
+            join(place[rows[n].parent], ids[rows[n].word]) if n < len(rows) else np.zeros(0, np.int64)
             for place, rows, ids in zip(places, grams, ours, strict=True)
         ]
         joint = np.unique(np.concatenate(keys))
         places = [np.searchsorted(joint, key) for key in keys]
-        parent, word = joint >> 32, joint & ((1 << 32) - 1)
+        parent, word = split(joint)
         prob = np.zeros(len(joint))
         for index, (model, weight, ids) in enumerate(zip(models, weights, theirs, strict=True)):
             log_probs, states[index] = model.score(states[index][parent], ids[word])

@@ -22,6 +22,22 @@ ROOT = 0  # the context without words
 NEVER = -99 * np.log(10)  # as ARPA files write a probability of 0
 
 
+_BITS = 32  # of a word, below the place of what precedes it
+
+
+def join(parent: np.ndarray, word: np.ndarray) -> Int[np.ndarray, "_"]:
+    """One number for each n-gram: they are ordered as the n-grams are."""
+    keys = parent.astype(np.int64)
+    keys <<= _BITS
+    keys |= word
+    return keys
+
+
+def split(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Parent and word again."""
+    return keys >> _BITS, keys & ((1 << _BITS) - 1)
+
+
 class Level(NamedTuple):
     """The n-grams of one length, in the order of parent and word. Logarithms are natural."""
 
@@ -193,3 +209,17 @@ class NgramModel:
             nodes = first + np.flatnonzero(needless[first:stop])
             trimmed[nodes] = trimmed[self.suffix[nodes]]
         return trimmed
+
+
+class Following:
+    """What follows the contexts of a model: ln p of some words, and the contexts behind them; remembered."""
+
+    def __init__(self, model: NgramModel, ids: Int[np.ndarray, " words"]):
+        self._model, self._ids = model, ids
+        self._known: dict[int, tuple[list[float], list[int]]] = {}
+
+    def __call__(self, context: int) -> tuple[list[float], list[int]]:
+        if (known := self._known.get(context)) is None:
+            log_probs, contexts = self._model.score(np.full(len(self._ids), context), self._ids)
+            known = self._known[context] = log_probs.tolist(), contexts.tolist()
+        return known
