@@ -20,27 +20,28 @@ from typing import NamedTuple
 import numpy as np
 
 from conformer.language.estimate import train_ngram
-from conformer.language.ngrams import ROOT, Following, NgramModel
+from conformer.language.lookup import Lookup
+from conformer.language.ngrams import ROOT, NgramModel
 from conformer.language.vocabulary import SPECIAL, UNK, LanguageModelError
 from conformer.text import listed, strangers
 from conformer.tokenizer import Tokenizer
-from kernels.typing import Float, Int
 
 SPELLING_ORDER = 5  # letters of an n-gram of the model of spelling
 SPELLING_WORDS = 20_000  # that it learns from at most, the likeliest
+FEW = 100  # words that are faster asked for one by one
 _LEAST = 1e-300  # of a sum of probabilities: differences of a model that is not interpolated may cancel to nothing
 
 
 class Correction(NamedTuple):
     """What the words listed behind a context add to the sums of its shorter one: of the first k words, `sums[k]`."""
 
-    words: Int[np.ndarray, " listed"]
-    sums: Float[np.ndarray, " listed+1"]
+    words: memoryview  # of their numbers
+    sums: memoryview  # one more
 
     def between(self, first: int, stop: int) -> float:
         """That of the words from `first` up to `stop`."""
-        low, high = self.words.searchsorted((first, stop))
-        return float(self.sums[high] - self.sums[low])
+        low = bisect.bisect_left(self.words, first)
+        return self.sums[bisect.bisect_left(self.words, stop, low)] - self.sums[low]
 
 
 class Lexicon:
@@ -68,6 +69,7 @@ class Lexicon:
             )
         self._usable = np.ones(len(model.vocabulary))
         self._usable[[*range(len(SPECIAL)), *model.vocabulary.ids(left_out)]] = 0.0
+        self._num_usable = np.concatenate([[0], np.cumsum(self._usable)]).tolist()
         probs = self._usable * np.exp(model.log_probs(1 + np.arange(len(model.vocabulary))))
         self._sums = np.concatenate([[0.0], np.cumsum(probs)])  # without context
         self.root = Node(self, len(SPECIAL), len(model.vocabulary), 0)
@@ -77,8 +79,7 @@ class Lexicon:
         self._letters = {word: id for id, word in enumerate(self.spelling.vocabulary.words)}
         self._corrections: dict[int, Correction] = {}
         self._terms: dict[int, tuple[list[tuple[float, Correction]], float]] = {}
-        self._spelled = Following(self.spelling, np.arange(len(self._letters)))
-        self._followed: dict[tuple[int, int], tuple[float, int]] = {}
+        self._lookup, self._spelling = Lookup(model), Lookup(self.spelling)
 
     def prob(self, context: int, node: "Node") -> float:
         """P(letters of the node | context)."""
@@ -92,16 +93,11 @@ class Lexicon:
 
     def follow(self, context: int, id: int) -> tuple[float, int]:
         """ln p of a word behind a context, and the context behind it."""
-        if (known := self._followed.get((context, id))) is None:
-            log_probs, contexts = self.model.score(np.array([context]), np.array([id]))
-            known = self._followed[context, id] = float(log_probs[0]), int(contexts[0])
-        return known
+        return self._lookup.score(context, id)
 
     def spell(self, context: int, letter: str) -> tuple[float, int]:
         """ln p of a letter of an unknown word, or of `</s>` at its end, and the context behind it."""
-        log_probs, contexts = self._spelled(context)
-        id = self._letters.get(letter, UNK)
-        return log_probs[id], contexts[id]
+        return self._spelling.score(context, self._letters.get(letter, UNK))
 
     def _expand(self, context: int) -> tuple[list[tuple[float, Correction]], float]:
         """The corrections that the sums behind a context need, with their factors, and the factor of the sums."""
@@ -111,19 +107,22 @@ class Lexicon:
                 correction = self._corrections[context] = self._correct(context)
             if len(correction.words):
                 terms.append((scale, correction))
-            scale *= math.exp(self.model.backoffs(np.array([context]))[0])
+            scale *= math.exp(self.model.backoff[context])
             context = int(self.model.suffix[context])
         return terms, scale
 
     def _correct(self, context: int) -> Correction:
         """From the words listed behind a context."""
         model = self.model
-        nodes = np.arange(model.begin[context], model.begin[context + 1])
-        words = model.word[nodes].astype(np.int64)
-        shorter = model.score(np.full(len(words), model.suffix[context]), words)[0]
-        shorter += model.backoffs(np.array([context]))
-        gains = self._usable[words] * (np.exp(model.log_probs(nodes)) - np.exp(shorter))
-        return Correction(words, np.concatenate([[0.0], np.cumsum(gains)]))
+        first, stop = int(model.begin[context]), int(model.begin[context + 1])
+        words, suffix = model.word[first:stop].astype(np.int64), int(model.suffix[context])
+        if len(words) < FEW:
+            shorter = np.array([self._lookup.score(suffix, word)[0] for word in words.tolist()])
+        else:
+            shorter = model.score(np.full(len(words), suffix), words)[0]
+        shorter += model.backoff[context]
+        gains = self._usable[words] * (np.exp(model.log_prob[first:stop]) - np.exp(shorter))
+        return Correction(memoryview(words), memoryview(np.concatenate([[0.0], np.cumsum(gains)])))
 
 
 class Node:
@@ -145,6 +144,6 @@ class Node:
             words, depth = self._lexicon.model.vocabulary.words, self._depth
             low = bisect.bisect_left(words, letter, self.first, self.stop, key=lambda word: word[depth : depth + 1])
             high = bisect.bisect_right(words, letter, low, self.stop, key=lambda word: word[depth : depth + 1])
-            some = low < high and self._lexicon._usable[low:high].any()
+            some = self._lexicon._num_usable[low] < self._lexicon._num_usable[high]
             self._children[letter] = Node(self._lexicon, low, high, depth + 1) if some else None
         return self._children[letter]

@@ -76,7 +76,7 @@ class PrefixBeamDecoder(Decoder):
         beam_size: int = 8,
         *,
         top_k: int = 16,
-        min_log_prob: float = -8.0,
+        min_log_prob: float = -5.0,
         max_delay: int = 100,
         scorers: Sequence[Scorer] = (),
     ):

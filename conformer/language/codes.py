@@ -1,5 +1,7 @@
 """Logarithms as bytes."""
 
+from typing import Any
+
 import numpy as np
 
 _STEPS = 255
@@ -20,5 +22,5 @@ class Codes:
         scale = _STEPS / max(high - low, 1e-9)
         return cls(np.round((np.maximum(values, low) - low) * scale).astype(np.uint8), low, high)
 
-    def __getitem__(self, places: np.ndarray) -> np.ndarray:
+    def __getitem__(self, places: Any) -> Any:
         return self._values[self.codes[places]]
