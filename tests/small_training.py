@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 
 from conformer.config import AugmentConfig, Config, FeatureConfig, ModelConfig, TrainConfig
+from conformer.data import Batch
 from conformer.training.state import TrainState, initial_state
 
 RATE = 8_000
@@ -34,6 +35,18 @@ def tiny(compute="float32", **model) -> Config:
 
 def start(config: Config) -> tuple[nnx.GraphDef, TrainState]:
     return initial_state(config, np.full(24, 8.0), np.full(24, 3.0))
+
+
+def batch_of_noise(amplitude=0.1) -> Batch:
+    rng = np.random.default_rng(0)
+    audio = (amplitude * rng.standard_normal((3, 6_000))).astype(np.float32)
+    return Batch(
+        audio=audio,
+        audio_lengths=np.array([6_000, 4_500, 6_000], np.int32),
+        labels=np.array([[1, 2, 3, 3], [4, 5, 0, 0], [0, 0, 0, 0]], np.int32),
+        label_lengths=np.array([4, 2, 0], np.int32),
+        weights=np.array([1, 1, 0], np.float32),
+    )
 
 
 def arrays(state) -> dict[str, np.ndarray]:

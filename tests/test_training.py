@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from small_training import RATE, arrays, assert_same, start, tiny
+from small_training import RATE, arrays, assert_same, batch_of_noise, start, tiny
 
 import train
 from conformer.config import (
@@ -25,7 +25,7 @@ from conformer.config import (
     TrainConfig,
 )
 from conformer.ctc import ctc_loss
-from conformer.data import Batch, load_utterances
+from conformer.data import load_utterances
 from conformer.evaluation.offline import make_forward, transcribe
 from conformer.features import log_mel
 from conformer.model.norm import BatchNorm
@@ -85,18 +85,6 @@ def test_ten_utterances_are_learned_by_heart(tmp_path, capsys):
 
 
 # ------------------------------------------------------------------- the step
-
-
-def batch_of_noise(amplitude=0.1) -> Batch:
-    rng = np.random.default_rng(0)
-    audio = (amplitude * rng.standard_normal((3, 6_000))).astype(np.float32)
-    return Batch(
-        audio=audio,
-        audio_lengths=np.array([6_000, 4_500, 6_000], np.int32),
-        labels=np.array([[1, 2, 3, 3], [4, 5, 0, 0], [0, 0, 0, 0]], np.int32),
-        label_lengths=np.array([4, 2, 0], np.int32),
-        weights=np.array([1, 1, 0], np.float32),
-    )
 
 
 FULL = (np.int32(0), np.int32(-1))

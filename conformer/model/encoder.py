@@ -47,8 +47,8 @@ class Encoder(nnx.Module):
         features: Float[Array, "batch time mel"],
         lengths: Int[Array, " batch"],
         *,
-        chunk_size: int | Int[Array, ""] = 0,
-        num_left_chunks: int | Int[Array, ""] = -1,
+        chunk_size: int | Int[Array, ""] | Int[Array, "batch 1"] = 0,
+        num_left_chunks: int | Int[Array, ""] | Int[Array, "batch 1"] = -1,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "batch frames channels"], Int[Array, " batch"]]:
         """Encodes whole utterances under a chunk mask.
@@ -73,8 +73,8 @@ class Encoder(nnx.Module):
         features: Float[Array, "batch time mel"],
         lengths: Int[Array, " batch"],
         *,
-        chunk_size: int | Int[Array, ""] = 0,
-        num_left_chunks: int | Int[Array, ""] = -1,
+        chunk_size: int | Int[Array, ""] | Int[Array, "batch 1"] = 0,
+        num_left_chunks: int | Int[Array, ""] | Int[Array, "batch 1"] = -1,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[list[Float[Array, "batch frames channels"]], Int[Array, " batch"]]:
         """As a call, but the frames that leave each block, first to last: what an intermediate loss needs."""

@@ -15,6 +15,7 @@ from conformer.config import Config, TrainConfig
 from conformer.ctc import ctc_loss
 from conformer.data import Batch
 from conformer.features import log_mel
+from conformer.training.consistency import disagreement, two_views
 from conformer.training.lora import merged
 from conformer.training.mesh import gather, keep_in_place, make_mesh, random_key
 from conformer.training.state import TrainState, learning_rate, make_optimiser
@@ -41,15 +42,22 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
         model = nnx.merge(graphdef, params, statistics, copy=True)  # it changes its statistics
         dither_key, mask_key, dropout_key = jax.random.split(key, 3)
         features, lengths = log_mel(config.features, batch.audio, batch.audio_lengths, dither_key)
+        labels = batch.labels, batch.label_lengths
+        if config.train.consistency_weight:
+            features, lengths, *labels = (jnp.concatenate([a, a]) for a in (features, lengths, *labels))
+            chunk_size, num_left_chunks = two_views(len(batch.audio), chunk_size, num_left_chunks)
         features = spec_augment(config.augment, model.standardise(features), lengths, mask_key, mask_strength)
         outputs, lengths = model.encoder.outputs(
             features, lengths, chunk_size=chunk_size, num_left_chunks=num_left_chunks, dropout_key=dropout_key
         )
-        labels = batch.labels, batch.label_lengths
-        loss = ctc_loss(model.head(outputs[-1]), lengths, *labels)
+        logits = model.head(outputs[-1])
+        loss = ctc_loss(logits, lengths, *labels)
         if weight := config.train.intermediate_weight:  # Lee and Watanabe, 2021, "Intermediate Loss Regularization"
             middle = model.head(outputs[len(outputs) // 2 - 1])
             loss = (1 - weight) * loss + weight * ctc_loss(middle, lengths, *labels)
+        if weight := config.train.consistency_weight:
+            first, second = jnp.split(logits, 2)
+            loss = loss.reshape(2, -1).mean(0) + weight * disagreement(first, second, lengths[: len(first)])
         # Filler rows hold no labels and no audio; their loss may be anything.
         loss = jnp.sum(jnp.where(batch.weights > 0, loss, 0.0)) / num_labels
         return loss, nnx.state(model, nnx.Not(nnx.Param))  # as the forward pass left them

@@ -8,13 +8,14 @@ from kernels.typing import Array, Int
 def chunk_rows(
     num_frames: int,
     lengths: Int[Array, " batch"],
-    chunk_size: int | Int[Array, ""],
-    num_left_chunks: int | Int[Array, ""],
+    chunk_size: int | Int[Array, ""] | Int[Array, "batch 1"],
+    num_left_chunks: int | Int[Array, ""] | Int[Array, "batch 1"],
 ) -> tuple[Int[Array, "batch frames"], Int[Array, "batch frames"]]:
     """The keys that each frame of an utterance attends to.
 
     Frame i of chunk c = i // chunk_size sees chunks c - num_left_chunks ... c, and nothing past its utterance's end.
-    Both limits may be traced values, so that one compiled function serves every chunk size.
+    Both limits may be traced values, so that one compiled function serves every chunk size, and may differ from
+    utterance to utterance.
 
     Args:
         num_frames: padded frames T.

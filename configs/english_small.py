@@ -1,0 +1,35 @@
+"""Ordinary English from seven hours of it: the second half of a training, after configs/libri_mini.py.
+
+python train.py --config=configs/english_small.py --workdir=runs/english_small
+
+It begins with the weights of runs/libri_mini, and trains on without synthetic speech, with speeds from 0.9 to 1.1, more
+time masks, and two views of each utterance that must agree, one of them in chunks (`train.consistency_weight`).
+"""
+
+from configs import libri_mini
+from conformer.config import Config
+
+
+def get_config() -> Config:
+    return libri_mini.get_config().replace(
+        {
+            "augment.speed_factors": (0.9, 0.95, 1.0, 1.05, 1.1),
+            "augment.background_probability": 0.05,
+            "augment.pause_seconds": 0.5,
+            "augment.num_time_masks": 6,
+            "augment.mask_ramp_steps": 0,
+            "features.trailing_silence": 0.5,
+            "data.batch_seconds": 39.0,
+            "data.bucket_seconds": (2.5, 5.0, 9.0, 12.5, 15.5, 17.0, 19.5),  # for the slowest speed too
+            "data.spoken_utterances": 0,
+            "data.curriculum_steps": 0,
+            "tokenizer.kind": "given",
+            "train.init_from": "runs/libri_mini",
+            "train.num_steps": 14_000,
+            "train.compute": "float32",
+            "train.learning_rate": 1e-3,
+            "train.consistency_weight": 0.2,
+            "train.chunk_sizes": (0, 4, 4, 8, 8, 16),
+            "train.weight_decay": 0.05,
+        }
+    )
