@@ -8,10 +8,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile many programs and run each a few times: most of the time would go to LLVM. Commands inherit this.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
 
+# No example has a deadline: beside other work any of them may be slow.
+hypothesis.settings.register_profile("untimed")
+hypothesis.settings.load_profile("untimed")
 install_import_hook(["conformer", "kernels"], "beartype.beartype")
 
 

@@ -40,7 +40,7 @@ def test_what_is_said_before_the_earliest_frame_belongs_to_no_word():
     assert align_words(np.zeros(9), []) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), num_words=st.integers(1, 40), spread=st.sampled_from([0, 3, 90]))
 def test_words_are_in_order_and_near_their_emissions_whatever_is_heard(seed, num_words, spread):
     rng = np.random.default_rng(seed)

@@ -163,7 +163,7 @@ def test_paths_may_be_strings(tmp_path):
     assert load_audio(str(tmp_path / "a.wav"), RATE).shape == (RATE,)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 4000), st.sampled_from([(8_000, 16_000), (16_000, 8_000), (22_050, 16_000), (17_600.0, 16_000)]))
 def test_resampling_scales_the_length(count, rates):
     resampled = resample(np.ones(count, np.float32), *rates)

@@ -62,7 +62,7 @@ def test_gain_is_in_decibels(decibels):
     )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.floats(-10, 40), st.integers(0, 1000))
 def test_noise_has_the_ratio_asked_for(snr, seed):
     config = dataclasses.replace(CLEAN, noise_probability=1.0, noise_snr_db=(snr, snr))
@@ -128,7 +128,7 @@ def test_the_seed_decides_audio():
     np.testing.assert_array_equal(TONE, original)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(0, 60), min_size=4, max_size=4),
     st.sampled_from(

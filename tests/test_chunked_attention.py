@@ -25,7 +25,7 @@ from tests.implementations import IMPLEMENTATIONS, KERNELS, annotations_ignored,
 every = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 NAMES = "output", "query", "key", "value", "relative_bias"
 kernels = pytest.mark.parametrize("implementation", KERNELS)
-few = settings(deadline=None, max_examples=4, derandomize=True)
+few = settings(max_examples=4, derandomize=True)
 FORMATS = [("xla", f) for f in ("float32", "bfloat16", "float16")]
 FORMATS += [("mosaic_gpu", f) for f in ("bfloat16", "float16")] + [("mosaic_tpu", f) for f in ("float32", "bfloat16")]
 
@@ -68,7 +68,7 @@ def assert_agrees(implementation, shape, format, chunks=None, **options):
 # ----------------------------------------------------------------- the definition
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(1, 6), st.integers(0, 6), st.integers(0, 4))
 def test_toeplitz_is_the_bias_of_each_distance(num_queries, more_keys, largest):
     num_keys, bias = num_queries + more_keys, normal(num_queries, 2, 2 * largest + 1)
@@ -80,7 +80,7 @@ def test_toeplitz_is_the_bias_of_each_distance(num_queries, more_keys, largest):
             np.testing.assert_array_equal(result[:, i, j], bias[:, distance + largest])
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(
     st.integers(1, 20),
     st.lists(st.integers(0, 20), min_size=1, max_size=3),

@@ -24,7 +24,7 @@ FILES = sorted(FOLDER.glob("*.py"))
 # ---------------------------------------------------------------------- values
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     st.integers(0, 9),
     st.sampled_from([(0,), (0, 8, 16)]),

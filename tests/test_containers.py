@@ -246,7 +246,7 @@ def test_ogg_without_one_of_its_pages_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_header_with_other_bytes_gives_samples_or_one_error(tmp_path, kind, data):
     file = bytearray(written(tmp_path, kind))

@@ -66,7 +66,7 @@ def utterances(draw):
     return logits.astype(np.float32), draw(st.integers(0, FRAMES)), labels
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(utterances(), min_size=3, max_size=3))
 def test_equals_the_enumeration_of_all_paths(rows):
     loss, gradient = loss_and_gradient(*batch(rows))

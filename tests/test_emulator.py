@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("optimised")
 
 NARROW = [FLOAT16, BFLOAT16, FLOAT8_E4M3FN, FLOAT8_E5M2]
 BYTES = [FLOAT8_E4M3FN, FLOAT8_E5M2]
-few = settings(deadline=None, max_examples=6, derandomize=True)
+few = settings(max_examples=6, derandomize=True)
 
 
 def dtype(format):

@@ -106,7 +106,7 @@ def test_agrees_with_kaldi_on_real_speech(speech_data, transform):
             assert_agrees(transform(CONFIG, audio), kaldi(CONFIG, audio))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 4_000), max_size=12), st.integers(0, 4_000), st.sampled_from(CONFIGS))
 def test_any_split_gives_the_same_frames(cuts, num_samples, config):
     audio = speech_like(num_samples, config.sample_rate)
@@ -143,7 +143,7 @@ def test_streaming_refuses_what_it_cannot_use():
         stream.accept(np.ones(100, np.float32))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 8_000), min_size=3, max_size=3), st.floats(-1, 1) | st.just(np.nan))
 def test_padding_and_batch_mates_change_nothing(lengths, filler):
     batch = np.full((3, 9_111), filler, np.float32)

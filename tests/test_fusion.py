@@ -47,7 +47,7 @@ def gains(fusion, ids):
 # ------------------------------------------------------------------------------------------------------ the lexicon
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     texts=st.lists(st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=4).map(" ".join), min_size=1),
     order=st.integers(1, 4),

@@ -52,7 +52,7 @@ def test_layer_norm_of_a_constant_row_is_the_bias():
 # -------------------------------------------------------------------- softmax
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(0, 2**31), st.floats(0.1, 60.0))
 def test_softmax_is_its_formula_under_any_mask(seed, size):
     scores = normal(seed, 4, 6) * size

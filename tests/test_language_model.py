@@ -133,7 +133,7 @@ def test_discounts_by_hand():
     assert discounts(counts) == pytest.approx([0, 1 - 0.5, 2 - 3 * 0.5 * 10 / 20, 3 - 4 * 0.5 * 5 / 10])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(texts=sentences_of(WORDS), order=st.integers(1, 4), least=st.integers(1, 2), limit=st.sampled_from([None, 2]))
 def test_probabilities_sum_to_one(texts, order, least, limit):
     """Of n-grams that are rare dropped, and words unlisted, too."""
@@ -142,7 +142,7 @@ def test_probabilities_sum_to_one(texts, order, least, limit):
     check_sums(model)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(texts=sentences_of(WORDS), order=st.integers(1, 4), threshold=st.sampled_from([1e-6, 1e-3, 1e-1]))
 def test_files_hold_the_model(tmp_path_factory, texts, order, threshold):
     model, folder = prune(train_ngram(texts, order), threshold), tmp_path_factory.mktemp("lm")
@@ -169,7 +169,7 @@ def test_what_is_trimmed_is_what_no_ngram_begins_with():
     assert model.context(["turn", "zebra"]) == model.context(["zebra"]) == ROOT
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(texts=sentences_of(WORDS), order=st.integers(1, 4), threshold=st.sampled_from([1e-6, 1e-3, 1e-1]))
 def test_a_pruned_model_sums_to_one(texts, order, threshold):
     model = train_ngram(texts, order)
@@ -187,7 +187,7 @@ def test_pruning_drops_what_it_loses_least():
     assert small.child(np.array([small.context(["turn"])]), small.vocabulary.ids(["left"])) >= 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(first=sentences_of(WORDS), second=sentences_of([*WORDS[2:], "e"]), weight=st.floats(0.1, 0.9))
 def test_a_mixture_is_the_mean_of_its_parts(first, second, weight):
     models = train_ngram(first, 3), train_ngram(second, 2)

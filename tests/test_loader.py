@@ -68,7 +68,7 @@ def test_buckets_follow_the_config():
     assert dataclasses.astuple(last) == (4.5, 14, 72000, 113)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     durations=st.lists(st.floats(0.05, 20.0), min_size=1, max_size=40),
     speeds=st.sampled_from([(1.0,), (0.9, 1.0, 1.1)]),
@@ -134,7 +134,7 @@ def test_iterating_part_of_the_batches_is_fine():
     batches.close()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     counts=st.lists(st.integers(0, 17), min_size=1, max_size=4).filter(any),
     batch_size=st.integers(1, 5),
@@ -228,7 +228,7 @@ def test_losing_too_many_stops_the_run_and_names_the_keys():
     assert "raise the last of data.bucket_seconds" in str(error.value)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     duration=st.floats(0.05, 4.0),
     num_labels=st.integers(1, 60),

@@ -49,7 +49,7 @@ def exact(scores, mask):
 # --------------------------------------------------------------------- tables
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(2, 7), st.booleans(), st.integers(0, 2**31))
 def test_tables_keep_their_error_laws(bits, interpolated, seed):
     h = 2.0**-bits
@@ -85,7 +85,7 @@ def test_a_step_that_rounds_is_refused():
         Table(np.exp, -1.1, 0.25, 11)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(-30, 30), st.integers(0, 2**31))
 def test_reciprocal_and_logarithm_hold_over_all_exponents(exponent, seed):
     x = (np.random.default_rng(seed).uniform(1, 2, 100) * 2.0**exponent).astype(np.float32)
@@ -98,7 +98,7 @@ def test_reciprocal_and_logarithm_hold_over_all_exponents(exponent, seed):
 
 
 @pytest.mark.parametrize("tables", [SoftmaxTables(), BOUNDED], ids=["exponent", "bounded"])
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.integers(0, 2**31), st.sampled_from([2, 128]), st.floats(1.0, 12.0))
 def test_probabilities_are_within_2e_4_and_masked_keys_exactly_zero(tables, seed, num_keys, deviation):
     """Figure of merit; the default needs 253 entries, all three tables together."""
@@ -113,7 +113,7 @@ def test_the_tables_are_small():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.integers(0, 2**31), st.sampled_from([2, 128]), st.floats(0.1, 40.0), st.floats(-200, 200))
 def test_in_float16_rounding_adds_a_few_units_and_nothing_overflows(device, seed, num_keys, deviation, shift):
     """Of u = 2^-11: the sum's log2(K) (tree) or K (sequential) roundings, and six more around it."""
@@ -165,7 +165,7 @@ def test_more_keys_lower_the_window_so_that_their_sum_fits():
 # ---------------------------------------------------------------- log-softmax
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(0, 2**31), st.floats(0.1, 1000.0))
 def test_log_softmax_is_finite_for_every_symbol(seed, deviation):
     logits = np.random.default_rng(seed).normal(size=(8, 60)) * deviation

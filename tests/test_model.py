@@ -61,7 +61,7 @@ def run_front_end(front_end, features):
     return front_end(SEQUENCE.image(features), SEQUENCE)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.sampled_from(FRONT_ENDS), st.integers(0, 5_000))
 def test_output_lengths_count_the_whole_receptive_fields(front_end, length):
     lengths, starts = lengths_of(make_config(*front_end).model), range(0, length, front_end[1])
@@ -71,7 +71,7 @@ def test_output_lengths_count_the_whole_receptive_fields(front_end, length):
 
 
 @front_ends
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(samples=st.lists(st.integers(1, PADDED), min_size=3, max_size=3))
 def test_valid_frames_are_those_of_the_utterance_alone(subsampling, factor, samples):
     """The lengths that the model returns for a padded batch; any values are finite, however short an utterance is."""

@@ -95,7 +95,7 @@ def abc_scorers(oov_rate=0.1):
 # ------------------------------------------------------------------------------------------------------- exactness
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     num_frames=st.integers(0, 5),
@@ -133,7 +133,7 @@ def best_path(log_probs, tokens):
     return total
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), num_frames=st.integers(0, 5), oov_rate=st.sampled_from([0.0, 0.1]))
 def test_scorers_add_what_they_say_of_the_labelling(seed, num_frames, oov_rate):
     log_probs, scorers = random_frames(seed, num_frames, 4, 1.0), abc_scorers(oov_rate)
@@ -152,7 +152,7 @@ def test_scorers_add_what_they_say_of_the_labelling(seed, num_frames, oov_rate):
     assert scores[tuple(token.id for token in decoder.tokens)] == max(scores.values())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), beam_size=st.integers(1, 12), scale=st.sampled_from([0.5, 3.0]))
 def test_what_is_not_asked_about_could_not_have_been_in_the_beam(seed, beam_size, scale):
     """A scorer that promises nothing is asked about every token."""
@@ -196,7 +196,7 @@ def test_pruning_keeps_what_matters():
 # -------------------------------------------------------------------------------------------------------- streaming
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     beam_size=st.sampled_from([1, 3, 8]),

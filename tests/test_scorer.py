@@ -52,7 +52,7 @@ def test_characters():
     assert score(["ab cd"], ["abcd"]).cer == 1 / 5  # the space
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs=st.lists(st.tuples(sentences, sentences), min_size=1, max_size=8))
 def test_matches_an_independent_edit_distance(pairs):
     references, hypotheses = map(list, zip(*pairs, strict=True))
@@ -145,7 +145,7 @@ def test_greedy_merges_runs_and_drops_blanks():
     assert greedy(frames([])) == [] and greedy(frames([0, 0, 0])) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ids=st.lists(st.integers(0, 3), max_size=20), cuts=st.lists(st.integers(0, 20), max_size=5))
 def test_any_chunking_gives_the_same_tokens(ids, cuts):
     log_probs, decoder = frames(ids), GreedyDecoder()

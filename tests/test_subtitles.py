@@ -66,7 +66,7 @@ def speech(draw) -> list[Segment]:
 
 
 @pytest.mark.parametrize("format", ["srt", "vtt"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(segments=speech())
 def test_cues_can_be_read(format, segments):
     found = cues(written(format, *segments), format)

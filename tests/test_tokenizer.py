@@ -23,7 +23,7 @@ def config(kind, vocab_size=128):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(texts=texts)
 def test_round_trip(kind, texts):
     tokenizer = train_tokenizer(config(kind), texts)
