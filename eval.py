@@ -42,7 +42,9 @@ from conformer.evaluation.offline import Heard, Transcripts, decode, make_forwar
 from conformer.evaluation.scorer import write_errors
 from conformer.evaluation.streaming import Timing, transcribe_streaming
 from conformer.evaluation.tuning import read_grid, tune
+from conformer.model.subsampling import lengths_of
 from conformer.numerics import POLICIES, apply_policy, scale_residual
+from conformer.streaming import Framing
 from conformer.streaming.engine import Engine
 from conformer.tokenizer import Tokenizer
 from conformer.training.checkpoint import load_model
@@ -130,9 +132,9 @@ def evaluate(workdir: pathlib.Path) -> None:
     read = transcripts.utterances
     for message in broken.values():
         print(f"not scored: {message}")
+    frame_seconds = Framing(config.features, lengths_of(config.model), 1).frame_seconds
     if ERRORS.value:
-        frame = config.model.subsampling_factor * config.features.frame_shift_ms / 1000
-        details = [detail(heard, confidence, tokenizer, frame) for heard in transcripts.heard]
+        details = [detail(heard, confidence, tokenizer, frame_seconds) for heard in transcripts.heard]
         references = [u.text for u in read]
         write_errors(ERRORS.value, [u.id for u in read], references, transcripts.texts, tokenizer.level, details)
     if CALIBRATE.value:
@@ -149,7 +151,7 @@ def evaluate(workdir: pathlib.Path) -> None:
     # ------------------------------------------------------------------------ streams
     masked, streams = [], []
     for chunk_size in chunk_sizes:
-        milliseconds = round(chunk_size * config.model.subsampling_factor * config.features.frame_shift_ms)
+        milliseconds = round(1000 * chunk_size * frame_seconds)
         context = dict(chunk_size=chunk_size, num_left_chunks=NUM_LEFT_CHUNKS.value)
         if MASKED.value:
             heard = list(progress(posteriors(config, forward, params, statistics, read, {}, **context), len(read)))

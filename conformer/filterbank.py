@@ -13,6 +13,9 @@ in more: frame t is centred on sample t shift, with zeros outside the audio; sam
 precedes framing and no mean is taken off; filters are Slaney's, of equal area, and the features
 log(mel @ |FFT(z)|^2 + 2^-24).
 
+A frame's loudness is 10 log10(sum of mel @ |FFT(z)|^2) in dB, with samples on the int16 scale and filters of height 1
+whatever the kind: front ends that hear the same agree about it.
+
 Sources: Povey et al., "The Kaldi Speech Recognition Toolkit", ASRU 2011 (feature-window.cc, mel-computations.cc);
 Slaney, "Auditory Toolbox", 1998; NeMo's FilterbankFeatures.
 """
@@ -88,6 +91,7 @@ class StreamingLogMel:
         self._num_frames = 0  # frames given out so far
         self._flushed = False
         self._kept = np.zeros((0, config.num_mel_bins), np.float32)  # frames to be normalised
+        self.levels = np.zeros(0, np.float32)  # loudness of the frames that the last call computed, in dB
 
     def accept(self, samples: np.ndarray) -> Float[np.ndarray, "frames mel"]:
         """Takes the next samples, float in [-1, 1) of any number, and returns the frames they complete.
@@ -127,6 +131,7 @@ class StreamingLogMel:
         """Computes the frames from the first not given out up to `end`, and drops the audio no later frame needs."""
         plan, count = self._plan, end - self._num_frames
         if count <= 0:
+            self.levels = np.zeros(0, np.float32)
             return np.zeros((0, self._config.num_mel_bins), np.float32)
         start = self._num_frames * plan.shift - plan.left
         stop = start + (count - 1) * plan.shift + plan.window_length
@@ -138,7 +143,9 @@ class StreamingLogMel:
             windows = windows - windows.mean(axis=1, keepdims=True)
             windows[:, 1:] -= self._config.preemphasis * windows[:, :-1]
         spectrum = np.fft.rfft(windows * plan.window, n=plan.fft_size)
-        energies = (np.square(spectrum.real) + np.square(spectrum.imag)) @ plan.filters
+        power = np.square(spectrum.real) + np.square(spectrum.imag)
+        energies = power @ plan.filters
+        self.levels = 10 * np.log10(np.maximum(power @ plan.hearing, np.float32(LOG_FLOOR)))
 
         self._num_frames = end
         # One sample before the next frame stays: a window of odd length reflects about it.
@@ -171,6 +178,7 @@ class Plan(NamedTuple):
     fft_size: int
     window: np.ndarray  # float32 [window_length]
     filters: np.ndarray  # float32 [fft_size // 2 + 1, mel]
+    hearing: np.ndarray  # float32 [fft_size // 2 + 1], all filters as one, for loudness
 
 
 @functools.lru_cache
@@ -199,8 +207,9 @@ def plan_of(config: FeatureConfig) -> Plan:
     if fft_size < length or fft_size % 2:
         raise FeatureError(f"features.fft_size={fft_size} must be even and hold a window of {length} samples")
     window = WINDOWS[config.window](length)
-    filters = _mel_filters(config, fft_size)
-    constants = [array.astype(np.float32) for array in (window, filters)]
+    filters, heights = _mel_filters(config, fft_size)
+    hearing = filters.sum(axis=1) * (INT16_SCALE / scale_of(config)) ** 2
+    constants = [array.astype(np.float32) for array in (window, filters * heights, hearing)]
     for array in constants:
         array.flags.writeable = False  # they are shared by every caller
     left = {"kaldi": length // 2 - shift // 2, "kaldi_snipped": 0, "nemo": fft_size // 2 - (fft_size - length) // 2}
@@ -223,10 +232,10 @@ WINDOWS = {
 }
 
 
-def _mel_filters(config: FeatureConfig, fft_size: int) -> np.ndarray:
-    """float64 [fft_size // 2 + 1, mel]: triangles with corners evenly spaced in mel.
+def _mel_filters(config: FeatureConfig, fft_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [fft_size // 2 + 1, mel]: triangles of height 1 with corners evenly spaced in mel; and their heights.
 
-    Kaldi's have a height of 1 and straight sides in mel; Slaney's an area of 1 and straight sides in Hz.
+    Kaldi's have straight sides in mel; Slaney's have an area of 1 and straight sides in Hz.
     """
     slaney = config.kind == "nemo"
     mel = _slaney_mel if slaney else _htk_mel
@@ -245,7 +254,7 @@ def _mel_filters(config: FeatureConfig, fft_size: int) -> np.ndarray:
             f"{config.low_freq} and {config.high_freq} Hz: choose fewer (at least 1), or a longer "
             "features.frame_length_ms"
         )
-    return filters * (2 / (right - left)) if slaney else filters
+    return filters, 2 / (right - left) if slaney else np.ones(len(left))
 
 
 def _htk_mel(frequency: Any) -> Any:

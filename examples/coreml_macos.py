@@ -22,14 +22,19 @@ def main(path: pathlib.Path) -> None:
     package = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_AND_NE)
     stored = np.load(path.parent / "check.npz")
     state = package.make_state()
-    num_keys = package.get_spec().description.input[1].type.multiArrayType.shape[1]
+    description = package.get_spec().description.input
+    num_keys = description[1].type.multiArrayType.shape[1]
+    absolute = any(tensor.name == "offset" for tensor in description)
     frames = stored["log_probs"].shape[1]
     results, seconds = [], []
     for index, window in enumerate(stored["windows"]):
         valid = np.arange(num_keys) >= num_keys - frames * (index + 1)
         mask = np.where(valid, 0, -1e4).astype(np.float32)[None, :, None, None]
+        inputs = {"window": window.T[None, None], "mask": mask}
+        if absolute:  # positions: the frames before the chunk
+            inputs["offset"] = np.full((1, 1, 1, 1), frames * index, np.float32)
         start = time.perf_counter()
-        output = package.predict({"window": window.T[None, None], "mask": mask}, state=state)
+        output = package.predict(inputs, state=state)
         seconds.append(time.perf_counter() - start)
         results.append(output["log_probs"][0, :, 0].T)
     print(f"largest difference of a log-probability: {np.abs(np.stack(results) - stored['log_probs']).max():.1e}")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformer.streaming.alignment import REACH, SHORTEST, Span, align_words, loudness
+from conformer.streaming.alignment import REACH, SHORTEST, Span, align_words
 
 
 def levels(spans, length, floor=20.0, peak=60.0):
@@ -56,10 +56,6 @@ def test_words_are_in_order_and_near_their_emissions_whatever_is_heard(seed, num
     for span, emission in zip(spans, emissions, strict=True):
         assert span.last - span.first >= SHORTEST
         assert abs(span.first - emission.first) <= REACH and abs(span.last - emission.last) <= REACH
-
-
-def test_loudness_is_the_power_of_all_filters():
-    np.testing.assert_allclose(loudness(np.log(np.full((3, 10), 10.0))), 20.0)
 
 
 def test_digital_silence_behind_the_audio_moves_no_border():

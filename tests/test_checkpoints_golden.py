@@ -212,7 +212,7 @@ def windows_of_features(framing, features):
     """Those of a recording, with given features in the place of its own."""
 
     class Given:
-        received = 0
+        received, levels = 0, np.zeros(0, np.float32)
 
         def accept(self, samples):
             return features[:0]

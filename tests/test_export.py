@@ -19,6 +19,7 @@ from conformer.artefacts import formats
 from conformer.artefacts.card import load_cards
 from conformer.artefacts.formats import FORMATS, ExportError
 from conformer.artefacts.loading import load_runtimes
+from conformer.checkpoints.convert import read_checkpoint
 from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
 from conformer.export import pipeline
 from conformer.export.formats import check_request, not_for_sherpa
@@ -132,6 +133,16 @@ def test_narrow_artefacts_are_smaller_and_micro_ones_declare_arena_and_integers(
     data = np.array(source.split("{")[1].split("}")[0].split(","), np.uint8)
     assert data.tobytes() == (folder / eight.file).read_bytes()
     assert f"ARENA_BYTES = {eight.arena_bytes};" in header
+
+
+@pytest.mark.slow
+def test_core_ml_is_told_where_a_chunk_of_absolute_positions_lies(golden, tmp_path):
+    """Through the saved package and its runtime; without the place the difference would be 9e-2."""
+    pytest.importorskip("coremltools")
+    read_checkpoint(golden / "wenet_u2pp_conformer").save(tmp_path)
+    card = pipeline.export(tmp_path, "coreml", "float16", 16, 4, tmp_path / "out")
+    assert card.check < 2e-2
+    assert "`offset`: the encoder frames" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_core_ml_computes_in_the_engines_layout_and_normalises_what_would_overflow(exported):

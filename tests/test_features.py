@@ -199,6 +199,31 @@ def test_frame_counts_are_the_same_for_every_kind_of_number(num_samples):
     assert num_frames(CONFIG, jnp.array([num_samples])).tolist() == [expected]
 
 
+NEMO = FeatureConfig(kind="nemo", window="hann", low_freq=0.0, high_freq=8_000.0, fft_size=512)
+
+
+@pytest.mark.parametrize("gain", [1.0, 1e-3])
+def test_front_ends_agree_about_loudness(gain):
+    """Whatever their scale, filters and floor are: of tones, and of noise far below the last bit of int16."""
+    audio = gain * speech_like(16_000)
+    levels = []
+    for config in (CONFIG, dataclasses.replace(CONFIG, kind="kaldi_snipped"), NEMO):
+        stream = StreamingLogMel(config)
+        features = stream.accept(audio)
+        levels.append(stream.levels[2:90])
+        assert len(stream.levels) == len(features)
+        if config.kind == "kaldi":
+            np.testing.assert_allclose(stream.levels, 10 * np.log10(np.exp(features).sum(axis=1)), atol=1e-3)
+        stream.flush()
+        stream.flush()
+        assert len(stream.levels) == 0
+    for other in levels[1:]:
+        assert np.abs(other - levels[0]).max() < 1.0
+    normalised = StreamingLogMel(dataclasses.replace(NEMO, normalise=True))
+    assert len(normalised.accept(audio)) == 0  # until the end, but they are heard before
+    np.testing.assert_array_equal(normalised.levels[2:90], levels[2])
+
+
 def test_a_change_of_the_config_is_seen():
     config = FeatureConfig()
     assert offline(config, speech_like(4_000)).shape == (25, 80)

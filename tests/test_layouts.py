@@ -24,7 +24,7 @@ from conformer.model.layouts.constant import Constant
 from conformer.model.layouts.counting import Counting
 from conformer.model.layouts.layout import Past
 from conformer.model.linear import linear
-from conformer.model.positions import sinusoids
+from conformer.model.positions import known_sinusoids, sinusoids
 from conformer.numerics import apply_policy
 from conformer.streaming.engine import Engine
 
@@ -186,7 +186,7 @@ def test_the_exporters_layout_has_public_architectures(name):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["fastconformer", "conformer"])
+@pytest.mark.parametrize("name", PUBLIC)
 def test_core_mls_layout_has_public_architectures(name):
     pytest.importorskip("coremltools")
     from conformer.export import coreml
@@ -196,8 +196,29 @@ def test_core_mls_layout_has_public_architectures(name):
     state = {part: np.zeros(shape, np.float16) for part, shape in state_shapes(geometry).items()}
     for index, (window, expected) in enumerate(chunks[:2]):
         mask = np.where(geometry.valid_keys(4 * index, 4), 0, -1e4).astype(np.float32)[None, :, None, None]
-        found = run({"window": window.T[None, None], "mask": mask}, state)["log_probs"][0, :, 0].T
+        inputs = {"window": window.T[None, None], "mask": mask, "offset": np.full((1, 1, 1, 1), 4 * index, np.float32)}
+        found = run(inputs, state)["log_probs"][0, :, 0].T
         assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("seen", [0, 2051, 90_001])
+def test_core_ml_counts_the_frames_of_long_streams(seen):
+    """Float16 alone would end at 2048 frames: 82 seconds."""
+    ct = pytest.importorskip("coremltools")
+    from coremltools.converters.mil import Builder as mb
+
+    from conformer.export import coreml
+
+    geometry = public_stream("wenet")[1]
+
+    @mb.program(input_specs=[mb.TensorSpec((1, 1, 1, 1))], opset_version=ct.target.iOS18)
+    def program(offset):
+        return coreml.key_positions(geometry, offset)
+
+    (found,) = MilInterpreter(program)({"offset": np.full((1, 1, 1, 1), seen, np.float32)}, {}).values()
+    expected = known_sinusoids(np.arange(seen - geometry.left, seen + geometry.chunk_size), geometry.encoder_dim)
+    # Float16 rounds the sinusoids, float32 their angles: the frequency, then the product.
+    np.testing.assert_allclose(found[0, :, 0].T, expected, rtol=0, atol=2**-12 + seen * 2**-23)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

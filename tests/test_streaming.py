@@ -6,12 +6,13 @@ import pytest
 from flax import nnx
 from small_model import RATE, TOKENIZER, make_config, make_model, sound
 
+from conformer.config import FeatureConfig
 from conformer.data import Pcm, Utterance
 from conformer.decode.greedy import Decoder, GreedyDecoder, Token
 from conformer.decode.prefix_beam import PrefixBeamDecoder
 from conformer.evaluation.offline import make_forward, posteriors
 from conformer.filterbank import StreamingLogMel
-from conformer.lengths import Lengths
+from conformer.lengths import PADDINGS, Lengths
 from conformer.streaming import (
     EndpointConfig,
     Framing,
@@ -120,6 +121,8 @@ def test_windows_hold_the_features_of_the_whole_however_the_audio_is_cut(framing
     for mine, theirs in zip(found, expected, strict=True):
         assert mine.num_frames == theirs.num_frames
         np.testing.assert_allclose(mine.features, theirs.features, rtol=1e-6)
+        np.testing.assert_allclose(mine.levels, theirs.levels, rtol=1e-5)
+        assert len(mine.levels) == mine.num_frames * framing.subsampling_factor
 
 
 def test_a_stream_hears_what_is_heard_of_the_whole_utterance():
@@ -132,7 +135,7 @@ def test_a_stream_hears_what_is_heard_of_the_whole_utterance():
     context = dict(chunk_size=CHUNK, num_left_chunks=LEFT)
     ((_, whole),) = posteriors(config, forward, params, statistics, [utterance], broken, **context)
     stepper, chunks = engine(), []
-    for features, num_frames in windows_of(stepper.framing, utterance.samples(RATE)):
+    for features, num_frames, _ in windows_of(stepper.framing, utterance.samples(RATE)):
         chunks.append(stepper(features[None], np.full(1, num_frames, np.int32))[0, :num_frames])
     assert len(whole) == stepper.framing.num_frames(round(100 * (len(samples) / RATE + 0.5)))
     np.testing.assert_allclose(np.concatenate(chunks), whole, atol=1e-5)
@@ -185,6 +188,47 @@ def test_whatever_steps_windows_can_be_recognised_with():
 
 
 # ----------------------------------------------------------- text, words, times
+
+
+class Deaf:
+    """A stepper that is no network and hears nothing: a decoder says what was spoken."""
+
+    batch_size, state_bytes = 1, 0
+
+    def __init__(self, framing):
+        self.framing = framing
+
+    def __call__(self, windows, num_frames, fresh=None):
+        return np.zeros((1, self.framing.chunk_size, TOKENIZER.vocab_size), np.float32)
+
+    def reset(self):
+        pass
+
+    def warm_up(self):
+        pass
+
+
+NEMO = dict(kind="nemo", window="hann", low_freq=0.0, high_freq=8_000.0, fft_size=512)
+
+
+@pytest.mark.parametrize("level", [0.3, 0.003])
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("front_end", [{}, dict(kind="kaldi_snipped"), NEMO, NEMO | dict(normalise=True)])
+def test_words_have_the_times_of_their_sound_with_every_front_end(front_end, padding, level):
+    """Tones in faint noise, behind digital silence."""
+    features, lengths = FeatureConfig(**front_end), Lengths(8, 14, padding)
+    framing = Framing.of_whole(features, lengths, 4.0) if features.normalise else Framing(features, lengths, CHUNK)
+    samples, borders = np.zeros(56_000, np.float32), [(0.9, 1.4), (1.7, 2.2), (2.6, 3.0)]
+    samples[5_000:] = 1e-4 * level * np.random.default_rng(0).standard_normal(51_000)
+    for first, last in borders:
+        places = np.arange(round(first * 16_000), round(last * 16_000))
+        samples[places] += level * np.sin(0.3 * places)
+    script = {round(first / framing.frame_seconds) + place: "▁a"[place] for first, _ in borders for place in (0, 1)}
+    recogniser = Recognizer(Deaf(framing), TOKENIZER, decoder=lambda: Scripted(script))
+    for piece in np.array_split(samples, 7):
+        recogniser.accept(piece)
+    recogniser.finish()
+    np.testing.assert_allclose([word[1:3] for word in recogniser.words], borders, atol=0.03)
 
 
 def test_words_have_the_times_of_their_tokens():

@@ -110,6 +110,8 @@ def readme(cards: list[Card]) -> str:
         lines += ["", f"`{card.file}`" + (", bound by position:" if by_position else ":"), ""]
         for title, tensors in (("in", card.inputs), ("out", card.outputs)):
             lines += [f"- {title}: " + ", ".join(f"`{name}` {t} {list(s)}" for name, (t, s) in tensors.items())]
+        if card.geometry.positions == "absolute" and "offset" in card.inputs:
+            lines += ["- `offset`: the encoder frames of the stream before the chunk"]
         if card.layouts:
             lines += ["- layouts: " + ", ".join(f"{count} {layout}" for layout, count in card.layouts.items())]
             lines += ["- written and checked without macOS: placement and speed are not verified"]

@@ -25,9 +25,19 @@ class CoreMl(Runtime):
         return {name: np.zeros(shape, np.float16) for name, shape in state_shapes(self.geometry).items()}
 
     def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        mask = np.where(valid, 0, MASKED).astype(np.float32)[None, :, None, None]
-        results = self._program({"window": window.T[None, None], "mask": mask}, self._state)
+        mask = np.where(valid, 0, MASKED)
+        values = {"window": window.T, "mask": mask, "offset": np.array(self._frames_seen)}
+        inputs = {name: values[name].astype(np.float32).reshape(s) for name, s in input_shapes(self.geometry).items()}
+        results = self._program(inputs, self._state)
         return results["log_probs"][0, :, 0].T
+
+
+def input_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
+    """Of what goes in beside the states, in float32: features, what is added to the scores of each key, and, where
+    positions are absolute, the frames of the stream before the chunk."""
+    g = geometry
+    offset = {"offset": (1, 1, 1, 1)} if g.positions == "absolute" else {}
+    return {"window": (1, 1, g.num_mel_bins, g.window), "mask": (1, g.num_keys, 1, 1)} | offset
 
 
 def state_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:

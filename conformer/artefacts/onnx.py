@@ -28,11 +28,10 @@ class OnnxRuntime(Runtime):
         self._session = onnxruntime.InferenceSession(str(path), options, **settings)
 
     def _initial_state(self) -> dict[str, np.ndarray]:
-        self._offset = np.zeros(1, np.int64)
         return {} if self.geometry.whole else zeros(cache_shapes(self.geometry))
 
     def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        offset, self._offset = self._offset, self._offset + self.geometry.chunk_size
+        offset = np.array([self._frames_seen])
         inputs = (window[None], offset, np.zeros(1, np.int64), *self._state.values(), valid[None, None])
         log_probs, *caches = self._session.run(None, dict(zip(INPUTS, inputs, strict=True)))
         self._state = dict(zip(self._state, caches, strict=True))

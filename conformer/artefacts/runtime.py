@@ -43,8 +43,9 @@ class Runtime(abc.ABC):
         if self.geometry.whole:
             return self._whole(self._whole_inputs(windows[0], int(num_frames[0])))[None]
         valid = self.geometry.valid_keys(self._frames_seen, int(num_frames[0]))
+        log_probs = self._step(windows[0], valid)
         self._frames_seen += int(num_frames[0])
-        return self._step(windows[0], valid)[None]
+        return log_probs[None]
 
     def reset(self) -> None:
         """See `Stepper`."""

@@ -61,11 +61,6 @@ def check_request(
         )
     if (reason := config.not_streaming) is not None:
         raise ExportError(f"{reason}; or export it for whole recordings: add --whole")
-    if format == "coreml" and config.model.positions == "absolute":
-        raise ExportError(
-            "model.positions=absolute: float16 cannot count the frames of a stream: export for onnx or litert, or a "
-            "model with learned or relative positions"
-        )
     if format == "tflite-micro" and (config.features.kind != "kaldi" or config.model.subsampling_padding != "none"):
         raise ExportError(
             "--format=tflite-micro has Kaldi's front end in C and no padded one: export for litert, or train a model "

@@ -154,7 +154,7 @@ def _check_samples(framing: Framing) -> np.ndarray:
 def _write_check(engine: Stepper, out: pathlib.Path) -> None:
     """Writes the check: synthetic sound, and what JAX float32 makes of it."""
     if engine.framing.whole:
-        features, counts = zip(*whole_check_windows(engine.framing), strict=True)
+        features, counts, _ = zip(*whole_check_windows(engine.framing), strict=True)
         num_frames = np.array(counts, np.int32)
         log_probs = [engine(window[None], num_frames[row : row + 1])[0] for row, window in enumerate(features)]
         arrays = {"windows": np.stack(features), "num_frames": num_frames, "log_probs": np.stack(log_probs)}

@@ -19,7 +19,7 @@ from kernels.typing import Float
 
 PAUSE_SHARE = 0.1  # loudness up to here, between quiet and loud, is a pause
 QUIET, LOUD = 10, 90  # percentiles
-SILENCE = 0.0  # dB, less than the last bit of 16: digital silence, which is no pause of the recording
+SILENCE = 0.0  # dB, less than the last bit of 16 (see `filterbank`): digital silence, no pause of the recording
 RANGE = 45.0  # dB below loud: what is quieter is as quiet
 SLOPE = 6.0  # dB above the limit to be speech for certain
 STRAY = 0.1  # a frame's worth of an emission before its word, or behind it
@@ -37,17 +37,12 @@ class Span(NamedTuple):
     last: int
 
 
-def loudness(features: Float[np.ndarray, "frames mel"]) -> Float[np.ndarray, " frames"]:
-    """The power of each frame of log-mel features, in dB."""
-    return 10 * np.log10(np.exp(features).sum(axis=1))
-
-
 def align_words(levels: Float[np.ndarray, " frames"], emissions: Sequence[Span], earliest: int = 0) -> list[Span]:
     """The stretches of words.
 
     Args:
         levels: loudness of all feature frames that the words may lie in, and of some seconds before them, which help
-            to tell speech from pauses.
+            to tell speech from pauses. Frames behind the last are taken for pauses.
         earliest: frame before which none of them begins.
         emissions: of each word, in order: from the first frame of its first token to behind that of its last one.
             They do not overlap, and each has at least SHORTEST frames.
@@ -55,6 +50,7 @@ def align_words(levels: Float[np.ndarray, " frames"], emissions: Sequence[Span],
     if not emissions:
         return []
     speech = _speech(levels)
+    speech = np.pad(speech, (0, max(emissions[-1].last - len(speech), 0)), constant_values=-1.0)
     total = np.concatenate([[0.0], np.cumsum(speech)])
     padded = np.pad(speech, 1, mode="edge")
     valley = np.minimum(padded[1:], padded[:-1])  # at the border before each frame

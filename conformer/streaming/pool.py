@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from conformer.streaming.alignment import loudness
 from conformer.streaming.stepper import Framing, Stepper
 from conformer.streaming.transcript import Transcript
 from conformer.streaming.windows import StreamError, Windows
@@ -84,9 +83,10 @@ class StreamPool:
         framing, batch_size = self._stepper.framing, self._stepper.batch_size
         windows = np.zeros((batch_size, framing.window, framing.features.num_mel_bins), np.float32)
         num_frames = np.zeros(batch_size, np.int32)
+        levels: list[Any] = [None] * batch_size
         for slot, stream in enumerate(self._slots):
             if stream is not None and (window := stream.audio.next_window()) is not None:
-                windows[slot], num_frames[slot] = window
+                windows[slot], num_frames[slot], levels[slot] = window
         if num_frames.any():
             log_probs = self._stepper(windows, num_frames, self._fresh & (num_frames > 0))
             self._fresh &= num_frames == 0
@@ -95,10 +95,10 @@ class StreamPool:
                 continue
             if count := num_frames[slot]:
                 factor, size = framing.subsampling_factor, DECODED if framing.whole else count
-                levels = loudness(windows[slot, : count * factor])
                 for start in range(0, count, size):
                     stop = min(start + size, count)
-                    stream.transcript.decode(log_probs[slot, start:stop], levels[start * factor : stop * factor])
+                    heard = levels[slot][start * factor : None if stop == count else stop * factor]
+                    stream.transcript.decode(log_probs[slot, start:stop], heard)
             if stream.finished:
                 stream.transcript.finish()
                 self._slots[slot] = None

@@ -101,7 +101,7 @@ class Transcript:
     def decode(
         self, log_probs: Float[np.ndarray, "frames vocab"], levels: Float[np.ndarray, " feature_frames"]
     ) -> None:
-        """Takes the next frames and the loudness of their feature frames (`alignment.loudness`).
+        """Takes the next frames and the next levels (see `Window`).
 
         Ends the segment where there is an endpoint.
         """

@@ -18,10 +18,15 @@ class StreamError(ValueError):
 
 
 class Window(NamedTuple):
-    """Features of one chunk, and how many encoder frames of it are valid."""
+    """Features of one chunk, how many encoder frames of it are valid, and the next levels.
+
+    Levels are the loudness of feature frames, as far as the valid encoder frames reach. Those that have not come by
+    then, where the front end is padded, come with the next window.
+    """
 
     features: Float[np.ndarray, "window mel"]
     num_frames: int
+    levels: Float[np.ndarray, " feature_frames"]
 
 
 class Windows:
@@ -39,6 +44,8 @@ class Windows:
         self._resampler = None if self._rate == own_rate else soxr.ResampleStream(self._rate, own_rate, 1)
         self._features = StreamingLogMel(framing.features)
         self._pending = np.zeros((framing.lengths.lead, framing.features.num_mel_bins), np.float32)
+        self._levels = np.zeros(0, np.float32)  # of feature frames, not handed out
+        self._num_levels = 0  # handed out
         self._num_features = 0  # received from the front end
         self._num_encoded = 0  # encoder frames of the windows handed out
         self._remaining: int | None = None  # encoder frames still to come, once the audio has ended
@@ -82,7 +89,8 @@ class Windows:
         framing, features = self._framing, self._features
         self._extend(np.zeros(0, np.float32), last=True)
         silence = np.zeros(trailing_samples(framing.features, features.received), np.float32)
-        self._append(np.concatenate([features.accept(silence), features.flush()]))
+        self._append(features.accept(silence))
+        self._append(features.flush())
         self._remaining = framing.num_frames(self._num_features) - self._num_encoded
         windows = math.ceil(self._remaining / framing.chunk_size)
         self._pending = np.pad(self._pending, ((0, windows * framing.shift + framing.window), (0, 0)))
@@ -97,9 +105,12 @@ class Windows:
             self._remaining -= num_frames
         if num_frames == 0:
             return None
-        window = Window(self._pending[: framing.window], num_frames)
-        self._pending = self._pending[framing.shift :]
+        seen = self._num_encoded * framing.subsampling_factor + framing.window - framing.lengths.lead
         self._num_encoded += num_frames
+        count = min(seen, self._num_encoded * framing.subsampling_factor) - self._num_levels
+        window = Window(self._pending[: framing.window], num_frames, self._levels[:count])
+        self._pending, self._levels = self._pending[framing.shift :], self._levels[count:]
+        self._num_levels += count
         return window
 
     @property
@@ -115,6 +126,7 @@ class Windows:
     def _append(self, features: np.ndarray) -> None:
         self._num_features += len(features)
         self._pending = np.concatenate([self._pending, features])
+        self._levels = np.concatenate([self._levels, self._features.levels])
 
 
 def windows_of(framing: Framing, samples: Float[np.ndarray, " samples"]) -> Iterator[Window]:
