@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from conformer.artefacts.formats import FORMATS, ExportError, check_packages
+from conformer.artefacts.formats import FORMATS, STABILISED, ExportError, check_packages
 from conformer.artefacts.geometry import Geometry
 from conformer.config import Config, FeatureConfig
 from conformer.model import ConformerCTC
@@ -61,7 +61,7 @@ def check_request(
         )
     if (reason := config.not_streaming) is not None:
         raise ExportError(f"{reason}; or export it for whole recordings: add --whole")
-    if format == "coreml" and config.model.positions == "absolute":
+    if numerics in STABILISED.get(format, ()) and config.model.positions == "absolute":
         raise ExportError(
             "model.positions=absolute: float16 cannot count the frames of a stream: export for onnx or litert, or a "
             "model with learned or relative positions"
