@@ -82,8 +82,10 @@ def calibration(monkeypatch):
 FLOAT32 = [(format, "float32") for format in ("onnx", "litert", "jax", "tflite-micro")]
 NARROW = [
     ("onnx", "float16"),
+    ("onnx", "float16-stable"),
     ("onnx", "int8"),
     ("coreml", "float16"),
+    ("litert", "float16-stable"),
     ("litert", "int8"),
     ("tflite-micro", "int16x8"),
     ("tflite-micro", "int8"),
@@ -111,7 +113,7 @@ def test_every_artefact_computes_what_jax_does_over_chained_chunks(exported, for
         np.testing.assert_array_equal(again[0], results[0])
 
 
-@pytest.mark.parametrize("numerics", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("numerics", FORMATS["onnx"].numerics)
 def test_onnx_files_are_valid_as_saved_and_load_in_old_readers(exported, numerics):
     card, folder = exported("onnx", numerics)
     onnx = pytest.importorskip("onnx")
@@ -231,7 +233,9 @@ def test_features_are_those_of_kaldi_native_fbank_as_the_client_sets_it():
 
 def test_requests_that_cannot_be_met_are_named_before_any_work(monkeypatch):
     config, _ = make_model()
-    with pytest.raises(ExportError, match=r"--numerics=int16x8 is not one .*=onnx can have: float32, float16, int8"):
+    with pytest.raises(
+        ExportError, match=r"--numerics=int16x8 is not one .*=onnx can have: float32, float16, float16-stable, int8"
+    ):
         check_request(config, "onnx", "int16x8", 8, 2)
     with pytest.raises(ExportError, match="needs at least 1 of each"):
         check_request(config, "litert", "int8", 8, 0)

@@ -15,7 +15,7 @@ from conformer.artefacts.coreml import state_shapes
 from conformer.artefacts.geometry import Geometry, zeros
 from conformer.artefacts.mil_interpreter import MilInterpreter
 from conformer.config import FRONT_ENDS as KINDS
-from conformer.config import NORMS
+from conformer.config import NORMS, ModelConfig
 from conformer.cost import Workload, operations
 from conformer.export.step import LAYOUT, flat_step, lay_out
 from conformer.model import ConformerCTC
@@ -23,10 +23,15 @@ from conformer.model.layouts import CHANNELS_FIRST
 from conformer.model.layouts.constant import Constant
 from conformer.model.layouts.counting import Counting
 from conformer.model.layouts.layout import Past
+from conformer.model.layouts.stabilised import Stabilised
 from conformer.model.linear import linear
+from conformer.model.norm import LayerNorm
 from conformer.model.positions import known_sinusoids, sinusoids
 from conformer.numerics import apply_policy
 from conformer.streaming.engine import Engine
+from kernels.emulator import FLOAT16, Arithmetic
+from kernels.emulator.emulate import emulate
+from kernels.layer_norm import NormNumerics
 
 LENGTHS = np.array([46, 33], np.int32)
 FEATURES = 12.0 + 4.0 * np.random.default_rng(0).standard_normal((2, 46, 24)).astype(np.float32)
@@ -92,7 +97,7 @@ def test_the_exporters_layout_is_the_encoder_from_the_first_chunk_to_a_partial_l
     geometry = Geometry.of(config, model, 4, 2)
     engine = Engine(config, model, chunk_size=4, num_left_chunks=2)
     state, seen = zeros(geometry.state_shapes).values(), 0
-    run = jax.jit(flat_step(model, geometry, jax.nn.log_softmax))
+    run = jax.jit(flat_step(model, geometry))
     rng = np.random.default_rng(2)
     for num_frames in (4, 4, 4, 4, 3):
         window = (12 + 4 * rng.standard_normal((geometry.window, 24))).astype(np.float32)
@@ -328,3 +333,31 @@ def test_the_exported_graph_gathers_nothing_and_moves_as_much_in_every_block():
     assert one["gather"][0] == 0
     for kind in ("transpose", "reshape"):
         assert two[kind][0] - one[kind][0] == three[kind][0] - two[kind][0], kind
+
+
+# ------------------------------------------------------------------ stabilised
+
+
+def test_the_stabilised_layout_holds_where_every_operation_is_rounded_to_float16():
+    """Norm and softmax, as a graph has them, on the emulated device: rows of eight decades, scores of either sign."""
+    half, width = Arithmetic(FLOAT16), 144
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((64, width)) + rng.choice([0, 0, 3], (64, 1))) * np.geomspace(1e-4, 6e3, 64)[:, None]
+    x = x.astype(np.float16).astype(np.float32)
+    module = LayerNorm(width, ModelConfig())
+    wide = x.astype(np.float64)
+    expected = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + module.eps)
+    scores = rng.standard_normal((64, 80)).astype(np.float32) + np.linspace(-30, 30, 64, dtype=np.float32)[:, None]
+
+    def errors(layout):
+        result = np.asarray(emulate(lambda x: layout.norm(module, x), half)(x))
+        return np.linalg.norm(result - expected, axis=1) / np.linalg.norm(expected, axis=1)
+
+    assert errors(Stabilised()).max() < NormNumerics(half).error_bound(width)
+    assert not errors(Constant()).max() < 0.5  # NaN, too
+    probabilities = emulate(Stabilised().softmax, half)(scores)
+    assert np.abs(probabilities - jax.nn.softmax(scores)).max() < 1e-2
+    log_probs = emulate(Stabilised().log_softmax, half)(scores)
+    assert np.abs(log_probs - jax.nn.log_softmax(scores)).max() < 2e-2
+    exact = Stabilised().norm(module, jnp.asarray(x))  # in float32
+    np.testing.assert_allclose(exact, expected, rtol=1e-4, atol=1e-4)

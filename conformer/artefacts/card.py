@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from conformer import system
-from conformer.artefacts.formats import FORMATS, ExportError
+from conformer.artefacts.formats import FORMATS, STABILISED, ExportError
 from conformer.artefacts.geometry import Geometry
 from conformer.config import FeatureConfig
 
@@ -98,6 +98,7 @@ def readme(cards: list[Card]) -> str:
         "```",
         *(f"python parity.py {card.name}.json{_client_flags(card.geometry)}" for card in cards),
         "```",
+        *_arithmetic(cards),
         "",
         "## Features",
         "",
@@ -118,6 +119,28 @@ def readme(cards: list[Card]) -> str:
     if sherpa := next((card for card in cards if card.for_sherpa), None):
         lines += ["", "## With sherpa-onnx", "", *_sherpa_usage(sherpa)]
     return "\n".join(lines) + "\n"
+
+
+def _arithmetic(cards: list[Card]) -> list[str]:
+    """Which artefacts hold where every operation is rounded to float16, and why the others do not."""
+    stabilised = [card for card in cards if card.numerics in STABILISED.get(card.format, ())]
+    names = {True: [], False: []}
+    for card in cards:
+        names[card in stabilised].append(f"`{card.file}`")
+    lines = []
+    if names[True]:
+        lines += [
+            f"- Stabilised: {', '.join(names[True])}. LayerNorm divides each row by scales of its own before it adds "
+            "up, and softmax subtracts the largest score, so that neither overflows where hardware rounds every "
+            "operation to float16."
+        ]
+    if names[False]:
+        lines += [
+            f"- Native: {', '.join(names[False])}. The runtime's own norms and softmax, faster and as exact where sums "
+            "are kept in float32 or in integers; rounded to float16 at every operation, a large residual stream would "
+            "overflow in them."
+        ]
+    return ["", "## Arithmetic", "", *lines]
 
 
 def _kind(card: Card) -> str:

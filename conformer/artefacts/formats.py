@@ -28,9 +28,16 @@ class Format(NamedTuple):
 TO_TFLITE = ("litert_converter", "ai_edge_quantizer")
 FORMATS = {
     "onnx": Format(
-        "onnx", "OnnxRuntime", ".onnx", ("float32", "float16", "int8"), ("onnxruntime",), ("jax2onnx", "onnx")
+        "onnx",
+        "OnnxRuntime",
+        ".onnx",
+        ("float32", "float16", "float16-stable", "int8"),
+        ("onnxruntime",),
+        ("jax2onnx", "onnx"),
     ),
-    "litert": Format("litert", "LiteRt", ".tflite", ("float32", "int8"), ("ai_edge_litert",), TO_TFLITE),
+    "litert": Format(
+        "litert", "LiteRt", ".tflite", ("float32", "float16-stable", "int8"), ("ai_edge_litert",), TO_TFLITE
+    ),
     "tflite-micro": Format(
         "micro",
         "TfliteMicro",
@@ -43,6 +50,8 @@ FORMATS = {
     "coreml": Format("coreml", "CoreMl", ".mlpackage", ("float16",), ("coremltools",)),
     "jax": Format("stablehlo", "JaxExport", ".stablehlo", ("float32",), ("flatbuffers",)),
 }
+# Numerics of a format in which nothing overflows where hardware rounds every operation to float16.
+STABILISED = {"onnx": ("float16-stable",), "litert": ("float16-stable",), "coreml": ("float16",)}
 
 
 def check_packages(format: str, packages: Sequence[str]) -> None:

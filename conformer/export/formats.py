@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from conformer.artefacts.formats import FORMATS, ExportError, check_packages
+from conformer.artefacts.formats import FORMATS, STABILISED, ExportError, check_packages
 from conformer.artefacts.geometry import Geometry
 from conformer.config import Config, FeatureConfig
 from conformer.model import ConformerCTC
@@ -61,6 +61,11 @@ def check_request(
         )
     if (reason := config.not_streaming) is not None:
         raise ExportError(f"{reason}; or export it for whole recordings: add --whole")
+    if numerics == "float16-stable" and config.model.positions == "absolute":
+        raise ExportError(
+            "model.positions=absolute: float16 cannot count the frames of a stream: export with --numerics=float16, or a "
+            "model with learned or relative positions"
+        )
     if format == "tflite-micro" and (config.features.kind != "kaldi" or config.model.subsampling_padding != "none"):
         raise ExportError(
             "--format=tflite-micro has Kaldi's front end in C and no padded one: export for litert, or train a model "

@@ -14,12 +14,16 @@ from conformer.artefacts.geometry import Geometry
 from conformer.artefacts.litert import SIGNATURE
 from conformer.export.formats import Interface, Task
 from conformer.export.quiet import quiet
-from conformer.export.step import describe, flat_step, specifications
+from conformer.export.step import LAYOUT, LAYOUTS, describe, flat_step, specifications
 
 
 def export(task: Task) -> Interface:
-    """Writes the step, ending in log-probabilities: float32, or int8 weights and inputs quantised as they come."""
-    flatbuffer = convert(flat_step(task.model, task.geometry, jax.nn.log_softmax), task.geometry, "log_probs")
+    """Writes the step, ending in log-probabilities: float32, or int8 weights and inputs quantised as they come.
+
+    float16-stable is float32 too: the delegates that compute in float16, of GPUs and NPUs, take such files.
+    """
+    layout = LAYOUTS.get(task.numerics, LAYOUT)
+    flatbuffer = convert(flat_step(task.model, task.geometry, layout=layout), task.geometry, "log_probs")
     task.path.write_bytes(flatbuffer)
     if task.numerics == "int8":
         with quiet():

@@ -20,8 +20,9 @@ from onnxruntime.transformers.onnx_model import OnnxModel  # pyright: ignore[rep
 from conformer.artefacts.geometry import Geometry
 from conformer.artefacts.onnx import INPUTS, OUTPUTS, cache_shapes
 from conformer.export.formats import Interface, Task, not_for_sherpa
-from conformer.export.step import LAYOUT, flat_step, key_positions, lay_out, specifications
+from conformer.export.step import LAYOUT, LAYOUTS, flat_step, key_positions, lay_out, specifications
 from conformer.model import ConformerCTC
+from conformer.model.layouts.constant import Constant
 from conformer.model.layouts.layout import Past
 
 OPSET = 18  # below it, ReduceMean as jax2onnx 0.17.1 writes it does not pass ONNX's checker
@@ -33,18 +34,20 @@ def export(task: Task) -> Interface:
     """Writes the step of one stream, with the metadata that sherpa-onnx asks for if it can serve the model; or what
     takes whole recordings, with the interface of `Geometry.input_shapes`.
 
-    Numerics: float32; float16 with float32 at the interface; or int8: matrices, and at run time what they are
-    multiplied with, by ONNX Runtime's dynamic quantisation with a scale for each output. Weights then have 7 bits.
+    Numerics: float32; float16 with float32 at the interface, in the runtime's own operators or stabilised; or int8:
+    matrices, and at run time what they are multiplied with, by ONNX Runtime's dynamic quantisation with a scale for
+    each output. Weights then have 7 bits.
     """
     geometry, numerics, path = task.geometry, task.numerics, task.path
-    graph = _convert_whole(task.model, geometry) if geometry.whole else _convert(task.model, geometry)
+    layout = LAYOUTS.get(numerics, LAYOUT)
+    graph = (_convert_whole if geometry.whole else _convert)(task.model, geometry, layout)
     _write_products_plainly(graph)
     if not geometry.whole:
         _add_interface(graph, geometry)
         if not_for_sherpa(task.config) is None:
             _add_metadata(graph, geometry)
-    if numerics == "float16":
-        sortable = OnnxModel(convert_float_to_float16(graph, keep_io_types=True))
+    if numerics.startswith("float16"):
+        sortable = OnnxModel(convert_float_to_float16(graph, keep_io_types=True, op_block_list=[]))
         sortable.topological_sort()  # the conversion appends its casts
         graph = sortable.model
     graph.ir_version = IR_VERSION
@@ -69,7 +72,7 @@ def export(task: Task) -> Interface:
     return Interface(_declared(graph.graph.input), _declared(graph.graph.output))
 
 
-def _convert(model: ConformerCTC, geometry: Geometry) -> Any:
+def _convert(model: ConformerCTC, geometry: Geometry, layout: Constant) -> Any:
     """The step with the interface's inputs but the unused ones, the mask in float32."""
     model = lay_out(model, geometry)
 
@@ -79,10 +82,10 @@ def _convert(model: ConformerCTC, geometry: Geometry) -> Any:
             key, value = jnp.split(attn_cache[layer], 2, axis=-1)
             states.append(Past(key, value, conv_cache[layer, 0].T))
         positions = key_positions(geometry, start[0]) if start else None
-        logits, states = model.logits(x[0], (valid.reshape(-1) - 1.0) * MASKED, states, LAYOUT, positions)
+        logits, states = model.logits(x[0], (valid.reshape(-1) - 1.0) * MASKED, states, layout, positions)
         attention = jnp.stack([jnp.concatenate([state.key, state.value], axis=-1) for state in states])
         convolution = jnp.stack([state.inputs.T[None] for state in states])
-        return jax.nn.log_softmax(logits)[None], attention, convolution
+        return layout.log_softmax(logits)[None], attention, convolution
 
     shapes = ((1, geometry.window, geometry.num_mel_bins), *cache_shapes(geometry).values(), (1, 1, geometry.num_keys))
     start = {"start": (1,)} if geometry.positions == "absolute" else {}
@@ -97,9 +100,9 @@ def _convert(model: ConformerCTC, geometry: Geometry) -> Any:
     )
 
 
-def _convert_whole(model: ConformerCTC, geometry: Geometry) -> Any:
+def _convert_whole(model: ConformerCTC, geometry: Geometry, layout: Constant) -> Any:
     return to_onnx(
-        lambda *inputs: flat_step(model, geometry, jax.nn.log_softmax)(*inputs)[0],
+        lambda *inputs: flat_step(model, geometry, layout=layout)(*inputs)[0],
         specifications(geometry),
         opset=OPSET,
         normalization_mode="prefer_native",

@@ -11,7 +11,7 @@ from conformer.export.step import describe, flat_step, specifications
 
 def export(task: Task) -> Interface:
     """Writes the step, ending in log-probabilities."""
-    run = jax.jit(flat_step(task.model, task.geometry, jax.nn.log_softmax))
+    run = jax.jit(flat_step(task.model, task.geometry))
     exported = jax.export.export(run, platforms=["cpu", "cuda", "tpu"])(*specifications(task.geometry))
     task.path.write_bytes(exported.serialize())
     return describe(task.geometry, "log_probs")

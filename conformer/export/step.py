@@ -11,9 +11,11 @@ from conformer.export.formats import Interface
 from conformer.model import ConformerCTC
 from conformer.model.layouts.constant import Constant
 from conformer.model.layouts.layout import Past
+from conformer.model.layouts.stabilised import Stabilised
 from conformer.model.positions import distance_sinusoids, known_sinusoids, sinusoids
 
 LAYOUT = Constant()
+LAYOUTS = {"float16-stable": Stabilised()}  # of numerics that have one of their own
 
 
 def lay_out(model: ConformerCTC, geometry: Geometry) -> ConformerCTC:
@@ -25,23 +27,32 @@ def lay_out(model: ConformerCTC, geometry: Geometry) -> ConformerCTC:
     return LAYOUT.lay_out(model, geometry.chunk_size, geometry.num_left_chunks)
 
 
-def flat_step(model: ConformerCTC, geometry: Geometry, head: Callable[[jax.Array], jax.Array]) -> Callable:
-    """run(*inputs) -> (head(logits), *state), with the inputs of `Geometry.input_shapes` and the state in its order."""
+def flat_step(
+    model: ConformerCTC,
+    geometry: Geometry,
+    head: Callable[[jax.Array], jax.Array] | None = None,
+    layout: Constant = LAYOUT,
+) -> Callable:
+    """run(*inputs) -> (head(logits), *state), with the inputs of `Geometry.input_shapes` and the state in its order.
+
+    The head is by default the layout's log-softmax.
+    """
+    head = head or layout.log_softmax
     if geometry.whole:
-        return lambda *inputs: (head(whole_logits(model, geometry, *inputs)),)
+        return lambda *inputs: (head(whole_logits(model, geometry, layout, *inputs)),)
     model, size = lay_out(model, geometry), len(Past._fields)
 
     def run(window: jax.Array, mask: jax.Array, *state: jax.Array) -> tuple[jax.Array, ...]:
         pasts = [Past(*state[size * layer : size * (layer + 1)]) for layer in range(geometry.num_layers)]
         frames = state[size * geometry.num_layers :]  # of the stream, where positions are absolute
         positions = key_positions(geometry, frames[0]) if frames else None
-        logits, pasts = model.logits(window, mask, pasts, LAYOUT, positions)
+        logits, pasts = model.logits(window, mask, pasts, layout, positions)
         return head(logits), *jax.tree.leaves(pasts), *(count + geometry.chunk_size for count in frames)
 
     return run
 
 
-def whole_logits(model: ConformerCTC, geometry: Geometry, *inputs: jax.Array) -> jax.Array:
+def whole_logits(model: ConformerCTC, geometry: Geometry, layout: Constant, *inputs: jax.Array) -> jax.Array:
     """Of a recording that is given as `Geometry.input_shapes` says; frames outside of it hold anything."""
     values = dict(zip(geometry.input_shapes, inputs, strict=True))
     inside, frames = values["inside"], geometry.chunk_size
@@ -52,7 +63,7 @@ def whole_logits(model: ConformerCTC, geometry: Geometry, *inputs: jax.Array) ->
         positions = distance_sinusoids(frames, frames, geometry.encoder_dim)
     seen = (inside[:, 0] - 1.0) * -MASKED
     options = {"positions": positions, "inside": inside, "heard": values.get("heard")}
-    return model.logits(values["window"], seen, None, LAYOUT, **options)[0]
+    return model.logits(values["window"], seen, None, layout, **options)[0]
 
 
 def key_positions(geometry: Geometry, frames: jax.Array) -> jax.Array:

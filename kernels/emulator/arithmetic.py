@@ -61,6 +61,16 @@ class Arithmetic:
         """1 / sqrt(a), rounded once."""
         return self.round(1.0 / jnp.sqrt(a))
 
+    def power_of_two_below(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The largest power of two that is not above x > 0: its exponent's bits."""
+        bits = lax.bitcast_convert_type(x, jnp.uint32)
+        return lax.bitcast_convert_type(bits & jnp.uint32(0x7F800000), jnp.float32)
+
+    def power_of_two_above(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The smallest power of two that is not below x > 0."""
+        below = self.power_of_two_below(x)
+        return jnp.where(below == x, below, 2 * below)
+
     def sum(self, x: Float[Array, "..."], axis: int = -1, *, keepdims: bool = False) -> Float[Array, "..."]:
         """Sum along an axis, each partial sum rounded to the accumulation format; an empty sum is 0."""
         x = jnp.moveaxis(x, axis, 0)

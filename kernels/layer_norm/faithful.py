@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
-from jax import lax
 
 from kernels.emulator import FLOAT16, Arithmetic
 from kernels.layer_norm.pre_normaliser import GEOMETRIC, NONE, PreNormaliser
@@ -71,7 +70,7 @@ def standardise(
     shift = jnp.float32(1 / pre_normaliser.static)  # the power of two that x is multiplied by
     if pre_normaliser.safe_statistics:
         largest = _largest(jnp.abs(x))
-        shift = _power_of_two_below(numerics.largest / (2 * width) / jnp.maximum(largest, floor))
+        shift = arithmetic.power_of_two_below(numerics.largest / (2 * width) / jnp.maximum(largest, floor))
     elif pre_normaliser.surrogate == "none" and pre_normaliser.static < floor:
         raise ValueError(f"static={pre_normaliser.static}: make it {floor} or more, or the term of eps={eps} overflows")
     c = arithmetic.multiply(x, shift)
@@ -110,7 +109,7 @@ def _scaled(
         s, k = arithmetic.multiply(arithmetic.sqrt(total), arithmetic.sqrt(largest)), k / math.sqrt(width)
     s = arithmetic.multiply(s, arithmetic.round(jnp.float32(k)))
     s = jnp.maximum(jnp.maximum(s, floor), arithmetic.format.smallest_normal)
-    above = _power_of_two_above(s)
+    above = arithmetic.power_of_two_above(s)
     h = one if pre_normaliser.power_of_two else arithmetic.divide(one, arithmetic.divide(s, above))
     return arithmetic.divide(c, above), h, arithmetic.divide(floor, above)
 
@@ -144,14 +143,3 @@ def _over_width(x: Array, width: int, arithmetic: Arithmetic) -> Array:
     shift = math.floor(math.log2(width))
     quotient = arithmetic.divide(x, arithmetic.round(jnp.float32(width / 2**shift)))
     return arithmetic.multiply(quotient, 2.0**-shift)
-
-
-def _power_of_two_below(x: Array) -> Array:
-    """The largest power of two that is not above x > 0: its exponent's bits."""
-    bits = lax.bitcast_convert_type(x, jnp.uint32)
-    return lax.bitcast_convert_type(bits & jnp.uint32(0x7F800000), jnp.float32)
-
-
-def _power_of_two_above(x: Array) -> Array:
-    below = _power_of_two_below(x)
-    return jnp.where(below == x, below, 2 * below)

@@ -54,6 +54,14 @@ class Constant(Layout):
         own.scale, own.bias = nnx.Param(module.scale[...]), nnx.Param(module.bias[...])
         return own(x)
 
+    def softmax(self, scores: Any) -> Any:
+        """Over keys: an operator of its own in every format."""
+        return jax.nn.softmax(scores)
+
+    def log_softmax(self, logits: Any) -> Any:
+        """Over units."""
+        return jax.nn.log_softmax(logits)
+
     def mask(self, x, inside):
         return x if inside is None else x * inside
 
@@ -77,7 +85,7 @@ class Constant(Layout):
         if past is not None:
             key, value = (jnp.concatenate(pair, axis=1) for pair in ((past.key, key), (past.value, value)))
         attended, bias = self._position_scores(module, query, key, positions)
-        weights = jax.nn.softmax(jnp.matmul(query, attended.transpose(0, 2, 1)) + (bias + seen))
+        weights = self.softmax(jnp.matmul(query, attended.transpose(0, 2, 1)) + (bias + seen))
         out = jnp.matmul(weights, value).transpose(1, 0, 2).reshape(frames, channels)
         return out, key[:, frames:], value[:, frames:]
 
