@@ -161,6 +161,7 @@ def test_the_encoder_and_the_head_are_those_of_the_reference(load, name, executi
             np.testing.assert_allclose(valid(np.asarray(mine), golden.lengths), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, chunk_size, num_left_chunks", STREAMING)
 def test_streams_are_the_masked_whole(load, name, chunk_size, num_left_chunks):
     """And so the reference, from its first frame to its last, in every chunk size."""
@@ -238,6 +239,7 @@ def test_audio_streams_through_the_whole_of_it(load):
     np.testing.assert_allclose(np.concatenate(found), golden.outputs[4, 2][1][0, : golden.lengths[0]], atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy, largest", [("bfloat16", 0.05), ("int8", 0.2)])
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_policies_change_little(load, name, policy, largest):

@@ -213,6 +213,7 @@ def test_eval_names_chunk_sizes_that_it_cannot_use_and_warns_of_those_not_traine
         assert waited == pytest.approx(figures["chunk_size"] * 0.04 + look_ahead)
 
 
+@pytest.mark.slow
 def test_eval_searches_with_a_model_that_lm_trained_and_keeps_the_best_of_a_grid(workdir, audio, tmp_path):
     manifest, results, lm = tmp_path / "manifest.jsonl", tmp_path / "results.json", tmp_path / "words.arpa"
     texts = {"train": "a bad cab", "dev": "a bad fad"}
@@ -279,6 +280,7 @@ def test_what_cannot_be_searched_or_learned_from_is_named_first(workdir, tmp_pat
 # ------------------------------------------------------------------- train.py
 
 
+@pytest.mark.slow
 def test_train_names_what_it_cannot_use(tmp_path):
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text('{"audio": "a.wav", "duration": 1.0, "text": "a"}\n{"audio": "b.wav", "duration": \n')

@@ -140,6 +140,7 @@ def test_every_config_takes_one_update(path):
     assert state.step == 1 and state.skipped == 0 and metrics["gradient_norm"] > 0
 
 
+@pytest.mark.slow
 def test_librispeech_has_the_stated_sizes():
     """The table of its docstring, in millions of parameters, against the models that it makes."""
     module = load_module(FOLDER / "librispeech.py")

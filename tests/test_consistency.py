@@ -58,5 +58,5 @@ def test_views_that_see_the_same_agree(chunk):
 
 
 def test_a_weight_that_cannot_be():
-    with pytest.raises(ConfigError, match="consistency_weight=-1.0 must not be negative"):
+    with pytest.raises(ConfigError, match=r"consistency_weight=-1\.0 must not be negative"):
         Config(train=TrainConfig(consistency_weight=-1.0))

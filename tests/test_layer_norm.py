@@ -275,6 +275,7 @@ def test_bad_settings_are_named():
         layer_norm(ones, ones, ones, numerics=NormNumerics(Arithmetic(FLOAT8_E4M3FN), static(1e-6, 16.0)))
 
 
+@pytest.mark.slow
 def test_orders_rank_as_their_depths():
     errors = {}
     x = distributions(512, 32)["Gaussian"]

@@ -41,6 +41,7 @@ def test_float32_is_the_model_itself():
     assert apply_policy(model, "float32") is model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "bound"), [("bfloat16", 0.3), ("float16", 0.05), ("int8", 0.5), ("fp8_e4m3", 2.0)])
 def test_narrow_linear_maps_stay_close_and_leave_the_model_alone(name, bound, features):
     _, model = make_model()

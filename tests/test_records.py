@@ -272,6 +272,7 @@ runpy.run_path("prepare.py", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_ends_as_an_undisturbed_one(manifest, prepared, tmp_path):
     """Killed while it writes work lists, then in the middle of a shard."""
     options = (f"--sample-rate={RATE}", f"--shard-hours={SHARD_HOURS!r}")

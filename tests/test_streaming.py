@@ -361,6 +361,7 @@ def retained(stream: Recognizer) -> tuple[int, int]:
     return num_bytes, objects
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", [GreedyDecoder, PrefixBeamDecoder])
 @pytest.mark.parametrize("sample_rate", [RATE, 2 * RATE])
 def test_nothing_grows_with_the_length_of_a_stream_whose_segments_are_taken(decoder, sample_rate):

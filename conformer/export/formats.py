@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from conformer.artefacts.formats import FORMATS, STABILISED, ExportError, check_packages
+from conformer.artefacts.formats import FORMATS, ExportError, check_packages
 from conformer.artefacts.geometry import Geometry
 from conformer.config import Config, FeatureConfig
 from conformer.model import ConformerCTC
@@ -63,8 +63,8 @@ def check_request(
         raise ExportError(f"{reason}; or export it for whole recordings: add --whole")
     if numerics == "float16-stable" and config.model.positions == "absolute":
         raise ExportError(
-            "model.positions=absolute: float16 cannot count the frames of a stream: export with --numerics=float16, or a "
-            "model with learned or relative positions"
+            "model.positions=absolute: float16 cannot count the frames of a stream: export with --numerics=float16, or "
+            "a model with learned or relative positions"
         )
     if format == "tflite-micro" and (config.features.kind != "kaldi" or config.model.subsampling_padding != "none"):
         raise ExportError(
