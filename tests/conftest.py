@@ -14,7 +14,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 # No example has a deadline: beside other work any of them may be slow.
-hypothesis.settings.register_profile("untimed")
+hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 install_import_hook(["conformer", "kernels"], "beartype.beartype")
 
