@@ -123,20 +123,19 @@ def readme(cards: list[Card]) -> str:
 
 def _arithmetic(cards: list[Card]) -> list[str]:
     """Which artefacts hold where every operation is rounded to float16, and why the others do not."""
-    stabilised = [card for card in cards if card.numerics in STABILISED.get(card.format, ())]
-    names = {True: [], False: []}
+    stabilised, native, lines = [], [], []
     for card in cards:
-        names[card in stabilised].append(f"`{card.file}`")
-    lines = []
-    if names[True]:
+        kind = stabilised if card.numerics in STABILISED.get(card.format, ()) else native
+        kind.append(f"`{card.file}`")
+    if stabilised:
         lines += [
-            f"- Stabilised: {', '.join(names[True])}. LayerNorm divides each row by scales of its own before it adds "
+            f"- Stabilised: {', '.join(stabilised)}. LayerNorm divides each row by scales of its own before it adds "
             "up, and softmax subtracts the largest score, so that neither overflows where hardware rounds every "
             "operation to float16."
         ]
-    if names[False]:
+    if native:
         lines += [
-            f"- Native: {', '.join(names[False])}. The runtime's own norms and softmax, faster and as exact where sums "
+            f"- Native: {', '.join(native)}. The runtime's own norms and softmax, faster and as exact where sums "
             "are kept in float32 or in integers; rounded to float16 at every operation, a large residual stream would "
             "overflow in them."
         ]

@@ -6,10 +6,7 @@ whose results are the same.
 
 import bisect
 
-import numpy as np
-
 from conformer.language.ngrams import ROOT, NgramModel
-from conformer.language.vocabulary import Vocabulary
 
 
 class Lookup:
@@ -18,14 +15,9 @@ class Lookup:
     def __init__(self, model: NgramModel):
         self._model = model
         self._word, self._begin, self._suffix, self._trimmed = (
-            memoryview(np.asarray(values).view(np.ndarray))
-            for values in (model.word, model.begin, model.suffix, model.trimmed)
+            memoryview(values) for values in (model.word, model.begin, model.suffix, model.trimmed)
         )
         self._num_contexts = len(model.suffix)
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        return self._model.vocabulary
 
     def child(self, context: int, word: int) -> int:
         """The node of a context and one word more; -1 where it is not listed."""
@@ -47,6 +39,7 @@ class Lookup:
         return total, self._trimmed[node]
 
     def _shorter(self, context: int, word: int) -> int:
+        """The longest listed end of a context and a word, shorter than both together."""
         node = -1 if self._model.order > 1 else ROOT
         while node < 0:
             context = self._suffix[context]

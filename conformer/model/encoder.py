@@ -56,9 +56,10 @@ class Encoder(nnx.Module):
         Args:
             features: normalised log-mel frames.
             lengths: valid feature frames of each utterance.
-            chunk_size: encoder frames that see each other; 0 = the whole utterance. May be traced, as may
-            num_left_chunks: chunks before it that are seen too; negative = all. Where both are Python integers that
-                limit the context, attention takes time and memory for that context alone.
+            chunk_size: encoder frames that see each other; 0 = the whole utterance. May be traced. An array (batch, 1)
+                holds one for each utterance.
+            num_left_chunks: chunks before it that are seen too; negative = all. It takes the same forms. Where both
+                are Python integers that limit the context, attention takes time and memory for that context alone.
             dropout_key: turns dropout on, and BatchNorm to the statistics of the batch.
 
         Returns:
