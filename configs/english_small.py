@@ -1,9 +1,10 @@
-"""Ordinary English from seven hours of it: the second half of a training, after configs/libri_mini.py.
+"""Read English: the shipped weights of libri_mini, trained further on the same seven hours.
 
 python train.py --config=configs/english_small.py --workdir=runs/english_small
 
-It begins with the weights of runs/libri_mini, and trains on without synthetic speech, with speeds from 0.9 to 1.1, more
-time masks, and two views of each utterance that must agree, one of them in chunks (`train.consistency_weight`).
+Begins with models/libri_mini, which configs/libri_mini.py and configs/silence.py:libri_mini trained. What is new: no
+synthetic speech, speeds from 0.9 to 1.1, more time masks, and two views of each utterance, which must agree
+(`train.consistency_weight`). One view sees the whole utterance, the other its chunks alone.
 
 Expected: 115 minutes on 2 cores beside other work. On test, WER 51.2 % whole, 52.8 % as a stream of 640 ms, 56.2 % at
 320 ms (results/english_small.json); 32.2 % with a language model of books (results/english_small_books.json).
@@ -28,7 +29,7 @@ def get_config() -> Config:
             "data.spoken_utterances": 0,
             "data.curriculum_steps": 0,
             "tokenizer.kind": "given",
-            "train.init_from": "runs/libri_mini",
+            "train.init_from": "models/libri_mini",
             "train.num_steps": 14_000,
             "train.compute": "float32",
             "train.learning_rate": 1e-3,
