@@ -115,11 +115,12 @@ def whole_numbers(values: list[str]) -> tuple[int, ...]:
 def spelled(tokenizer: Tokenizer, texts: Iterable[str], split: str) -> list[str]:
     """Texts as words that are units; those that cannot be are left out, which is said."""
     texts = list(texts)
-    usable = [text for text in texts if tokenizer.alphabet.issuperset(text)]
+    in_units = [tokenizer.spell(text) for text in texts]
+    usable = [text for text, units in zip(texts, in_units, strict=True) if tokenizer.alphabet.issuperset(units)]
     if len(usable) < len(texts):
         print(
             f"lm.py: warning: {len(texts) - len(usable)} of {len(texts)} texts of {split} are left out: they hold "
-            f"characters that the tokenizer has not: {listed(strangers(texts, tokenizer.alphabet))}",
+            f"characters that the tokenizer has not: {listed(strangers(in_units, tokenizer.alphabet))}",
             file=sys.stderr,
         )
     return [" ".join(tokenizer.symbols[id] for id in tokenizer.encode(text)) for text in usable]

@@ -142,8 +142,8 @@ class TextConfig:
 class TokenizerConfig:
     """Text units."""
 
-    kind: str = "char"  # "char"; "bpe": byte-pair units learned from the train split; "given": those of train.init_from
-    vocab_size: int = 128  # upper bound on units of "bpe", blank excluded
+    kind: str = "char"  # or "bpe": byte pairs of the train split; "sounds": of its pronunciation; "given": as init_from
+    vocab_size: int = 128  # upper bound on units of "bpe" and "sounds", blank excluded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Config:
         _choice("text.normalise", self.text.normalise, LEVELS)
         _choice("features.kind", self.features.kind, FILTERBANKS)
         _choice("features.window", self.features.window, WINDOWS)
-        _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe", "given"))
+        _choice("tokenizer.kind", self.tokenizer.kind, ("char", "bpe", "sounds", "given"))
         _choice("model.subsampling", model.subsampling, tuple(FRONT_ENDS))
         _choice("model.subsampling_padding", model.subsampling_padding, PADDINGS)
         _choice("model.positions", model.positions, POSITIONS)

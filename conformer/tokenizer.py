@@ -1,4 +1,4 @@
-"""Text units: characters, or sentencepiece byte-pair units, behind one interface.
+"""Text units: characters, byte-pair units of letters, or byte-pair units of sounds, behind one interface.
 
 Id 0 is CTC's blank, written `<blk>`; text units start at 1. A space is written `▁` in symbols, so that every symbol is
 one word of `tokens.txt`, the file that sherpa-onnx reads. White space in texts is collapsed; letter case is kept.
@@ -13,6 +13,7 @@ import sentencepiece
 
 from conformer import system
 from conformer.config import TokenizerConfig
+from conformer.pronunciation import PRONUNCIATIONS_FILE, Chooser, Dictionary, PronunciationError, first_of_each
 from conformer.text import normalise
 
 BLANK = 0
@@ -27,7 +28,7 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer(abc.ABC):
-    """Maps text to ids and back. `symbols[id]` is the symbol of an id; `alphabet` holds the characters of texts.
+    """Maps text to ids and back. `symbols[id]` is the symbol of an id; `alphabet` holds the characters of units.
 
     `level` is the level of `normalise` that the training texts went through: whatever is compared with what a
     recogniser writes is spelled so.
@@ -47,9 +48,17 @@ class Tokenizer(abc.ABC):
         """A text in the spelling of the training texts."""
         return normalise(text, self.level)
 
+    def spell(self, text: str) -> str:
+        """A text in the characters of units, which are letters unless a subclass says otherwise."""
+        return _collapse(text)
+
+    def spellings(self, word: str) -> list[str]:
+        """The ways to spell a word in the characters of units; none where that is not known."""
+        return [word]
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, none of them BLANK. Raises TokenizerError for a character that training did not see."""
-        text = _collapse(text)
+        text = self.spell(text)
         for character in text:
             if character not in self.alphabet:
                 raise TokenizerError(
@@ -64,6 +73,20 @@ class Tokenizer(abc.ABC):
 
         Raises TokenizerError for an id that is not in the vocabulary.
         """
+        return " ".join(self.write(self._join(ids).split()))
+
+    def decode_words(self, groups: Iterable[Iterable[int]]) -> list[str]:
+        """The text of each group of ids, which spell a word each, in a row; "" where they spell none."""
+        spelled = [self._join(ids) for ids in groups]
+        written = iter(self.write([word for word in spelled if word]))
+        return [next(written) if word else "" for word in spelled]
+
+    def write(self, words: list[str]) -> list[str]:
+        """Words that are spelled in the characters of units, as they are written."""
+        return words
+
+    def _join(self, ids: Iterable[int]) -> str:
+        """What ids spell, in the characters of units."""
         pieces = []
         for id in ids:
             if not 0 <= id < self.vocab_size:
@@ -98,8 +121,7 @@ class CharTokenizer(Tokenizer):
 
     def save(self, directory: str | pathlib.Path) -> None:
         super().save(directory)
-        # One left behind by another run would make `load_tokenizer` read the wrong kind.
-        (pathlib.Path(directory) / BPE_FILE).unlink(missing_ok=True)
+        _remove(directory, BPE_FILE, PRONUNCIATIONS_FILE)
 
 
 class BpeTokenizer(Tokenizer):
@@ -117,17 +139,50 @@ class BpeTokenizer(Tokenizer):
     def _encode(self, text: str) -> list[int]:
         return self._processor.Encode(text)
 
+    def serialised(self) -> bytes:
+        """The model, as the constructor takes it."""
+        return self._processor.serialized_model_proto()
+
     def save(self, directory: str | pathlib.Path) -> None:
         super().save(directory)
         with system.replacing(pathlib.Path(directory) / BPE_FILE) as partial:
-            partial.write_bytes(self._processor.serialized_model_proto())
+            partial.write_bytes(self.serialised())
+        _remove(directory, PRONUNCIATIONS_FILE)
+
+
+class SoundTokenizer(BpeTokenizer):
+    """Byte-pair units of sounds, and the dictionary that turns words into sounds and back.
+
+    `choose` picks one of the words that sound alike: the more frequent, until a language model is put there.
+    """
+
+    def __init__(self, model: bytes, dictionary: Dictionary):
+        super().__init__(model)
+        self._dictionary = dictionary
+        self.choose: Chooser = first_of_each
+
+    def spell(self, text: str) -> str:
+        """A text in sounds. Raises PronunciationError for a word that cannot be pronounced."""
+        return self._dictionary.spell(text)
+
+    def spellings(self, word: str) -> list[str]:
+        """The pronunciations of a word; none where it is not listed and espeak-ng is not installed."""
+        return self._dictionary.sounds(word)
+
+    def write(self, words: list[str]) -> list[str]:
+        """The words that sound so."""
+        return self.choose([self._dictionary.words(sounds) for sounds in words])
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        super().save(directory)
+        self._dictionary.save(pathlib.Path(directory))
 
 
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Derives the units from training texts; the same texts always give the same units.
 
     Raises TokenizerError when the texts hold no character, hold the reserved `▁`, or have more distinct characters
-    than `config.vocab_size` has room for ("bpe").
+    than `config.vocab_size` has room for ("bpe" and "sounds"). Raises EspeakError where it is not installed ("sounds").
     """
     texts = [collapsed for text in texts if (collapsed := _collapse(text))]
     if not texts:
@@ -138,6 +193,15 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         raise TokenizerError(f"training text {text!r} holds {SPACE_SYMBOL!r}, which stands for a space: remove it")
     if config.kind == "char":
         return CharTokenizer([BLANK_SYMBOL, *(c.replace(" ", SPACE_SYMBOL) for c in sorted(characters))])
+    if config.kind == "sounds":
+        dictionary = Dictionary.of(texts)
+        return SoundTokenizer(_byte_pairs(config, [dictionary.spell(text) for text in texts]), dictionary)
+    return BpeTokenizer(_byte_pairs(config, texts))
+
+
+def _byte_pairs(config: TokenizerConfig, texts: list[str]) -> bytes:
+    """The sentencepiece model of texts."""
+    characters = set().union(*texts)
 
     needed = len(characters | {" "})  # sentencepiece puts a space before every word, the first included
     if config.vocab_size < needed:
@@ -162,7 +226,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         pad_id=-1,
         minloglevel=2,
     )
-    return BpeTokenizer(model.getvalue())
+    return model.getvalue()
 
 
 def load_tokenizer(directory: str | pathlib.Path, level: str = "basic") -> Tokenizer:
@@ -187,7 +251,11 @@ def _load(directory: pathlib.Path) -> Tokenizer:
             )
         return CharTokenizer(symbols)
     try:
-        tokenizer = BpeTokenizer(path.read_bytes())
+        model = path.read_bytes()
+        sounds = (directory / PRONUNCIATIONS_FILE).exists()
+        tokenizer = SoundTokenizer(model, Dictionary.load(directory)) if sounds else BpeTokenizer(model)
+    except PronunciationError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:  # ValueError: a unit that is not UTF-8
         raise TokenizerError(
             f"{path} is not a readable sentencepiece model ({error}): restore it or train again"
@@ -217,6 +285,12 @@ def _read_symbols(path: pathlib.Path) -> list[str]:
     if not symbols or symbols[BLANK] != BLANK_SYMBOL or len(set(symbols)) != len(symbols):
         raise TokenizerError(f"{path}: units must be distinct and the first {BLANK_SYMBOL!r}: restore the file")
     return symbols
+
+
+def _remove(directory: str | pathlib.Path, *names: str) -> None:
+    """Files left behind by another run would make `load_tokenizer` read the wrong kind."""
+    for name in names:
+        (pathlib.Path(directory) / name).unlink(missing_ok=True)
 
 
 def _collapse(text: str) -> str:

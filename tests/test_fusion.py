@@ -1,5 +1,6 @@
 """Fusion with n-gram models: what is added while a word grows and at its end, against sums over all words."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,12 +10,14 @@ from hypothesis import strategies as st
 
 from conformer.config import TokenizerConfig
 from conformer.decode.fusion import TokenFusion, WordFusion
+from conformer.decode.homophones import Homophones
 from conformer.decode.lexicon import Lexicon
 from conformer.language.arpa import read_arpa
 from conformer.language.estimate import train_ngram
 from conformer.language.ngrams import ROOT
 from conformer.language.vocabulary import LanguageModelError
-from conformer.tokenizer import CharTokenizer, train_tokenizer
+from conformer.pronunciation import Dictionary
+from conformer.tokenizer import BpeTokenizer, CharTokenizer, SoundTokenizer, train_tokenizer
 
 TEXTS = ["turn right", "turn left now", "turn right now", "go right", "stop", "to the left"]
 LETTERS = CharTokenizer(["<blk>", "▁", *"abcdefghijklmnopqrstuvwxyz"])
@@ -67,7 +70,7 @@ def test_look_ahead_is_the_sum_over_the_words_that_begin_so(texts, order, histor
         if node is not None:
             expected = sum(math.exp(scored(model, context, word)[0]) for word in words)
             assert lexicon.prob(context, node) == pytest.approx(expected)
-            word = None if node.word is None else model.vocabulary.words[node.word]
+            word = model.vocabulary.words[node.words[0]] if node.words else None
             assert word == (letters if letters in words else None)
 
 
@@ -90,6 +93,62 @@ def test_words_that_cannot_be_spelled_are_left_out():
     assert lexicon.root.child("a") is not None and lexicon.root.child("é") is None
     with pytest.raises(LanguageModelError, match="can spell no word"):
         Lexicon(train_ngram(["éß é"]), LETTERS)
+
+
+@pytest.fixture
+def sounds():
+    """A tokenizer of sounds: "read" has two, and one of them is that of "red"."""
+    spoken = [("red", "ɹɛd"), ("read", "ɹid"), ("read", "ɹɛd"), ("reed", "ɹid"), ("now", "naʊ"), ("i", "aɪ")]
+    texts = ["ɹɛd ɹid naʊ aɪ"] * 2
+    units = train_tokenizer(TokenizerConfig(kind="bpe", vocab_size=20), texts)
+    assert isinstance(units, BpeTokenizer)
+    return SoundTokenizer(units.serialised(), Dictionary(spoken))
+
+
+def node_of(lexicon, letters):
+    node = lexicon.root
+    for letter in letters:
+        node = node.child(letter)
+        assert node is not None
+    return node
+
+
+def test_words_may_share_sounds_and_have_several(sounds):
+    model = train_ngram(["i read now", "i read", "red reed", "red now"], 2)
+    lexicon = Lexicon(model, sounds)
+    for context in (ROOT, model.start, model.context(["i"])):
+        for letters, words in {"ɹ": "red read read reed", "ɹɛd": "red read", "ɹi": "read reed"}.items():
+            expected = sum(math.exp(scored(model, context, word)[0]) for word in words.split())
+            assert lexicon.prob(context, node_of(lexicon, letters)) == pytest.approx(expected)
+    assert {model.vocabulary.words[id] for id in node_of(lexicon, "ɹɛd").words} == {"red", "read"}
+    fusion = WordFusion(lexicon, sounds, lm_weight=1.0)
+    for text in ("i read now", "red reed"):
+        total = sum(gains(fusion, sounds.encode(text))[0]) + gains(fusion, sounds.encode(text))[1]
+        assert total == pytest.approx(model.sentence(text))  # the likeliest words that sound so
+
+
+def test_words_that_sound_alike_are_told_apart_by_the_model(sounds):
+    model = train_ngram(["i read now", "i read", "red reed now", "red reed", "red reed", "red read now"], 3)
+    chosen = Homophones(model)
+    for choices in (
+        [["i"], ["red", "read"], ["now"]],
+        [["red", "read"], ["read", "reed"], ["now"]],
+        [["reed", "read"]] * 3,
+    ):
+        best = max(itertools.product(*choices), key=lambda words: sum(word_log_probs(model, words)))
+        assert sum(word_log_probs(model, chosen(choices))) == pytest.approx(sum(word_log_probs(model, best)))
+    assert chosen([]) == []
+    sounds.choose = chosen
+    assert sounds.decode(sounds.encode("i read")) == "i read" and sounds.decode(sounds.encode("red reed")) == "red reed"
+
+
+def word_log_probs(model, words):
+    """ln p of each word behind those before it."""
+    context, found = model.start, []
+    for word in words:
+        log_prob, context = scored(model, context, word)
+        found.append(log_prob)
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------- by words

@@ -15,6 +15,7 @@ pytest.importorskip("espeakng_loader", reason="the embedded corpus needs pip ins
 from conformer.config import SyntheticConfig
 from conformer.data import synthetic
 from conformer.data.manifest import DataError
+from conformer.espeak import Espeak, EspeakError, Voice
 
 SMALL = SyntheticConfig(num_voices=40, train_utterances=60, eval_utterances=12, seed=3)
 
@@ -65,14 +66,14 @@ def test_the_library_has_every_voice(tmp_path):
 
     variants = pathlib.Path(espeakng_loader.get_data_path()) / "voices" / "!v"
     assert not [variant for variant in synthetic.VARIANTS if not (variants / variant).is_file()]
-    espeak = synthetic._Espeak(tmp_path)
-    voices = [synthetic.Voice(f"{accent}+m1", 160, 50, 50) for accent in synthetic.ACCENTS]
+    espeak = Espeak(tmp_path)
+    voices = [Voice(f"{accent}+m1", 160, 50, 50) for accent in synthetic.ACCENTS]
     assert len({espeak.speak("turn off the light", voice).tobytes() for voice in voices}) == len(voices)
 
 
 def test_unknown_voice_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="no voice xx"):
-        synthetic._Espeak(tmp_path).speak("three", synthetic.Voice("xx+m1", 160, 50, 50))
+    with pytest.raises(EspeakError, match="no voice xx"):
+        Espeak(tmp_path).speak("three", Voice("xx+m1", 160, 50, 50))
 
 
 def test_texts_are_plain_words(corpus):
@@ -100,7 +101,7 @@ def test_other_sample_rates(corpus):
 
 def test_missing_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(DataError, match=r"pip install -e '\.\[demo\]'"):
+    with pytest.raises(EspeakError, match=r"pip install -e '\.\[demo\]'"):
         synthetic.synthesise(SMALL, 16000)
 
 

@@ -105,6 +105,6 @@ def group_words(tokens: Sequence[Token], tokenizer: Tokenizer) -> list[tuple[str
         if not groups or tokenizer.symbols[token.id].startswith(SPACE_SYMBOL):
             groups.append([])
         groups[-1].append(token)
-    texts = [tokenizer.decode([token.id for token in group]) for group in groups]
+    texts = tokenizer.decode_words([token.id for token in group] for group in groups)
     spoken = [[token for token in group if tokenizer.symbols[token.id] != SPACE_SYMBOL] for group in groups]
     return [(text, group) for text, group in zip(texts, spoken, strict=True) if text]

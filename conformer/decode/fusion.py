@@ -119,8 +119,8 @@ class WordFusion:
 
     def _complete(self, state: "_State") -> tuple[float, int]:
         """What the end of its word adds, and the words then."""
-        if state.node is not None and state.node.word is not None:
-            log_prob, context = self._lexicon.follow(state.context, state.node.word)
+        if state.node is not None and state.node.words:  # the likeliest of those that are spelled so
+            log_prob, context = max(self._lexicon.follow(state.context, word) for word in state.node.words)
             prob = (1 - self._oov_rate) * math.exp(log_prob)
         else:
             context = self._lexicon.follow(state.context, UNK)[1]

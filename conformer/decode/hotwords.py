@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from conformer.pronunciation import PronunciationError
 from conformer.tokenizer import SPACE_SYMBOL, Tokenizer, TokenizerError
 
 
@@ -59,7 +60,7 @@ class HotWords:
     def _add(self, phrase: str, tokenizer: Tokenizer) -> None:
         try:
             ids = tokenizer.encode(tokenizer.normalise(phrase))
-        except TokenizerError as error:
+        except (TokenizerError, PronunciationError) as error:
             raise HotWordsError(f"hot words {phrase!r} cannot be spelled: {error}") from None
         if not ids:
             raise HotWordsError(f"hot words {phrase!r} hold no word: remove them")

@@ -15,6 +15,7 @@ that of the shorter context, corrected for the words that the model lists behind
 import bisect
 import math
 import warnings
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -33,49 +34,58 @@ _LEAST = 1e-300  # of a sum of probabilities: differences of a model that is not
 
 
 class Correction(NamedTuple):
-    """What the words listed behind a context add to the sums of its shorter one: of the first k words, `sums[k]`."""
+    """What the words listed behind a context add to the sums of its shorter one: of the first k, `sums[k]`."""
 
-    words: memoryview  # of their numbers
+    places: memoryview  # of their spellings
     sums: memoryview  # one more
 
     def between(self, first: int, stop: int) -> float:
-        """That of the words from `first` up to `stop`."""
-        low = bisect.bisect_left(self.words, first)
-        return self.sums[bisect.bisect_left(self.words, stop, low)] - self.sums[low]
+        """That of the words whose spellings lie from `first` up to `stop`."""
+        low = bisect.bisect_left(self.places, first)
+        return self.sums[bisect.bisect_left(self.places, stop, low)] - self.sums[low]
 
 
 class Lexicon:
-    """The words of a model that a tokenizer can spell, as a trie.
+    """The words of a model that a tokenizer can spell, as a trie of their spellings: letters, or sounds.
 
-    The words are in alphabetical order, so those that begin alike are neighbours, and what a model says of them all is
-    a difference of two running sums. Nothing grows with the size of the model; what is asked for is remembered.
+    The spellings are in alphabetical order, so those that begin alike are neighbours, and what a model says of them all
+    is a difference of two running sums. Nothing grows with the size of the model; what is asked for is remembered.
 
-    Words are taken in the spelling of the tokenizer's training texts. Warns of those that cannot be spelled. Raises
-    LanguageModelError when none can be.
+    Words are taken in the spelling of the tokenizer's training texts. A word may have several spellings, and several
+    words may share one. Warns of words that cannot be spelled. Raises LanguageModelError when none can be.
     """
 
     def __init__(self, model: NgramModel, tokenizer: Tokenizer):
         self.model = model = model.spelled(tokenizer.normalise)
-        left_out = [word for word in model.words if not tokenizer.alphabet.issuperset(word)]
-        if len(left_out) == len(model.words):
+        alphabet, entries, left_out = tokenizer.alphabet, [], []
+        for id, word in enumerate(model.words, len(SPECIAL)):
+            spellings = [(spelling, id) for spelling in tokenizer.spellings(word) if alphabet.issuperset(spelling)]
+            entries += spellings
+            if not spellings:
+                left_out.append(word)
+        if not entries:
             raise LanguageModelError(
                 "the tokenizer can spell no word of the language model: is it of another language?"
             )
         if left_out:
-            warnings.warn(
-                f"{len(left_out)} of {len(model.words)} words of the language model are left out: they hold characters "
-                f"that the tokenizer has not: {listed(strangers(left_out, tokenizer.alphabet))}",
-                stacklevel=2,
+            strange = strangers((spelling for word in left_out for spelling in tokenizer.spellings(word)), alphabet)
+            why = (
+                f"they hold characters that the tokenizer has not: {listed(strange)}"
+                if strange
+                else f"{listed(Counter(left_out))} have no pronunciation: install espeak-ng (pip install -e '.[demo]')"
             )
-        self._usable = np.ones(len(model.vocabulary))
-        self._usable[[*range(len(SPECIAL)), *model.vocabulary.ids(left_out)]] = 0.0
-        self._num_usable = np.concatenate([[0], np.cumsum(self._usable)]).tolist()
-        probs = self._usable * np.exp(model.log_probs(1 + np.arange(len(model.vocabulary))))
+            count = f"{len(left_out)} of {len(model.words)}"
+            warnings.warn(f"{count} words of the language model are left out: {why}", stacklevel=2)
+        entries.sort()
+        self.spellings = [spelling for spelling, _ in entries]
+        self.words = np.array([id for _, id in entries])  # the word of each
+        self._order = np.argsort(self.words, kind="stable")  # spellings, word after word
+        self._begin = np.searchsorted(self.words[self._order], np.arange(len(model.vocabulary) + 1))
+        probs = np.exp(model.log_probs(1 + self.words))
         self._sums = np.concatenate([[0.0], np.cumsum(probs)])  # without context
-        self.root = Node(self, len(SPECIAL), len(model.vocabulary), 0)
-        likely = np.argsort(-probs, kind="stable")[: min(SPELLING_WORDS, len(model.words) - len(left_out))]
-        words = (model.vocabulary.words[id] for id in likely)
-        self.spelling = train_ngram((" ".join(word) for word in words), SPELLING_ORDER)
+        self.root = Node(self, 0, len(entries), 0)
+        likely = np.argsort(-probs, kind="stable")[:SPELLING_WORDS].tolist()
+        self.spelling = train_ngram((" ".join(self.spellings[place]) for place in likely), SPELLING_ORDER)
         self._letters = {word: id for id, word in enumerate(self.spelling.vocabulary.words)}
         self._corrections: dict[int, Correction] = {}
         self._terms: dict[int, tuple[list[tuple[float, Correction]], float]] = {}
@@ -105,7 +115,7 @@ class Lexicon:
         while context != ROOT:
             if (correction := self._corrections.get(context)) is None:
                 correction = self._corrections[context] = self._correct(context)
-            if len(correction.words):
+            if len(correction.places):
                 terms.append((scale, correction))
             scale *= math.exp(self.model.backoff[context])
             context = int(self.model.suffix[context])
@@ -121,29 +131,35 @@ class Lexicon:
         else:
             shorter = model.score(np.full(len(words), suffix), words)[0]
         shorter += model.backoff[context]
-        gains = self._usable[words] * (np.exp(model.log_prob[first:stop]) - np.exp(shorter))
-        return Correction(memoryview(words), memoryview(np.concatenate([[0.0], np.cumsum(gains)])))
+        gains = np.exp(model.log_prob[first:stop]) - np.exp(shorter)
+        counts = self._begin[words + 1] - self._begin[words]  # of the spellings of each
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        places = self._order[np.repeat(self._begin[words], counts) + within]
+        order = np.argsort(places)
+        sums = np.concatenate([[0.0], np.cumsum(np.repeat(gains, counts)[order])])
+        return Correction(memoryview(places[order]), memoryview(sums))
 
 
 class Node:
-    """The beginning of words: those whose numbers lie in [first, stop)."""
+    """The beginning of words: those whose spellings lie in [first, stop)."""
 
-    __slots__ = ("_children", "_depth", "_lexicon", "first", "prob", "stop", "word")
+    __slots__ = ("_children", "_depth", "_lexicon", "first", "prob", "stop", "words")
 
     def __init__(self, lexicon: Lexicon, first: int, stop: int, depth: int):
         self._lexicon, self._depth = lexicon, depth  # letters of the beginning
         self.first, self.stop = first, stop
         self.prob = float(lexicon._sums[stop] - lexicon._sums[first])  # of its words, without context
-        complete = depth > 0 and len(lexicon.model.vocabulary.words[first]) == depth and lexicon._usable[first]
-        self.word = first if complete else None  # the word that ends here
+        end = first
+        while depth and end < stop and len(lexicon.spellings[end]) == depth:
+            end += 1
+        self.words = lexicon.words[first:end].tolist()  # those that end here
         self._children: dict[str, Node | None] = {}
 
     def child(self, letter: str) -> "Node | None":
         """The beginning with one letter more; None where no word has it."""
         if letter not in self._children:
-            words, depth = self._lexicon.model.vocabulary.words, self._depth
-            low = bisect.bisect_left(words, letter, self.first, self.stop, key=lambda word: word[depth : depth + 1])
-            high = bisect.bisect_right(words, letter, low, self.stop, key=lambda word: word[depth : depth + 1])
-            some = self._lexicon._num_usable[low] < self._lexicon._num_usable[high]
-            self._children[letter] = Node(self._lexicon, low, high, depth + 1) if some else None
+            spellings, depth = self._lexicon.spellings, self._depth
+            low = bisect.bisect_left(spellings, letter, self.first, self.stop, key=lambda word: word[depth : depth + 1])
+            high = bisect.bisect_right(spellings, letter, low, self.stop, key=lambda word: word[depth : depth + 1])
+            self._children[letter] = Node(self._lexicon, low, high, depth + 1) if low < high else None
         return self._children[letter]

@@ -7,13 +7,14 @@ from absl import flags
 
 from conformer.decode.fusion import TokenFusion, WordFusion
 from conformer.decode.greedy import Decoder, GreedyDecoder
+from conformer.decode.homophones import Homophones
 from conformer.decode.hotwords import HotWords
 from conformer.decode.lexicon import Lexicon
 from conformer.decode.prefix_beam import DecodeError, PrefixBeamDecoder, Scorer
 from conformer.language.arpa import read_arpa
 from conformer.language.compact import is_compact, read_compact
 from conformer.language.ngrams import NgramModel
-from conformer.tokenizer import SPACE_SYMBOL, Tokenizer
+from conformer.tokenizer import SPACE_SYMBOL, SoundTokenizer, Tokenizer
 
 HOTWORD_BONUS = 2.0  # nats a token
 
@@ -45,11 +46,19 @@ def check_nbest(count: int, search: Search) -> None:
 
 
 def read_lm(search: Search, tokenizer: Tokenizer) -> NgramModel | Lexicon | None:
-    """The language model of a search, ready for any weights; None without one. Raises LanguageModelError."""
+    """The language model of a search, ready for any weights; None without one. Raises LanguageModelError.
+
+    A tokenizer of sounds then writes, of words that sound alike, those that the model prefers.
+    """
     if search.lm is None:
         return None
     model = read_compact(search.lm)[0] if is_compact(search.lm) else read_arpa(search.lm)
-    return model if any(SPACE_SYMBOL in word for word in model.words) else Lexicon(model, tokenizer)
+    if any(SPACE_SYMBOL in word for word in model.words):
+        return model
+    lexicon = Lexicon(model, tokenizer)
+    if isinstance(tokenizer, SoundTokenizer):
+        tokenizer.choose = Homophones(lexicon.model)
+    return lexicon
 
 
 def make_decoder(search: Search, tokenizer: Tokenizer, lm: NgramModel | Lexicon | None) -> Callable[[], Decoder]:
