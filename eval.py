@@ -35,7 +35,15 @@ from conformer.command import run_command
 from conformer.config import EXECUTIONS
 from conformer.data import load_split
 from conformer.decode.confidence import CONFIDENCE_FILE, Confidence
-from conformer.decode.search import Search, check_nbest, define_search_flags, make_decoder, read_lm
+from conformer.decode.search import (
+    SEARCH_FILE,
+    Search,
+    check_nbest,
+    define_search_flags,
+    make_decoder,
+    make_writer,
+    read_lm,
+)
 from conformer.evaluation.confidence import calibration_error, fit, judge
 from conformer.evaluation.latency import latency_plot
 from conformer.evaluation.offline import Heard, Transcripts, decode, make_forward, posteriors
@@ -66,6 +74,11 @@ SEARCH = define_search_flags()
 TUNE = flags.DEFINE_multi_string(
     "tune", [], "Search with each of these and keep the best, as in --tune=lm-weight=0.3,0.5 --tune=word-bonus=0,2."
 )
+KEEP_SEARCH = flags.DEFINE_bool(
+    "keep-search",
+    False,
+    "Keep the search in the work directory: it is then the default there, the best of --tune, say.",
+)
 CALIBRATE = flags.DEFINE_bool(
     "calibrate", False, "Fit the confidence of words to this split, not test, and keep it in the work directory."
 )
@@ -91,7 +104,7 @@ def evaluate(workdir: pathlib.Path) -> None:
     if PLOT.value and not STREAMING.value:
         raise ValueError("--plot shows streams: add --streaming, and several sizes to --chunk-size")
     chunk_sizes = read_chunk_sizes() if STREAMING.value or MASKED.value else []
-    search = SEARCH()
+    search = SEARCH(workdir)
     grid = read_grid(TUNE.value, search) if TUNE.value else []
     if grid and (SPLIT.value in ("test", "all") or not search.beam_size):
         raise ValueError(
@@ -102,6 +115,8 @@ def evaluate(workdir: pathlib.Path) -> None:
         if SPLIT.value in ("test", "all"):
             raise ValueError("--calibrate fits to another split than test: add --split=dev")
         system.check_writable(workdir / CONFIDENCE_FILE)
+    if KEEP_SEARCH.value:
+        system.check_writable(workdir / SEARCH_FILE)
     confidence = Confidence.load(workdir)
     config, model, tokenizer, step = load_model(workdir, EXECUTION.value)
     lm = read_lm(search, tokenizer)
@@ -124,9 +139,13 @@ def evaluate(workdir: pathlib.Path) -> None:
     trials = tune(heard, tokenizer, lm, grid, lambda trial, score: print(f"WER {score.wer:7.2%}  {trial}", flush=True))
     if trials:
         search = trials[0][0]
+    if KEEP_SEARCH.value:
+        search.save(workdir)
+        print(f"{workdir / SEARCH_FILE}: {search}")
     if search.beam_size:
         searches.append(search)
-        transcripts = decode(heard, broken, tokenizer, make_decoder(search, tokenizer, lm), NBEST.value)
+        writer = make_writer(search, tokenizer, lm)
+        transcripts = decode(heard, broken, writer, make_decoder(search, tokenizer, lm), NBEST.value)
         rows.append(row("offline", transcripts, search))
         print(f"{SPLIT.value}, {search}: {transcripts.score()}")
     read = transcripts.utterances
@@ -142,7 +161,8 @@ def evaluate(workdir: pathlib.Path) -> None:
             chunk_size=chunk_sizes[0] if chunk_sizes else CALIBRATION_CHUNK, num_left_chunks=NUM_LEFT_CHUNKS.value
         )
         as_streamed = posteriors(config, forward, params, statistics, read, {}, **context)
-        judged = judge(decode(as_streamed, {}, tokenizer, make_decoder(search, tokenizer, lm)))
+        writer = make_writer(search, tokenizer, lm)
+        judged = judge(decode(as_streamed, {}, writer, make_decoder(search, tokenizer, lm)))
         fitted = fit(judged)
         before, after = (calibration_error(judged, calibration)["words"] for calibration in (confidence, fitted))
         fitted.save(workdir)
@@ -156,13 +176,13 @@ def evaluate(workdir: pathlib.Path) -> None:
         if MASKED.value:
             heard = list(progress(posteriors(config, forward, params, statistics, read, {}, **context), len(read)))
             for one in searches:
-                whole = decode(heard, {}, tokenizer, make_decoder(one, tokenizer, lm))
+                whole = decode(heard, {}, make_writer(one, tokenizer, lm), make_decoder(one, tokenizer, lm))
                 masked.append(row(f"{milliseconds} ms, masked", whole, one, chunk_size=chunk_size))
         if STREAMING.value:
             engine = Engine(config, model, **context)
             for one in searches:
-                decoder = make_decoder(one, tokenizer, lm)
-                streamed, timing = transcribe_streaming(engine, tokenizer, progress(read, len(read)), decoder=decoder)
+                writer, decoder = make_writer(one, tokenizer, lm), make_decoder(one, tokenizer, lm)
+                streamed, timing = transcribe_streaming(engine, writer, progress(read, len(read)), decoder=decoder)
                 streams.append(row(f"{milliseconds} ms", streamed, one, timing, chunk_size))
     if len(rows) > 1 or chunk_sizes:
         print("\n" + table(rows + masked + streams))

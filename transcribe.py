@@ -33,7 +33,7 @@ from conformer.audio import AudioError, read_audio
 from conformer.command import run_command
 from conformer.config import EXECUTIONS, Config
 from conformer.decode.confidence import Confidence
-from conformer.decode.search import check_nbest, define_search_flags, make_decoder, read_lm
+from conformer.decode.search import check_nbest, define_search_flags, make_decoder, make_writer, read_lm
 from conformer.policy import POLICIES
 from conformer.streaming import EndpointConfig, Framing, Recognizer, Segment, Stepper, StreamError
 from conformer.streaming.outputs import Writer, output_paths
@@ -77,18 +77,19 @@ def main(arguments: list[str]) -> None:
     if len(arguments) < 2 and not (EXAMPLE.value or MICROPHONE.value):
         sys.exit("transcribe.py: name audio files, - for standard input, --microphone or --example (see --help)")
     try:
-        search = SEARCH()
+        folder = pathlib.Path(ARTEFACT.value).parent if ARTEFACT.value else pathlib.Path(WORKDIR.value)
+        search = SEARCH(folder)
         system.check_writable(JSON.value)
         names = [*arguments[1:], *(["example"] * EXAMPLE.value), *(["microphone"] * MICROPHONE.value)]
         paths = output_paths(OUT_DIR.value, names, OUTPUT.value) if OUT_DIR.value else [None] * len(names)
         check_nbest(NBEST.value, search)
-        confidence = Confidence.load(pathlib.Path(ARTEFACT.value).parent if ARTEFACT.value else WORKDIR.value)
+        confidence = Confidence.load(folder)
         stepper, tokenizer = open_artefact(ARTEFACT.value) if ARTEFACT.value else open_workdir()
-        decoder = make_decoder(search, tokenizer, read_lm(search, tokenizer))
+        lm = read_lm(search, tokenizer)
         recognizer = Recognizer(
             stepper,
-            tokenizer,
-            decoder=decoder,
+            make_writer(search, tokenizer, lm),
+            decoder=make_decoder(search, tokenizer, lm),
             endpoint=EndpointConfig(),
             confidence=confidence,
             min_confidence=MIN_CONFIDENCE.value,

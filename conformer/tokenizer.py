@@ -5,6 +5,7 @@ one word of `tokens.txt`, the file that sherpa-onnx reads. White space in texts 
 """
 
 import abc
+import copy
 import io
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -151,15 +152,18 @@ class BpeTokenizer(Tokenizer):
 
 
 class SoundTokenizer(BpeTokenizer):
-    """Byte-pair units of sounds, and the dictionary that turns words into sounds and back.
-
-    `choose` picks one of the words that sound alike: the more frequent, until a language model is put there.
-    """
+    """Byte-pair units of sounds, and the dictionary that turns words into sounds and back."""
 
     def __init__(self, model: bytes, dictionary: Dictionary):
         super().__init__(model)
         self._dictionary = dictionary
-        self.choose: Chooser = first_of_each
+        self._choose: Chooser = first_of_each
+
+    def choosing(self, chooser: Chooser) -> "SoundTokenizer":
+        """One that chooses otherwise among words that sound alike, where this one writes the more frequent."""
+        other = copy.copy(self)
+        other._choose = chooser
+        return other
 
     def spell(self, text: str) -> str:
         """A text in sounds. Raises PronunciationError for a word that cannot be pronounced."""
@@ -171,7 +175,7 @@ class SoundTokenizer(BpeTokenizer):
 
     def write(self, words: list[str]) -> list[str]:
         """The words that sound so."""
-        return self.choose([self._dictionary.words(sounds) for sounds in words])
+        return self._choose([self._dictionary.words(sounds) for sounds in words])
 
     def save(self, directory: str | pathlib.Path) -> None:
         super().save(directory)

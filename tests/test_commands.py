@@ -244,7 +244,7 @@ def test_eval_searches_with_a_model_that_lm_trained_and_keeps_the_best_of_a_grid
     search = ("--beam-size=4", f"--lm={lm}", "--oov-rate=0.2")
     data = ("--split=dev", f"--manifest={manifest}")
     grid = ("--tune=lm-weight=0.2,5", "--tune=word-bonus=-1,0,9")
-    evaluation = (f"--workdir={folder}", *data, *search, *grid, "--streaming", f"--json={results}")
+    evaluation = (f"--workdir={folder}", *data, *search, *grid, "--streaming", "--keep-search", f"--json={results}")
     status, out, err = run("eval.py", *evaluation)
     assert (status, err) == (0, [])
     assert "offline, beam 4" in out and "640 ms, beam 4" in out
@@ -254,6 +254,10 @@ def test_eval_searches_with_a_model_that_lm_trained_and_keeps_the_best_of_a_grid
     best = min(record["tried"], key=lambda trial: (trial["errors"], trial["cer"]))
     assert searched["search"] == streamed["search"] == {name: best[name] for name in searched["search"]}
     assert searched["errors"] == best["errors"] and "search" not in record and "search" not in greedy
+    status, out, err = run("eval.py", f"--workdir={folder}", *data, f"--json={results}")  # as the folder says
+    assert (status, err) == (0, []) and json.loads(results.read_text())["searched"][0]["errors"] == best["errors"]
+    status, out, err = run("eval.py", f"--workdir={folder}", *data, "--beam-size=0", f"--json={results}")
+    assert (status, err) == (0, []) and "searched" not in json.loads(results.read_text())
 
 
 def test_what_cannot_be_searched_or_learned_from_is_named_first(workdir, tmp_path):

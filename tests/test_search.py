@@ -1,5 +1,7 @@
 """From settings to decoders, and grids of settings."""
 
+import dataclasses
+import pathlib
 import re
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from conformer.data import Pcm, Utterance
 from conformer.decode.greedy import GreedyDecoder
 from conformer.decode.prefix_beam import DecodeError
-from conformer.decode.search import Search, make_decoder, read_lm
+from conformer.decode.search import SEARCH_FILE, Search, SearchError, make_decoder, read_lm, stored
 from conformer.evaluation.tuning import TuningError, read_grid, tune
 from conformer.language.arpa import write_arpa
 from conformer.language.estimate import train_ngram
@@ -58,6 +60,24 @@ def test_the_decoder_of_settings(arpa):
     for settings in refused:
         with pytest.raises(DecodeError, match="need a beam search"):
             Search(**settings)
+
+
+def test_settings_are_kept_beside_a_model(arpa, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    assert stored(folder) == {}
+    search = Search(beam_size=4, lm=arpa("ac ab"), word_bonus=1.5, hotwords=("ac",))
+    search.save(folder)
+    assert '"lm": "../lm.arpa"' in (folder / SEARCH_FILE).read_text()
+    found = Search(**stored(folder))
+    assert found.lm is not None and pathlib.Path(found.lm).samefile(tmp_path / "lm.arpa")
+    assert dataclasses.replace(found, lm=search.lm) == search
+    for damaged in ("{", "[]", '{"beam": 4}', '{"lm": "a.arpa"}'):
+        (folder / SEARCH_FILE).write_text(damaged)
+        with pytest.raises(
+            SearchError, match=r"search\.json holds no settings of a search .* remove it, or tune again"
+        ):
+            stored(folder)
 
 
 def test_every_combination_is_tried_and_the_best_is_first(arpa):

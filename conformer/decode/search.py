@@ -1,10 +1,15 @@
 """From settings to a decoder: what eval.py and transcribe.py search with."""
 
 import dataclasses
+import json
+import os
+import pathlib
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
+from conformer import system
 from conformer.decode.fusion import TokenFusion, WordFusion
 from conformer.decode.greedy import Decoder, GreedyDecoder
 from conformer.decode.homophones import Homophones
@@ -17,6 +22,11 @@ from conformer.language.ngrams import NgramModel
 from conformer.tokenizer import SPACE_SYMBOL, SoundTokenizer, Tokenizer
 
 HOTWORD_BONUS = 2.0  # nats a token
+SEARCH_FILE = "search.json"
+
+
+class SearchError(ValueError):
+    """A file of settings that cannot be read; the message names it and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +44,13 @@ class Search:
         if self.beam_size == 0 and (self.lm or self.hotwords):
             raise DecodeError("--lm and --hotwords need a beam search: add --beam-size=8")
 
+    def save(self, folder: pathlib.Path) -> None:
+        """Keeps the settings beside a model, as `stored` reads them; the path of `lm` is relative to it."""
+        values = dataclasses.asdict(self)
+        if self.lm:
+            values["lm"] = pathlib.Path(os.path.relpath(self.lm, folder)).as_posix()
+        system.write_text(folder / SEARCH_FILE, json.dumps(values, indent=2) + "\n")
+
     def __str__(self) -> str:
         changed = [f"{name}={value}" for name, value in dataclasses.asdict(self).items() if value not in (None, ())]
         return " ".join(changed)
@@ -46,19 +63,18 @@ def check_nbest(count: int, search: Search) -> None:
 
 
 def read_lm(search: Search, tokenizer: Tokenizer) -> NgramModel | Lexicon | None:
-    """The language model of a search, ready for any weights; None without one. Raises LanguageModelError.
-
-    A tokenizer of sounds then writes, of words that sound alike, those that the model prefers.
-    """
+    """The language model of a search, ready for any weights; None without one. Raises LanguageModelError."""
     if search.lm is None:
         return None
     model = read_compact(search.lm)[0] if is_compact(search.lm) else read_arpa(search.lm)
-    if any(SPACE_SYMBOL in word for word in model.words):
-        return model
-    lexicon = Lexicon(model, tokenizer)
-    if isinstance(tokenizer, SoundTokenizer):
-        tokenizer.choose = Homophones(lexicon.model)
-    return lexicon
+    return model if any(SPACE_SYMBOL in word for word in model.words) else Lexicon(model, tokenizer)
+
+
+def make_writer(search: Search, tokenizer: Tokenizer, lm: NgramModel | Lexicon | None) -> Tokenizer:
+    """The tokenizer that writes what a search finds: of words that sound alike, those that its model prefers."""
+    if search.lm is None or not isinstance(lm, Lexicon) or not isinstance(tokenizer, SoundTokenizer):
+        return tokenizer
+    return tokenizer.choosing(Homophones(lm.model))
 
 
 def make_decoder(search: Search, tokenizer: Tokenizer, lm: NgramModel | Lexicon | None) -> Callable[[], Decoder]:
@@ -81,15 +97,41 @@ def make_decoder(search: Search, tokenizer: Tokenizer, lm: NgramModel | Lexicon 
     return lambda: PrefixBeamDecoder(search.beam_size, scorers=scorers)
 
 
-def define_search_flags() -> Callable[[], Search]:
-    """Defines `--beam-size` and what goes with it. Returns what reads them once they are parsed."""
+def stored(folder: pathlib.Path) -> dict[str, Any]:
+    """The settings kept beside a model (`Search.save`); none where there are none. Raises SearchError."""
+    path = folder / SEARCH_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        settings = dataclasses.asdict(Search(**values | {"hotwords": tuple(values.get("hotwords", ()))}))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise SearchError(f"{path} holds no settings of a search ({error}): remove it, or tune again") from None
+    if settings["lm"]:
+        settings["lm"] = str(folder / settings["lm"])
+    return settings
+
+
+def define_search_flags() -> Callable[[pathlib.Path], Search]:
+    """Defines `--beam-size` and what goes with it.
+
+    Returns what reads them once they are parsed: what is not given is as `stored` in the model's folder.
+    `--beam-size=0` is greedy, whatever that says.
+    """
     default = Search()
-    beam_size = flags.DEFINE_integer("beam-size", 0, "Prefixes of a beam search; 0 = greedy.", lower_bound=0)
-    lm = flags.DEFINE_string("lm", None, "N-gram model for it (lm.py, ARPA), of words or of the tokenizer's units.")
-    lm_weight = flags.DEFINE_float("lm-weight", default.lm_weight, "Weight of its logarithms.")
-    word_bonus = flags.DEFINE_float("word-bonus", default.word_bonus, "Nats added for a word (or token) of it.")
-    oov_rate = flags.DEFINE_float("oov-rate", default.oov_rate, "Share of words that it does not list; 0 = none.")
-    hotwords = flags.DEFINE_list("hotwords", [], "Phrases for the beam search to prefer, comma separated.")
-    return lambda: Search(
-        beam_size.value, lm.value, lm_weight.value, word_bonus.value, oov_rate.value, tuple(hotwords.value)
-    )
+    flags.DEFINE_integer("beam-size", 0, "Prefixes of a beam search; 0 = greedy.", lower_bound=0)
+    flags.DEFINE_string("lm", None, "N-gram model for it (lm.py, ARPA), of words or of the tokenizer's units.")
+    flags.DEFINE_float("lm-weight", default.lm_weight, "Weight of its logarithms.")
+    flags.DEFINE_float("word-bonus", default.word_bonus, "Nats added for a word (or token) of it.")
+    flags.DEFINE_float("oov-rate", default.oov_rate, "Share of words that it does not list; 0 = none.")
+    flags.DEFINE_list("hotwords", [], "Phrases for the beam search to prefer, comma separated.")
+
+    def read(folder: pathlib.Path) -> Search:
+        given = {}
+        for field in dataclasses.fields(Search):
+            flag = flags.FLAGS[field.name.replace("_", "-")]
+            if flag.present:
+                given[field.name] = tuple(flag.value or ()) if field.name == "hotwords" else flag.value
+        return Search(**({} if given.get("beam_size") == 0 else stored(folder)) | given)
+
+    return read
