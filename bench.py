@@ -5,7 +5,7 @@
     python bench.py transcription [--runs=10] [--minutes=60] [--json=FILE]
     python bench.py numerics [--plots=FOLDER] [--json=FILE]
     python bench.py policies|differences --workdir=runs/words [--policies=int8,edge_fp16] [--json=FILE]
-    python bench.py decoding --workdir=runs/libri_mini --lm=words.arpa [--json=FILE]
+    python bench.py decoding --workdir=runs/english_small --lm=books.lm [--json=FILE]
     python bench.py copies [--json=FILE]
     python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
     python bench.py front_ends|bandwidth|imported [--chunks=40] [--json=FILE]

@@ -3,7 +3,7 @@
   python eval.py --workdir=runs/demo
   python eval.py --workdir=runs/words --streaming --chunk-size=8,16,32 --plot=latency.svg
   python eval.py --workdir=runs/words --manifest=my_recordings.jsonl --split=all --json=results.json
-  python eval.py --workdir=runs/libri_mini --split=dev --beam-size=32 --lm=words.arpa --tune=lm-weight=0.3,0.5,0.8
+  python eval.py --workdir=runs/english_small --split=dev --beam-size=32 --lm=words.arpa --tune=lm-weight=0.3,0.5,0.8
 
 Prints word and character error rates with their parts and a 95 % interval. Nothing is written that is not asked for:
 --errors=FILE gets the errors of each utterance, --json=FILE the figures. With --streaming, the same utterances are also

@@ -3,7 +3,7 @@
   python lm.py --manifest=../shared/data/libri_mini --out=words.lm          # of a corpus's train transcripts
   python lm.py --manifest=../shared/data/libri_mini --text=../shared/data/book_text --vocabulary=60000 \\
       --min-counts=1,2,2 --out=books.lm                                     # and of books
-  python lm.py --manifest=../shared/data/libri_mini --workdir=runs/libri_mini --order=6 --out=units.arpa
+  python lm.py --manifest=../shared/data/libri_mini --workdir=runs/english_small --order=6 --out=units.arpa
 
 Of words, or (--workdir) of the units of a trained recogniser's tokenizer. Texts are spelled as that run's are, or as
 --normalise says. Transcripts and texts get a model each, which are mixed as suits the dev split best. Prints how well

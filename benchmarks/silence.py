@@ -11,7 +11,7 @@ from conformer.streaming.engine import Engine
 from conformer.training.checkpoint import load_model
 from kernels.typing import Float
 
-SHIPPED = ("words", "words_micro", "libri_mini")
+SHIPPED = ("words", "words_micro", "english_small")
 SECONDS = 60
 LEVELS_DB = (-60, -40, -20)  # of the root mean square, against full scale
 CHUNK_SIZE, NUM_LEFT_CHUNKS = 16, 4

@@ -1,21 +1,39 @@
-"""Read English: the shipped weights of libri_mini, trained further on the same seven hours.
+"""Read English: seven hours of speech by 32 readers, and a dictionary that knows how its words sound.
 
-python train.py --config=configs/english_small.py --workdir=runs/english_small
+  python train.py --config=configs/libri_mini.py --workdir=runs/libri_mini
+  python train.py --config=configs/silence.py:libri_mini --workdir=runs/libri_mini_silent
+  python train.py --config=configs/english_small.py:letters --workdir=runs/english_letters
+  python train.py --config=configs/english_small.py --workdir=runs/english_small
 
-Begins with models/libri_mini, which configs/libri_mini.py and configs/silence.py:libri_mini trained. What is new: no
-synthetic speech, speeds from 0.9 to 1.1, more time masks, and two views of each utterance, which must agree
-(`train.consistency_weight`). One view sees the whole utterance, the other its chunks alone.
+Four trainings, each of which begins with the one before. `letters` has two views of each utterance, which must agree
+(`train.consistency_weight`): one sees the whole utterance, the other its chunks alone. Speeds from 0.9 to 1.1, more time
+masks, no synthetic speech. The last keeps the encoder and learns sounds in place of letters (`tokenizer.kind=sounds`).
 
-Expected: 115 minutes on 2 cores beside other work. On test, WER 51.2 % whole, 52.8 % as a stream of 640 ms, 56.2 % at
-320 ms (results/english_small.json); 32.2 % with a language model of books (results/english_small_books.json).
-models/README.md has the commands.
+Expected: RESULT
 """
 
 from configs import libri_mini
-from conformer.config import Config
+from conformer.config import Config, ConfigError
+
+STAGES: dict[str, dict] = {
+    "letters": {
+        "tokenizer.kind": "given",
+        "train.init_from": "runs/libri_mini_silent",
+        "train.num_steps": 14_000,
+    },
+    "sounds": {
+        "tokenizer.kind": "sounds",
+        "tokenizer.vocab_size": 160,
+        "model.dropout": 0.15,
+        "train.init_from": "runs/english_letters",
+        "train.num_steps": 10_000,
+    },
+}
 
 
-def get_config() -> Config:
+def get_config(stage: str = "sounds") -> Config:
+    if stage not in STAGES:
+        raise ConfigError(f"configs/english_small.py:{stage}: choose one of {', '.join(STAGES)}")
     return libri_mini.get_config().replace(
         {
             "augment.speed_factors": (0.9, 0.95, 1.0, 1.05, 1.1),
@@ -28,13 +46,11 @@ def get_config() -> Config:
             "data.bucket_seconds": (2.5, 5.0, 9.0, 12.5, 15.5, 17.0, 19.5),  # for the slowest speed too
             "data.spoken_utterances": 0,
             "data.curriculum_steps": 0,
-            "tokenizer.kind": "given",
-            "train.init_from": "models/libri_mini",
-            "train.num_steps": 14_000,
             "train.compute": "float32",
             "train.learning_rate": 1e-3,
             "train.consistency_weight": 0.2,
             "train.chunk_sizes": (0, 4, 4, 8, 8, 16),
             "train.weight_decay": 0.05,
         }
+        | STAGES[stage]
     )

@@ -50,7 +50,7 @@ def test_what_has_no_record_was_not_run(tmp_path):
         assert f"--sweep=configs/sweeps/{name}.py" in text
 
 
-def test_libri_mini_is_drawn_from_its_record(tmp_path):
+def test_english_small_is_drawn_from_its_record(tmp_path):
     score = {"wer": 0.5, "wer_low": 0.4, "wer_high": 0.6, "cer": 0.2}
     record = {
         "date": "2026-01-01",
@@ -62,12 +62,12 @@ def test_libri_mini_is_drawn_from_its_record(tmp_path):
         "ablation": [{"name": "greedy"} | score, {"name": "language model"} | score],
         "test": [{"name": "language model"} | score],
     }
-    (tmp_path / "libri_mini.json").write_text(json.dumps(record))
+    (tmp_path / "english_small_search.json").write_text(json.dumps(record))
     files = build(tmp_path)
     assert set(files) == {
         "results.md",
-        *(f"results_libri_mini_{name}.svg" for name in ("curve", "ablation", "test")),
+        *(f"results_english_small_{name}.svg" for name in ("curve", "ablation", "test")),
     }
     assert (
-        "| `results/libri_mini.json` | 2026-01-01 | cpu | jax 0.11.2 | 3 | `python train.py` |" in files["results.md"]
+        "| `results/english_small_search.json` | 2026-01-01 | cpu | jax 0.11.2 | 3 | `python train.py` |" in files["results.md"]
     )

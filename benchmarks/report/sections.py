@@ -28,7 +28,7 @@ def front_ends(report: Report) -> None:
 
 def latency(report: Report) -> None:
     report.say("## Whole utterances against streams")
-    for name, label in (("words", "words"), ("libri_mini_dev", "libri_mini, dev")):
+    for name, label in (("words", "words"), ("english_small_dev", "english_small, dev")):
         record = report.record(name)
         if record is None or not record.get("streaming"):
             continue
@@ -67,7 +67,7 @@ def numerics(report: Report) -> None:
         report.say(f"{found['description']} `docs/numerics.md` says what the policies are.")
         sweep_plot(report, found, "numerics", "words_micro: word error rate under each policy")
         sweep_table(report, found, "numerics")
-    for name in ("words", "libri_mini"):
+    for name in ("words", "english_small"):
         record = report.record(f"numerics_{name}")
         if record is None:
             report.say(f"{name}: not run (`python bench.py policies --workdir=runs/{name}`).")
@@ -98,7 +98,7 @@ ARTEFACT = ("artefact", "WER, streams", "errors", "largest difference", "file", 
 def artefacts(report: Report) -> None:
     report.say("## float32 against every artefact")
     shown = False
-    for name in ("words_micro", "words", "libri_mini"):
+    for name in ("words_micro", "words", "english_small"):
         record = report.record(f"parity_{name}")
         if record is None:
             continue
@@ -206,28 +206,28 @@ def kernel_speeds(report: Report) -> None:
         )
 
 
-def libri_mini(report: Report) -> None:
-    report.say("## libri_mini: the learning curve, and what helped")
-    record = report.record("libri_mini")
+def english_small(report: Report) -> None:
+    report.say("## english_small: the learning curve, and what the search adds")
+    record = report.record("english_small_search")
     if record is None:
-        report.say("Not run (`python bench.py decoding --workdir=runs/libri_mini --lm=words.arpa`).")
+        report.say("Not run (`python bench.py decoding --workdir=runs/english_small --lm=books.lm`).")
         return
     curve = {
         key.upper(): [Point(float(row["step"]), 100 * row[key]) for row in record["curve"]] for key in ("wer", "cer")
     }
     report.plot(
-        "libri_mini_curve",
+        "english_small_curve",
         lines(curve, "updates", "error rate on dev (%)"),
-        "libri_mini: error rates on dev while it is trained",
-        "`results/libri_mini.json`, `curve`",
+        "english_small: error rates on dev while it is trained",
+        "`results/english_small_search.json`, `curve`",
     )
-    for key, label in (("ablation", "what helped, on dev"), ("test", "test")):
+    for key, label in (("ablation", "the search, on dev"), ("test", "the search, on test")):
         if rows := record.get(key):
             report.plot(
-                f"libri_mini_{key}",
+                f"english_small_{key}",
                 intervals([way(row["name"], row) for row in rows], "word error rate (%)"),
-                f"libri_mini: {label}",
-                f"`results/libri_mini.json`, `{key}`",
+                f"english_small: {label}",
+                f"`results/english_small_search.json`, `{key}`",
             )
 
 
@@ -245,7 +245,7 @@ IN_ORDER = (
     fine_tuning,
     costs,
     kernel_speeds,
-    libri_mini,
+    english_small,
 )
 
 
