@@ -18,6 +18,7 @@ import pathlib
 import sys
 from collections.abc import Iterable
 
+import numpy as np
 from absl import flags
 
 from conformer.command import run_command
@@ -31,9 +32,10 @@ from conformer.language.ngrams import NgramModel
 from conformer.language.perplexity import measure
 from conformer.language.prune import prune
 from conformer.language.texts import OVERLAP, Overlap, sentences, text_files
+from conformer.language.vocabulary import SPECIAL
 from conformer.system import check_writable
 from conformer.text import LEVELS, listed, strangers
-from conformer.tokenizer import Tokenizer, load_tokenizer
+from conformer.tokenizer import SoundTokenizer, Tokenizer, load_tokenizer
 
 MANIFEST = flags.DEFINE_string("manifest", None, "JSONL manifest, pack or LibriSpeech folder.", required=True)
 SPLIT = flags.DEFINE_string("split", "train", "The split of it to learn from.")
@@ -45,6 +47,7 @@ ORDER = flags.DEFINE_integer("order", 3, "Words or units of an n-gram.", lower_b
 VOCABULARY = flags.DEFINE_integer("vocabulary", None, "Words of --text to list, the most frequent; default: all.")
 MIN_COUNTS = flags.DEFINE_list("min-counts", [], "Least count of n-grams of --text, for 1, 2, ... words; default: 1.")
 PRUNE = flags.DEFINE_float("prune", 0.0, "Drop n-grams that raise perplexity by less, a part of 1; such as 1e-8.")
+PRONOUNCE = flags.DEFINE_string("pronounce", None, "Run with units of sounds, whose dictionary then lists the words.")
 OUT = flags.DEFINE_string("out", None, "File to write: .lm is compact and loads at once, else ARPA.", required=True)
 
 
@@ -57,6 +60,9 @@ def main(_) -> None:
 
 def train() -> None:
     check_writable(OUT.value)
+    speaker = load_tokenizer(PRONOUNCE.value) if PRONOUNCE.value else None
+    if speaker is not None and not isinstance(speaker, SoundTokenizer):
+        raise ValueError(f"--pronounce={PRONOUNCE.value}: its units are letters (tokenizer.kind): leave it out")
     run = Config.from_json(pathlib.Path(WORKDIR.value, "config.json")).text.normalise if WORKDIR.value else "basic"
     level = NORMALISE.value or run
     if WORKDIR.value and level != run:
@@ -91,6 +97,9 @@ def train() -> None:
         write_compact(model, OUT.value)
     else:
         write_arpa(model, OUT.value)
+    if speaker is not None:
+        speaker.dictionary.extend(model.words[id] for id in likeliest_first(model))
+        speaker.save(PRONOUNCE.value)
     counts = " + ".join(f"{stop - first:,}" for first, stop in zip(model.starts[1:], model.starts[2:], strict=False))
     print(f"{OUT.value}: order {model.order}, {counts} n-grams")
     if dev:
@@ -104,6 +113,11 @@ def mixed(models: list[NgramModel], dev: list[str]) -> NgramModel:
     weights = best_weights(models, dev) if dev else [1 / len(models)] * len(models)
     print(f"weights: transcripts {weights[0]:.3f}, texts {weights[1]:.3f}")
     return mix(models, weights)
+
+
+def likeliest_first(model: NgramModel) -> list[int]:
+    """The numbers of a model's words, without those of marks."""
+    return np.argsort(-model.log_probs(1 + len(SPECIAL) + np.arange(len(model.words))), kind="stable").tolist()
 
 
 def whole_numbers(values: list[str]) -> tuple[int, ...]:

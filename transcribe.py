@@ -1,6 +1,6 @@
 """Transcribes audio as a stream, showing the text as it grows.
 
-  python transcribe.py recording.wav                 (the nine words of models/words_micro)
+  python transcribe.py recording.wav                 (read English, by models/english_small)
   python transcribe.py --workdir=runs/demo recording.wav another.flac
   python transcribe.py --artefact=exported/onnx_int8.onnx recording.wav      (without JAX)
   python transcribe.py --workdir=runs/demo --output=srt --out-dir=subtitles *.wav
@@ -40,7 +40,7 @@ from conformer.streaming.outputs import Writer, output_paths
 from conformer.streaming.sources import BLOCK_SECONDS, pace, read_pcm, record_microphone
 from conformer.tokenizer import Tokenizer
 
-RELEASED = pathlib.Path(__file__).parent / "models" / "words_micro"
+RELEASED = pathlib.Path(__file__).parent / "models" / "english_small"
 ARTEFACT = flags.DEFINE_string("artefact", None, "File that export.py wrote, or its card, to run instead of a workdir.")
 WORKDIR = flags.DEFINE_string("workdir", str(RELEASED), "Folder of a training run; default: the model that is shipped.")
 OUTPUTS = ["txt", "words", "json", "srt", "vtt"]

@@ -6,8 +6,9 @@
   python train.py --config=configs/english_small.py --workdir=runs/english_small
 
 Four trainings, each of which begins with the one before. `letters` has two views of each utterance, which must agree
-(`train.consistency_weight`): one sees the whole utterance, the other its chunks alone. Speeds from 0.9 to 1.1, more time
-masks, no synthetic speech. The last keeps the encoder and learns sounds in place of letters (`tokenizer.kind=sounds`).
+(`train.consistency_weight`): one sees the whole utterance, the other its chunks alone. It has speeds from 0.9 to 1.1,
+more time masks, and no synthetic speech. The last keeps the encoder and learns sounds in place of letters
+(`tokenizer.kind=sounds`).
 
 Expected: RESULT
 """

@@ -2,8 +2,9 @@
 
 python train.py --config=configs/libri_mini.py --workdir=runs/libri_mini
 
-The first of the four trainings of models/english_small (configs/english_small.py). Expected: 76 minutes on one core with
-bfloat16 products, which other work shared for most of them. On processors without those set train.compute=float32.
+The first of the four trainings of models/english_small (configs/english_small.py). Expected: 76 minutes on one core
+with bfloat16 products, which other work shared for most of them. On processors without those set
+train.compute=float32.
 
 9 % of the words of dev never occur in training: word error rates stay high, and cannot be compared with published
 figures for LibriSpeech.

@@ -56,8 +56,17 @@ class Dictionary:
             entries.append((word, sounds))
         return cls(entries)
 
+    def extend(self, words: Iterable[str]) -> None:
+        """Lists further words, the least frequent last, as espeak-ng pronounces them. Raises EspeakError."""
+        known = {word for word, _ in self._listed}
+        new = [(word, pronouncer().pronounce(word)) for word in dict.fromkeys(words) if word not in known]
+        self._listed += new
+        for word, sounds in new:
+            if word not in self._sounds:
+                self._add(word, sounds)
+
     def save(self, directory: pathlib.Path) -> None:
-        """Writes `pronunciations.tsv`: what was listed from the beginning."""
+        """Writes `pronunciations.tsv`: the words that are listed, not those that were only asked for."""
         lines = (f"{word}\t{sounds}\n" for word, sounds in self._listed)
         system.write_text(directory / PRONUNCIATIONS_FILE, "".join(lines))
 

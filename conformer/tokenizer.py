@@ -156,7 +156,7 @@ class SoundTokenizer(BpeTokenizer):
 
     def __init__(self, model: bytes, dictionary: Dictionary):
         super().__init__(model)
-        self._dictionary = dictionary
+        self.dictionary = dictionary
         self._choose: Chooser = first_of_each
 
     def choosing(self, chooser: Chooser) -> "SoundTokenizer":
@@ -167,19 +167,19 @@ class SoundTokenizer(BpeTokenizer):
 
     def spell(self, text: str) -> str:
         """A text in sounds. Raises PronunciationError for a word that cannot be pronounced."""
-        return self._dictionary.spell(text)
+        return self.dictionary.spell(text)
 
     def spellings(self, word: str) -> list[str]:
         """The pronunciations of a word; none where it is not listed and espeak-ng is not installed."""
-        return self._dictionary.sounds(word)
+        return self.dictionary.sounds(word)
 
     def write(self, words: list[str]) -> list[str]:
         """The words that sound so."""
-        return self._choose([self._dictionary.words(sounds) for sounds in words])
+        return self._choose([self.dictionary.words(sounds) for sounds in words])
 
     def save(self, directory: str | pathlib.Path) -> None:
         super().save(directory)
-        self._dictionary.save(pathlib.Path(directory))
+        self.dictionary.save(pathlib.Path(directory))
 
 
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:

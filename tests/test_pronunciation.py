@@ -53,6 +53,16 @@ def test_words_that_are_not_listed_are_pronounced_and_known_from_then_on(tokeniz
     assert tokenizer.decode(tokenizer.encode("kites")) == "kites"
 
 
+def test_a_dictionary_lists_what_it_is_told_to(tokenizer, tmp_path):
+    dictionary = Dictionary([("two", "tu")])
+    dictionary.sounds("night")
+    dictionary.extend(["two", "knight", "too", "night"])
+    dictionary.save(tmp_path)
+    lines = (tmp_path / PRONUNCIATIONS_FILE).read_text(encoding="utf-8").split("\n")
+    assert lines == ["two\ttu", "knight\tnaɪt", "too\ttu", "night\tnaɪt", ""]
+    assert dictionary.words("tu") == ["two", "too"]
+
+
 def test_saved_and_loaded(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     for twin in (load_tokenizer(tmp_path), pickle.loads(pickle.dumps(tokenizer))):

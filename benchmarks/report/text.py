@@ -15,9 +15,8 @@ section that says "not run".
   training never hears. One word is 0.29 % of the error rate. Intervals of several percent overlap: a difference of a
   few words between two rows is no evidence of one. Differences between rows that recognise the same recordings with
   the same weights are real for these recordings, and say little of others.
-- **english_small** (the pack libri_mini): read English; 6.9 hours of training, 8 speakers and 99 utterances in test. Nearly a tenth of the words
-  in dev never occur in training, so that errors stay many whatever the model; what is shown is whether one model errs
-  more than another.
+- **english_small** (the pack libri_mini): read English; 6.9 hours of training, 8 speakers and 99 utterances in test.
+  Nearly a tenth of the words in dev never occur in training.
 - Neither is LibriSpeech's test-clean, and no figure here may be set beside a published one. Every training ran once,
   with one seed: the intervals hold for the choice of utterances, not for another seed.
 - Nothing here was run on a watch, a phone or a microcontroller: their times and energies are predictions of

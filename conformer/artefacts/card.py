@@ -32,6 +32,7 @@ class Card:
     layouts: dict[str, int]  # how many results of operations have each, for Core ML
     for_sherpa: bool = False
     normalise: str = "basic"  # level of the spelling that it writes (text.normalise)
+    sounds: bool = False  # whether units are of sounds, which pronunciations.tsv turns into words
     measured: dict[str, Any] = dataclasses.field(default_factory=dict)  # by parity.py
 
     @property
@@ -75,7 +76,8 @@ def readme(cards: list[Card]) -> str:
         f"# {first.model}: speech recognition",
         "",
         f"A Conformer with {first.num_parameters:,} parameters and {first.geometry.vocab_size} units (`tokens.txt`, "
-        f"blank `<blk>`), after {first.step} training steps.",
+        f"blank `<blk>`), after {first.step} training steps."
+        + (" Its units are sounds: `pronunciations.tsv` says which words sound so." if first.sounds else ""),
         *(kinds[kind] for kind in dict.fromkeys(card.geometry.kind for card in cards)),
         "",
         "| file | numerics | size | state | working memory | WER | largest difference |",

@@ -15,6 +15,7 @@ from conformer.config import Config
 from conformer.cost import num_parameters
 from conformer.data import DataError, in_splits, load_utterances
 from conformer.decode.confidence import Confidence
+from conformer.decode.search import Search, stored
 from conformer.export.formats import Task, backend, check_request, not_for_sherpa
 from conformer.model import ConformerCTC
 from conformer.model.subsampling import lengths_of
@@ -22,6 +23,7 @@ from conformer.streaming import Framing, Stepper, windows_of
 from conformer.streaming.engine import Engine
 from conformer.streaming.whole import WholeEngine
 from conformer.streaming.windows import Window
+from conformer.tokenizer import SoundTokenizer, Tokenizer
 from conformer.training.checkpoint import load_model, save_weights
 
 CHECK_FILE, WHOLE_CHECK_FILE = "check.npz", "check_whole.npz"
@@ -55,8 +57,8 @@ def export(
     framing = geometry.framing(config.features)
     calibration = _calibration(config, framing) if numerics in FORMATS[format].calibrated else []
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(out)
-    Confidence.load(workdir).save(out)
+    _copy(workdir, tokenizer, out)
+    sounds = isinstance(tokenizer, SoundTokenizer)
     name = artefact_name(format, numerics, geometry.kind)
     path = out / f"{name}{FORMATS[format].suffix}"
     interface = backend(format).export(Task(config, model, geometry, numerics, path, calibration))
@@ -79,7 +81,8 @@ def export(
         layouts=runtime.layouts,
         check=check_difference(runtime, out),
         normalise=config.text.normalise,
-        for_sherpa=format == "onnx" and not geometry.whole and not_for_sherpa(config) is None,
+        for_sherpa=format == "onnx" and not (geometry.whole or sounds) and not_for_sherpa(config) is None,
+        sounds=sounds,
     )
     card.save(out)
     return card
@@ -96,10 +99,17 @@ def release(workdir: pathlib.Path, out: pathlib.Path) -> None:
     """Makes the folder `out` a work directory too: configuration, tokenizer and weights, without checkpoints."""
     config, model, tokenizer, step = load_model(workdir)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(out)
-    Confidence.load(workdir).save(out)
+    _copy(workdir, tokenizer, out)
     system.write_text(out / "config.json", config.to_json())
     save_weights(out, model, step)
+
+
+def _copy(workdir: pathlib.Path, tokenizer: Tokenizer, out: pathlib.Path) -> None:
+    """Puts what turns log-probabilities into words beside an artefact; the language model stays where it is."""
+    tokenizer.save(out)
+    Confidence.load(workdir).save(out)
+    if settings := stored(workdir):
+        Search(**settings).save(out)
 
 
 def check_difference(runtime: Runtime, folder: pathlib.Path) -> float:
