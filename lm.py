@@ -97,7 +97,7 @@ def train() -> None:
         write_compact(model, OUT.value)
     else:
         write_arpa(model, OUT.value)
-    if speaker is not None:
+    if PRONOUNCE.value and speaker is not None:
         speaker.dictionary.extend(model.words[id] for id in likeliest_first(model))
         speaker.save(PRONOUNCE.value)
     counts = " + ".join(f"{stop - first:,}" for first, stop in zip(model.starts[1:], model.starts[2:], strict=False))

@@ -10,7 +10,8 @@ Four trainings, each of which begins with the one before. `letters` has two view
 more time masks, and no synthetic speech. The last keeps the encoder and learns sounds in place of letters
 (`tokenizer.kind=sounds`).
 
-Expected: RESULT
+Expected: 76, 5, 115 and 96 minutes on 2 cores beside other work. WER on test 42.4 % greedy and 25.6 % with the language
+model of models/english_small; as a stream of 640 ms 45.2 and 27.9 % (results/english_small.json).
 """
 
 from configs import libri_mini
