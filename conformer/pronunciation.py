@@ -43,7 +43,9 @@ class Dictionary:
     def of(cls, texts: Iterable[str]) -> "Dictionary":
         """That of the words of texts, the most frequent first, as espeak-ng pronounces them. Raises EspeakError."""
         counts = Counter(word for text in texts for word in text.split())
-        return cls((word, pronouncer().pronounce(word)) for word, _ in counts.most_common())
+        dictionary = cls()
+        dictionary.extend(word for word, _ in counts.most_common())
+        return dictionary
 
     @classmethod
     def load(cls, directory: pathlib.Path) -> "Dictionary":
