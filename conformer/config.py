@@ -116,6 +116,7 @@ class DataConfig:
     """Where utterances come from and how they are grouped into batches."""
 
     source: str = "synthetic"  # "synthetic", a JSONL manifest, a pack, LibriSpeech or prepared folder
+    also_train: tuple[str, ...] = ()  # further manifests or folders, whose train splits are trained on too
     synthetic: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
     train_splits: tuple[str, ...] = ("train",)  # the `split`s of the rows trained on
     eval_splits: tuple[str, ...] = ("dev",)  # and of those evaluated during training

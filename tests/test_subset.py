@@ -1,12 +1,13 @@
-"""A part of a corpus: words that are named, minutes that are trained on."""
+"""A part of a corpus: words that are named, minutes that are trained on; and sources that join it."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from conformer.config import Config, ConfigError, DataConfig
-from conformer.data import Pcm, Utterance, load_split, load_utterances
+from conformer.data import DataError, Pcm, Utterance, load_split, load_utterances
 from conformer.data.subset import subset
 
 SILENCE = Pcm(np.zeros(100, np.int16), 100)
@@ -47,14 +48,45 @@ def test_unknown_durations_are_kept_for_the_loader_to_report():
     assert len(subset(DataConfig(train_minutes=1.0), corpus(3, float("nan")))) == 3
 
 
-def test_a_run_and_its_evaluation_see_the_part_and_a_manifest_is_seen_whole(tmp_path):
-    rows = [{"audio": f"{u.id}.wav", "text": u.text, "duration": u.duration, "split": u.split} for u in corpus()]
-    path = tmp_path / "manifest.jsonl"
+def write(path, utterances) -> str:
+    rows = [{"audio": f"{u.id}.wav", "text": u.text, "duration": u.duration, "split": u.split} for u in utterances]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = Config(data=DataConfig(source=str(path), words=("two",), train_minutes=1.0))
+    return str(path)
+
+
+def renamed(utterances, prefix: str):
+    return [dataclasses.replace(u, id=f"{prefix}-{u.id}") for u in utterances]
+
+
+def test_the_train_splits_of_further_sources_join(tmp_path):
+    sources = [write(tmp_path / f"{name}.jsonl", renamed(corpus(), name)) for name in "abc"]
+    config = Config(data=DataConfig(source=sources[0], also_train=tuple(sources[1:])))
+    joined = load_utterances(config)
+    for split, prefixes in (("train", {"a", "b", "c"}), ("dev", {"a"})):
+        assert {u.id.split("-")[0] for u in joined if u.split == split} == prefixes
+    assert len(joined) == len(corpus()) + 2 * sum(u.split == "train" for u in corpus())
+    assert {u.id[0] for u in load_split(config, None, "train")} == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("also", "message"),
+    [
+        (corpus(), r"has an utterance '.*', as another source has: rename one"),
+        (renamed([u for u in corpus() if u.split == "dev"], "b"), r"has no utterance in data\.train_splits"),
+    ],
+)
+def test_a_further_source_that_adds_nothing_or_the_same_is_refused(tmp_path, also, message):
+    source, other = write(tmp_path / "a.jsonl", corpus()), write(tmp_path / "b.jsonl", also)
+    with pytest.raises(DataError, match=message):
+        load_utterances(Config(data=DataConfig(source=source, also_train=(other,))))
+
+
+def test_a_run_and_its_evaluation_see_the_part_and_a_manifest_is_seen_whole(tmp_path):
+    path = write(tmp_path / "manifest.jsonl", corpus())
+    config = Config(data=DataConfig(source=path, words=("two",), train_minutes=1.0))
     assert ids(list(load_utterances(config))) == ids(subset(config.data, corpus()))
     assert len(load_split(config, None, "dev")) == 10
-    assert len(load_split(config, str(path), "dev")) == 20
+    assert len(load_split(config, path, "dev")) == 20
 
 
 def test_negative_minutes_are_refused():

@@ -73,15 +73,18 @@ ALL_ROWS = Share()
 
 
 def load_utterances(config: Config, say: Callable[[str], object] = lambda line: None) -> Utterances:
-    """All splits of `config.data.source`, or their `subset`; those of a prepared corpus are read one by one.
+    """All splits of `config.data.source` and the train splits of `data.also_train`, or their `subset`.
 
-    `say` is given a line about splits that were drawn. Raises DataError.
+    Those of a prepared corpus are read one by one. `say` is given a line about splits that were drawn. Raises
+    DataError.
     """
     data = config.data
     if data.source == "synthetic":
         utterances = synthesise(data.synthetic, config.features.sample_rate)
     else:
         utterances = _load(pathlib.Path(data.source), config.text.normalise, say)
+    if data.also_train:
+        utterances = _joined(config, utterances, say)
     if not (data.words or data.train_minutes):
         return utterances
     if isinstance(utterances, Corpus):
@@ -90,6 +93,24 @@ def load_utterances(config: Config, say: Callable[[str], object] = lambda line: 
             "or point data.source at the manifest"
         )
     return subset(data, utterances)
+
+
+def _joined(config: Config, utterances: Utterances, say: Callable[[str], object]) -> list[Utterance]:
+    """Utterances, and those of the train splits of `data.also_train`."""
+    data = config.data
+    if isinstance(utterances, Corpus):
+        raise DataError(f"{data.source} is prepared, and data.also_train joins manifests: prepare one of all, or none")
+    joined = list(utterances)
+    ids = {utterance.id for utterance in joined}
+    for source in data.also_train:
+        more = in_splits(load_manifest(source, config.text.normalise, say), data.train_splits)
+        if not more:
+            raise DataError(f"data.also_train: {source} has no utterance in data.train_splits={data.train_splits}")
+        if twice := next((utterance.id for utterance in more if utterance.id in ids), None):
+            raise DataError(f"data.also_train: {source} has an utterance {twice!r}, as another source has: rename one")
+        ids.update(utterance.id for utterance in more)
+        joined += more
+    return joined
 
 
 def _load(path: pathlib.Path, level: str, say: Callable[[str], object]) -> Utterances:
@@ -115,11 +136,12 @@ def texts_of(utterances: Utterances) -> list[str]:
 def load_split(
     config: Config, manifest: str | None, split: str, say: Callable[[str], object] = print
 ) -> list[Utterance]:
-    """The utterances of one split, or of "all", of a manifest or folder, or of the run's own data.
+    """The utterances of one split, or of "all", of a manifest or folder, or of the run's own `data.source`.
 
     `say` is given a line about splits that were drawn. Raises DataError, which names the splits there are, where there
     is none of it.
     """
+    config = config.replace({"data.also_train": ()})
     if manifest is not None:
         config = config.replace({"data.source": manifest, "data.words": (), "data.train_minutes": 0.0})
     utterances = load_utterances(config, say if split != "all" else lambda line: None)

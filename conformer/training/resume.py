@@ -16,6 +16,7 @@ DATA_FILE = "data.json"
 # Keys that change nothing of what a run learns: they may change when it resumes.
 FREE = {
     "data.source",  # moved; that it holds the same utterances is checked by itself
+    "data.also_train",
     "data.eval_splits",
     "data.num_workers",
     "data.max_dropped_share",
