@@ -65,8 +65,8 @@ demo: $(STAMP) ## train on synthetic speech, score unseen voices, transcribe in 
 test: $(STAMP) ## run the tests, less those that are slow
 	@$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow"
 
-test-all: test ## run them, then those of killed processes and long compilations
-	@$(BIN)/python -m pytest -n 2 --dist=loadfile -m slow
+test-all: $(STAMP) ## run them all, those of killed processes and long compilations too
+	@$(BIN)/python -m pytest -n 2 --dist=loadfile
 
 fuzz: $(STAMP) ## read 10,000 damaged files: each is read right, or refused with one clear error
 	@$(BIN)/python -m tests.fuzz

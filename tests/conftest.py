@@ -19,6 +19,15 @@ hypothesis.settings.load_profile("untimed")
 install_import_hook(["conformer", "kernels"], "beartype.beartype")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """`slow_but("a", "b")`: all cases of a test are slow but those whose ids are "a" and "b"."""
+    for item in items:
+        marker = item.get_closest_marker("slow_but")
+        if marker and item.callspec.id not in marker.args:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish():
     """Traces make many objects: else the collector would go through all that was imported again and again."""
     gc.collect()

@@ -112,6 +112,7 @@ def test_files_that_cannot_be_read_cost_one_line_each_and_the_others_are_transcr
     assert {texts[name] for name in ("mono", "stereo", "stdin")} == {records[0]["text"]}
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_model_is_named_by_every_command_that_needs_one(workdir, audio, tmp_path):
     """Started together: the wait is for imports."""
     untrained, other = tmp_path / "untrained", tmp_path / "other"

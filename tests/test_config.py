@@ -5,6 +5,8 @@ import json
 import pathlib
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -123,7 +125,10 @@ def test_every_config_names_its_command():
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_config_takes_one_update(path):
-    """With as few layers as it can have and short audio; what a config decides otherwise stays as it is."""
+    """With as few layers as it can have and short audio; what a config decides otherwise stays as it is.
+
+    All are traced, which finds what does not fit together; those that no other resembles are run.
+    """
     config = load_module(path).get_config()
     layers = 2 if config.train.intermediate_weight else 1
     config = config.replace({"model.num_layers": layers, "model.vocab_size": config.tokenizer.vocab_size + 1})
@@ -134,8 +139,11 @@ def test_every_config_takes_one_update(path):
     bins = config.features.num_mel_bins
     graphdef, state = initial_state(config, np.full(bins, 8.0), np.ones(bins))
     arguments = state, batch, np.int32(max(config.train.chunk_sizes)), np.int32(-1)
-    step = make_train_step(config, graphdef).lower(*arguments)
-    state, metrics = step.compile(compiler_options={"xla_backend_optimization_level": 0})(*arguments)
+    step = make_train_step(config, graphdef)
+    if path.stem not in ("demo", "english_small", "librispeech", "paper"):
+        assert jax.tree.map(jnp.shape, jax.eval_shape(step, *arguments)[0]) == jax.tree.map(jnp.shape, state)
+        return
+    state, metrics = step(*arguments)
     assert np.isfinite(metrics["loss"]) and metrics["loss"] > 0
     assert state.step == 1 and state.skipped == 0 and metrics["gradient_norm"] > 0
 

@@ -73,6 +73,7 @@ def lower(name, workload, execution="sequence"):
     return jax.jit(step).lower(state, cache, features, lengths)
 
 
+@pytest.mark.slow_but("configs.words", "librispeech:small")
 @every_config
 def test_operations_are_within_a_twentieth_of_what_xla_counts(name):
     """Chunks of streams in turn with whole utterances, and one layout in turn with the other."""
@@ -168,6 +169,7 @@ def test_front_ends_cost_the_shares_of_the_paper():
     assert rest["small"] == rest["vanilla"]
 
 
+@pytest.mark.slow_but("configs.words-4.0")
 @pytest.mark.parametrize("name, seconds", [("configs.words", 4.0), ("librispeech:small", 8.0)])
 def test_a_gradient_works_and_holds_what_xla_says(name, seconds):
     """Operations within a twentieth; what is kept for the backward pass within a half, since XLA fuses and reuses."""

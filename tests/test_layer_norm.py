@@ -80,6 +80,7 @@ def test_theorem_1_the_sum_of_every_row_is_within_the_bounds(
     assert not optimal or upper == pytest.approx(limit)
 
 
+@pytest.mark.slow_but("512-2.0", "2-3.0", "8-1.5")
 @pytest.mark.parametrize("p", [1.5, 2.0, 3.0])
 @pytest.mark.parametrize("width", [2, 8, 512])
 def test_theorem_1_rows_that_reach_the_bounds(width, p):

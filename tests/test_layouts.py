@@ -61,6 +61,7 @@ def forward(model, *chunkings):
     return np.stack(results)
 
 
+@pytest.mark.slow_but("vanilla-6-layer_norm", "depthwise_separable-8-layer_norm", "stacked-4-batch_norm")
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("subsampling, factor", FRONT_ENDS)
 def test_both_layouts_agree_on_whole_utterances(subsampling, factor, norm):
@@ -90,6 +91,7 @@ def test_both_layouts_agree_on_streams(chunk_size, num_left_chunks):
         np.testing.assert_allclose(found[valid], expected[valid], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow_but("depthwise_separable-layer_norm", "vanilla-batch_norm")
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("subsampling", KINDS)
 def test_the_exporters_layout_is_the_encoder_from_the_first_chunk_to_a_partial_last_one(subsampling, norm):
@@ -166,6 +168,7 @@ def positions_of(geometry, seen):
     return np.asarray(sinusoids(frames, geometry.encoder_dim))
 
 
+@pytest.mark.slow_but("fastconformer")
 @pytest.mark.parametrize("name", PUBLIC)
 def test_both_layouts_agree_on_public_architectures(name):
     _, model = make_model(causal_conv=name != "conformer", **PUBLIC[name])
@@ -173,6 +176,7 @@ def test_both_layouts_agree_on_public_architectures(name):
     np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow_but("conformer")
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_exporters_layout_has_public_architectures(name):
     model, geometry, chunks = public_stream(name)
@@ -251,6 +255,7 @@ def test_a_kind_that_a_layout_does_not_know_is_named_with_it(layout):
         layout.norm(nnx.RMSNorm(4, rngs=nnx.Rngs(0)), jnp.zeros((2, 4)))
 
 
+@pytest.mark.slow_but("int8")
 @pytest.mark.parametrize("name", ["bfloat16", "int8", "fp8_e4m3"])
 def test_policies_run_in_both_layouts(name):
     """They replace linear maps in either. Narrow formats round other sums in each layout."""
@@ -338,6 +343,7 @@ def test_the_exported_graph_gathers_nothing_and_moves_as_much_in_every_block():
 # ------------------------------------------------------------------ stabilised
 
 
+@pytest.mark.slow
 def test_the_stabilised_layout_holds_where_every_operation_is_rounded_to_float16():
     """Norm and softmax, as a graph has them, on the emulated device: rows of eight decades, scores of either sign."""
     half, width = Arithmetic(FLOAT16), 144

@@ -70,6 +70,7 @@ def test_output_lengths_count_the_whole_receptive_fields(front_end, length):
     assert frames == lengths.output_lengths(np.array([length]))[0] == lengths.output_lengths(jnp.array([length]))[0]
 
 
+@pytest.mark.slow_but("vanilla-4", "depthwise_separable-8", "stacked-6")
 @front_ends
 @settings(max_examples=8)
 @given(samples=st.lists(st.integers(1, PADDED), min_size=3, max_size=3))
@@ -101,6 +102,7 @@ def test_a_model_without_a_vocabulary_is_refused():
 # ---------------------------------------------------- padding and batch mates
 
 
+@pytest.mark.slow_but("depthwise_separable-8-False")
 @pytest.mark.parametrize(
     "subsampling, factor, causal_conv",
     [("vanilla", 6, False), ("depthwise_separable", 8, False), ("stacked", 4, True)],
@@ -127,6 +129,7 @@ def test_neither_padding_nor_batch_mates_matter(subsampling, factor, causal_conv
 CHUNK_SIZES = (4, 8, 16, 32)
 
 
+@pytest.mark.slow_but("vanilla-4", "depthwise_separable-8", "stacked-6")
 @front_ends
 def test_windows_that_overlap_give_the_front_end_of_the_whole(subsampling, factor):
     """With every chunk size: what reaches the blocks is the same."""
@@ -141,6 +144,7 @@ def test_windows_that_overlap_give_the_front_end_of_the_whole(subsampling, facto
             np.testing.assert_allclose(chunk, whole[start : start + chunk_size], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow_but("0", "5", "10", "15")
 @pytest.mark.parametrize("case", range(16))
 def test_chunks_equal_the_masked_full_pass(case):
     """Every chunk size with left contexts of 0, 2, 4 and all chunks, on the front ends in turn.
@@ -218,6 +222,7 @@ class RecordingDecoder(GreedyDecoder):
         return super().step(log_probs)
 
 
+@pytest.mark.slow_but("6")
 @pytest.mark.parametrize("factor", [4, 6])
 def test_a_stream_gives_the_offline_result_however_it_is_cut(factor):
     config, model = make_model(factor=factor, causal_conv=True)

@@ -169,6 +169,7 @@ def test_batch_norm_normalises_the_frames_inside_and_streams_by_what_it_remember
     np.testing.assert_allclose(valid.var(0), 1, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_an_intermediate_loss_is_mixed_in():
     """The loss is linear in the weight, and its other end is the loss of the first of two blocks through the head."""
     batch, config = batch_of_noise(), tiny(num_layers=2, dropout=0.0).replace({"train.intermediate_weight": 0.25})
