@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import onnx  # pyright: ignore[reportMissingImports]
 from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
-from onnx import TensorProto, helper  # pyright: ignore[reportMissingImports]
+from onnx import TensorProto, helper, numpy_helper  # pyright: ignore[reportMissingImports]
+from onnx.reference import ReferenceEvaluator  # pyright: ignore[reportMissingImports]
 from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
 from onnxruntime.transformers.float16 import convert_float_to_float16  # pyright: ignore[reportMissingImports]
 from onnxruntime.transformers.onnx_model import OnnxModel  # pyright: ignore[reportMissingImports]
@@ -41,6 +42,7 @@ def export(task: Task) -> Interface:
     geometry, numerics, path = task.geometry, task.numerics, task.path
     layout = LAYOUTS.get(numerics, LAYOUT)
     graph = (_convert_whole if geometry.whole else _convert)(task.model, geometry, layout)
+    _fold_constants(graph)
     _write_products_plainly(graph)
     if not geometry.whole:
         _add_interface(graph, geometry)
@@ -111,6 +113,28 @@ def _convert_whole(model: ConformerCTC, geometry: Geometry, layout: Constant) ->
     )
 
 
+def _fold_constants(model: onnx.ModelProto) -> None:
+    """Computes what depends on constants alone: a runtime would do it at each start, or in each step."""
+    graph, kept = model.graph, []
+    constants = {constant.name: numpy_helper.to_array(constant) for constant in graph.initializer}
+    for node in graph.node:
+        if set(node.input) <= constants.keys():
+            results = ReferenceEvaluator(node, opsets={"": OPSET}).run(
+                None, {name: constants[name] for name in node.input}
+            )
+            constants.update(zip(node.output, results, strict=True))
+        else:
+            kept.append(node)
+    used = {name for node in kept for name in node.input}
+    for field, values in {
+        "node": kept,
+        "initializer": [numpy_helper.from_array(constants[name], name) for name in constants if name in used],
+        "value_info": [value for value in graph.value_info if value.name not in constants],
+    }.items():
+        graph.ClearField(field)
+        getattr(graph, field).extend(values)
+
+
 def _write_products_plainly(model: onnx.ModelProto) -> None:
     """Makes a MatMul of every Gemm without a bias, and of an Einsum that is one: the quantiser takes no other.
 
@@ -122,10 +146,6 @@ def _write_products_plainly(model: onnx.ModelProto) -> None:
         if no_bias or (node.op_type == "Einsum" and attributes["equation"] == b"abcd,de->abce"):
             node.op_type = "MatMul"
             del node.input[2:], node.attribute[:]
-    used = {name for node in model.graph.node for name in node.input}
-    kept = [constant for constant in model.graph.initializer if constant.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
 
 
 def _products_of_heads(model: onnx.ModelProto) -> list[str]:
