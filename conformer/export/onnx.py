@@ -119,9 +119,8 @@ def _fold_constants(model: onnx.ModelProto) -> None:
     constants = {constant.name: numpy_helper.to_array(constant) for constant in graph.initializer}
     for node in graph.node:
         if set(node.input) <= constants.keys():
-            results = ReferenceEvaluator(node, opsets={"": OPSET}).run(
-                None, {name: constants[name] for name in node.input}
-            )
+            evaluator: Any = ReferenceEvaluator(node, opsets={"": OPSET})
+            results = evaluator.run(None, {name: constants[name] for name in node.input})
             constants.update(zip(node.output, results, strict=True))
         else:
             kept.append(node)
