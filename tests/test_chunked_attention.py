@@ -164,6 +164,7 @@ def test_a_stream_attends_to_its_past_and_no_two_accesses_race(implementation):
         assert not races.races_found
 
 
+@pytest.mark.slow_but("shape0-banded", "shape1-looped")
 @pytest.mark.parametrize("variant", [xla.banded, xla.looped])
 @pytest.mark.parametrize(
     "shape",

@@ -108,6 +108,7 @@ def test_memory_is_what_xla_allocates(execution):
     assert 0.5 * peak < memory.temp_size_in_bytes < 2 * peak
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.integers(1, 64), st.integers(0, 8), st.integers(1, 8), st.sampled_from(["watch", "phone", "h200"]))
 def test_batches_and_weights_cost_what_they_must(chunk_size, left, batch_size, device):

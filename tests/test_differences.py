@@ -30,6 +30,7 @@ def imported(golden, tmp_path_factory):
     return config, model
 
 
+@pytest.mark.slow
 def test_extents_grow_with_the_stream_in_norms_alone(imported):
     config, model = imported
     features = inputs(config, model)

@@ -174,6 +174,7 @@ def test_sum_is_the_documented_order(format, count, block, seed, scale):
     assert_same(jax.jit(functools.partial(arithmetic.sum, axis=-2, keepdims=True))(x), expected[None])
 
 
+@pytest.mark.slow
 @few
 @given(
     st.sampled_from([FLOAT16, FLOAT8_E5M2]),
@@ -195,6 +196,7 @@ def test_matmul_is_the_documented_order(format, shape, block, seed):
     assert_same(jax.jit(arithmetic.matmul)(batch, b), np.stack([expected, -expected]))
 
 
+@pytest.mark.slow
 def test_matmul_in_tiles_is_the_same(monkeypatch):
     a, b = (FLOAT16.round(jax.random.normal(jax.random.key(k), shape)) for k, shape in ((0, (5, 3)), (1, (3, 5))))
     whole = Arithmetic(FLOAT16).matmul(a, b)

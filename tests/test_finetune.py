@@ -162,6 +162,7 @@ def batch_of_noise() -> Batch:
     return Batch(audio, np.full(2, 6_000, np.int32), labels, np.array([3, 2], np.int32), np.ones(2, np.float32))
 
 
+@pytest.mark.slow
 def test_training_moves_adapters_and_head_alone(adapted):
     """The kernels of the average move by no more than a product of the rank, all else of it not by a bit."""
     config, before, after, _ = adapted

@@ -137,6 +137,7 @@ def test_theorem_3_no_safe_scale_of_the_same_statistics_is_smaller(pairs, zeros,
     assert total(GEOMETRIC, c, 16384.0, p) == pytest.approx(16384.0)
 
 
+@pytest.mark.slow_but("format2-16")
 @pytest.mark.parametrize("format, block", [(FLOAT16, None), (FLOAT16, 1), (BFLOAT16, 16)])
 @few
 @given(st.integers(0, 2**31))
@@ -152,6 +153,7 @@ def test_theorem_4_a_sum_errs_by_its_depth(format, block, seed):
 # --------------------------------------------------------- emulated arithmetic
 
 
+@pytest.mark.slow_but("144-gradual", "511-flush")
 @pytest.mark.parametrize("format", [FLOAT16, FLUSHING], ids=["gradual", "flush"])
 @pytest.mark.parametrize("width", [144, 511])
 def test_every_distribution_at_every_amplitude_is_within_5e_4(width, format):
@@ -241,6 +243,7 @@ def test_scale_and_bias_are_rounded_operations():
     np.testing.assert_array_equal(function(x, scales, bias), expected)
 
 
+@pytest.mark.slow_but("geometric")
 @pytest.mark.parametrize("norm", [GEOMETRIC, OPTIMAL_MAD, OPTIMAL_MAX], ids=["geometric", "mad", "max"])
 def test_rms_norm_agrees_with_its_definition(norm):
     shapes = [distributions(144, 16)[name] for name in ("Gaussian", "one-hot", "log-normal")]

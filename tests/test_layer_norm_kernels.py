@@ -158,6 +158,7 @@ def loss(implementation, norm, x, residual, scale, bias):
     return sum(jnp.sum(a.astype(jnp.float32) * normal(i, *a.shape)) for i, a in enumerate(outputs))
 
 
+@pytest.mark.slow_but("none-mosaic_gpu", "geometric-mosaic_tpu")
 @kernels
 @pytest.mark.parametrize("norm, format", [(NONE, "float32"), (GEOMETRIC, "bfloat16")], ids=["none", "geometric"])
 def test_gradients_are_those_of_the_reference(implementation, norm, format):
@@ -200,6 +201,7 @@ def test_no_thread_of_the_gpu_kernel_races_with_another():
 # -------------------------------------------------------------------- lowering
 
 
+@pytest.mark.slow_but("1024-bfloat16-mosaic_gpu", "144-float32-mosaic_tpu", "144-float8_e4m3fn-mosaic_gpu")
 @kernels
 @pytest.mark.parametrize("format", STORED)
 @pytest.mark.parametrize("width", [144, 1024])

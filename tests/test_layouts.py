@@ -110,6 +110,7 @@ def test_the_exporters_layout_is_the_encoder_from_the_first_chunk_to_a_partial_l
         np.testing.assert_allclose(log_probs[:num_frames], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow_but("vanilla-layer_norm", "depthwise_separable-batch_norm")
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("subsampling", KINDS)
 def test_core_mls_layout_is_the_encoder_within_float16(subsampling, norm):
@@ -195,6 +196,7 @@ def test_the_exporters_layout_has_public_architectures(name):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.slow_but("fastconformer")
 @pytest.mark.parametrize("name", PUBLIC)
 def test_core_mls_layout_has_public_architectures(name):
     pytest.importorskip("coremltools")
@@ -283,6 +285,7 @@ def test_norms_and_softmax_of_the_emulated_device_work_on_channels():
     np.testing.assert_array_equal(jnp.moveaxis(softmax(x, mask, axis=1), 1, -1), expected)
 
 
+@pytest.mark.slow
 def test_it_trains_to_the_same_gradients():
     _, model = make_model(causal_conv=True, num_layers=1)
     gradients = []

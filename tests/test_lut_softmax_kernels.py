@@ -95,6 +95,7 @@ def test_the_mask_is_broadcast(implementation):
         np.testing.assert_allclose(got, defined(scores, mask), atol=1e-6)
 
 
+@pytest.mark.slow_but("float32-mosaic_tpu", "bfloat16-mosaic_gpu")
 @kernels
 @pytest.mark.parametrize("format", ["float32", "bfloat16"])
 def test_gradients_are_those_of_the_reference_and_zero_where_masked(implementation, format):
@@ -129,6 +130,7 @@ def test_it_can_be_mapped(implementation):
     np.testing.assert_allclose(mapped[:, 0], defined(scores, mask), atol=1e-6)
 
 
+@pytest.mark.slow_but("80-float16-mosaic_gpu", "375-float32-mosaic_tpu")
 @kernels
 @pytest.mark.parametrize("format", COMPUTED)
 @pytest.mark.parametrize("keys", [80, 375])
