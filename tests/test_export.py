@@ -124,6 +124,7 @@ def test_onnx_files_are_valid_as_saved_and_load_in_old_readers(exported, numeric
     assert {(entry.domain, entry.version) for entry in graph.opset_import} <= {("", 18), ("com.microsoft", 1)}
     constants = {constant.name for constant in graph.graph.initializer}
     assert not [node.name for node in graph.graph.node if set(node.input) <= constants]
+    assert constants <= {name for node in graph.graph.node for name in node.input}
 
 
 def test_narrow_artefacts_are_smaller_and_micro_ones_declare_arena_and_integers(exported):

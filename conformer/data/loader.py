@@ -99,7 +99,9 @@ def _joined(config: Config, utterances: Utterances, say: Callable[[str], object]
     """Utterances, and those of the train splits of `data.also_train`."""
     data = config.data
     if isinstance(utterances, Corpus):
-        raise DataError(f"{data.source} is prepared, and data.also_train joins manifests: prepare one of all, or none")
+        raise DataError(
+            f"{data.source} is prepared, and data.also_train joins manifests: leave it out, or use the manifest"
+        )
     joined = list(utterances)
     ids = {utterance.id for utterance in joined}
     for source in data.also_train:

@@ -42,8 +42,8 @@ def export(task: Task) -> Interface:
     geometry, numerics, path = task.geometry, task.numerics, task.path
     layout = LAYOUTS.get(numerics, LAYOUT)
     graph = (_convert_whole if geometry.whole else _convert)(task.model, geometry, layout)
-    _fold_constants(graph)
     _write_products_plainly(graph)
+    _fold_constants(graph)
     if not geometry.whole:
         _add_interface(graph, geometry)
         if not_for_sherpa(task.config) is None:
@@ -114,7 +114,10 @@ def _convert_whole(model: ConformerCTC, geometry: Geometry, layout: Constant) ->
 
 
 def _fold_constants(model: onnx.ModelProto) -> None:
-    """Computes what depends on constants alone: a runtime would do it at each start, or in each step."""
+    """Computes what depends on constants alone, and drops constants that nothing uses.
+
+    A runtime would compute it at each start, or in each step.
+    """
     graph, kept = model.graph, []
     constants = {constant.name: numpy_helper.to_array(constant) for constant in graph.initializer}
     for node in graph.node:
