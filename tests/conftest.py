@@ -1,4 +1,4 @@
-"""Shared fixtures; shapes in signatures are enforced while the tests run (jaxtyping + beartype)."""
+"""Shared fixtures. Shapes in signatures are enforced (jaxtyping, beartype), unless CHECK_SHAPES=0."""
 
 import gc
 import os
@@ -16,7 +16,8 @@ from jaxtyping import install_import_hook
 # No example has a deadline: beside other work any of them may be slow.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
-install_import_hook(["conformer", "kernels"], "beartype.beartype")
+if os.environ.get("CHECK_SHAPES", "1") != "0":  # a tenth of the time of tests that trace much
+    install_import_hook(["conformer", "kernels"], "beartype.beartype")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -150,6 +150,12 @@ def test_features_are_those_of_the_reference(load, name):
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.slow_but(
+    "wenet_u2pp_conformer-sequence",
+    "hf_parakeet_ctc-channels_first",
+    "nemo_conformer_ctc/model.nemo-channels_first",
+    "nemo_fastconformer_streaming/model.nemo-sequence",
+)
 def test_the_encoder_and_the_head_are_those_of_the_reference(load, name, execution):
     """From its features, for every chunk mask that it computed."""
     _, model, _, golden = load(name)
@@ -184,6 +190,7 @@ def test_streams_are_the_masked_whole(load, name, chunk_size, num_left_chunks):
 
 
 @pytest.mark.parametrize("name, chunk_size, num_left_chunks", STREAMING)
+@pytest.mark.slow_but("wenet_u2pp_conformer-4-2", "nemo_fastconformer_streaming/model.nemo-2-4")
 def test_streams_are_those_of_the_reference(load, name, chunk_size, num_left_chunks):
     """Each frame that the reference's own streaming gave, with what NeMo's counts differently told to ours.
 

@@ -140,7 +140,7 @@ def test_the_gradients_of_the_definition_are_numerical_with_rows_that_see_nothin
 # ------------------------------------------------------------ every implementation
 
 
-@pytest.mark.slow_but("xla-float32", "mosaic_gpu-float16", "mosaic_tpu-bfloat16")
+@pytest.mark.slow_but("xla-float32", "mosaic_gpu-float16")
 @pytest.mark.parametrize("implementation, format", FORMATS)
 def test_output_and_gradients_are_the_references_in_every_format(implementation, format):
     """Odd sizes; chunks, where the last queries of an utterance see nothing, or full context and a bias as far."""
@@ -151,7 +151,7 @@ def test_output_and_gradients_are_the_references_in_every_format(implementation,
         assert_agrees(implementation, Shape(2, frames, frames, 1, 12, 20, 16, 2), format, chunks=(16, 2))
 
 
-@pytest.mark.slow_but("xla", "mosaic_tpu")
+@pytest.mark.slow_but("mosaic_tpu")
 @every
 def test_a_stream_attends_to_its_past_and_no_two_accesses_race(implementation):
     from jax._src.pallas.mosaic.interpret import interpret_pallas_call as tpu  # no public way to what was found
@@ -205,7 +205,7 @@ TABLES = {
 }
 
 
-@pytest.mark.slow_but("exponent-mosaic_tpu", "nearest-mosaic_gpu")
+@pytest.mark.slow_but("nearest-mosaic_gpu")
 @kernels
 @pytest.mark.parametrize("tables", TABLES)
 def test_with_tables_it_is_the_definition_with_the_same_tables_within_the_bound(implementation, tables):
@@ -227,7 +227,7 @@ def test_with_tables_it_is_the_definition_with_the_same_tables_within_the_bound(
     assert (got[0, 3] == 0).all() and np.isfinite(got).all()
 
 
-@pytest.mark.slow_but("mosaic_gpu")
+@pytest.mark.slow
 @kernels
 def test_what_no_query_sees_is_exactly_zero_with_tables(implementation):
     query, key, value, bias, start, end = Shape(1, 40, 150, 1, 4, 3, 0, -1).arguments(
@@ -264,6 +264,7 @@ def any_rows(implementation):
     starts=st.lists(st.integers(-40, 170), min_size=70, max_size=70),
     lengths=st.lists(st.sampled_from([0, 1, 7, 60, 130]), min_size=70, max_size=70),
 )
+@pytest.mark.slow_but("xla", "mosaic_gpu")
 def test_any_rows_and_what_none_of_them_sees_does_not_matter(implementation, starts, lengths):
     """Rows that reach past the keys on either side as well."""
     start = jnp.asarray(starts, jnp.int32)[None]
@@ -277,7 +278,7 @@ def test_any_rows_and_what_none_of_them_sees_does_not_matter(implementation, sta
     assert (result[0, np.asarray(start >= end)[0]] == 0).all()
 
 
-@pytest.mark.slow_but("xla", "mosaic_gpu")
+@pytest.mark.slow_but("xla")
 @every
 def test_rows_may_be_traced_and_an_axis_mapped(implementation):
     """Two values of one compiled function; under vmap, with a gradient of the shared bias for each element."""

@@ -45,7 +45,7 @@ def test_the_first_view_is_whole_and_the_second_in_chunks():
         np.testing.assert_array_equal(rows, jnp.concatenate([first[:2], second[2:]]))
 
 
-@pytest.mark.slow_but("chunk1")
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [(np.int32(0), np.int32(-1)), (np.int32(2), np.int32(0))])
 def test_views_that_see_the_same_agree(chunk):
     """Without masks and dropout, two whole views are one; in chunks the second view differs, and the loss with it."""

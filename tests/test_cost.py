@@ -239,7 +239,9 @@ def test_the_command_compares_and_draws(tmp_path):
         (("--device=h200", "--training=8,0"), "--training=8,0 must be numbers of devices, such as 8,64,256"),
         (("--compare=nothing.py",), "nothing.py does not exist: name a file such as configs/demo.py"),
     ],
+    ids=["formats", "device", "numbers", "file"],
 )
+@pytest.mark.slow_but("device")
 def test_what_cannot_be_told_is_one_line(flags, message):
     out = run_command("--config=configs/words.py", *flags)
     assert out.returncode == 1 and out.stderr.count("\n") == 1 and message in out.stderr

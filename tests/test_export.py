@@ -92,7 +92,7 @@ NARROW = [
 ]
 
 
-@pytest.mark.slow_but("onnx-float32", "litert-int8", "onnx-float16-stable", "tflite-micro-int8")
+@pytest.mark.slow_but("onnx-float32", "litert-int8", "tflite-micro-int8")
 @pytest.mark.parametrize("format, numerics", FLOAT32 + NARROW)
 def test_every_artefact_computes_what_jax_does_over_chained_chunks(exported, format, numerics):
     card, folder = exported(format, numerics)

@@ -84,6 +84,7 @@ def updates(**train) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+@pytest.mark.slow_but("muon")
 def test_the_encoder_moves_slower_than_the_head(optimiser):
     plain, slow = updates(optimiser=optimiser), updates(optimiser=optimiser, encoder_rate=0.25)
     for name, value in plain.items():

@@ -43,6 +43,7 @@ def test_at_any_import(module):
 
 
 @pytest.mark.parametrize("module", ["jax", "conformer.streaming.engine", "orbax", "flax.nnx"])
+@pytest.mark.slow_but("jax", "conformer.streaming.engine")
 def test_while_it_works(module):
     """The network's packages are imported when the command has read its flags."""
     check(module, "transcribe.py", "x.wav")

@@ -194,6 +194,7 @@ def test_theorem_5_the_plain_scales_fail_where_they_must():
 )
 @few
 @given(st.integers(0, 2**31))
+@pytest.mark.slow_but("17-arithmetic0-norm0", "9-arithmetic3-norm3")
 def test_theorem_6_the_error_is_within_the_bound(width, arithmetic, norm, seed):
     """The fast path, the definition in float32 (here 64), is what the emulated one computes up to this."""
     numerics = NormNumerics(arithmetic, norm)
@@ -207,12 +208,14 @@ def test_theorem_6_the_error_is_within_the_bound(width, arithmetic, norm, seed):
 
 
 @pytest.mark.parametrize("norm", [GEOMETRIC, PLAIN_MAD], ids=["geometric", "plain MAD"])
+@pytest.mark.slow_but("geometric")
 def test_eps_counts_at_the_level_of_silence(norm):
     x = np.random.default_rng(0).standard_normal((64, 144)) * 1e-3  # variance 1e-6 under eps = 1e-5
     assert row_errors(x, NormNumerics(Arithmetic(FLOAT16), norm)).max() < 0.01
 
 
 @pytest.mark.parametrize("format", [FLOAT16, FLUSHING, FLOAT8_E4M3FN], ids=["float16", "flush", "float8_e4m3fn"])
+@pytest.mark.slow_but("flush", "float8_e4m3fn")
 def test_constant_rows_become_the_bias(format):
     values = np.array([0, 6e-5, 1e-3, 0.1, 1 / 3, 7, 301.3, 440]) * (1 if format == FLOAT8_E4M3FN else 148)
     bias = format.round(jnp.linspace(-1, 1, 359))

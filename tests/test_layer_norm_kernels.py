@@ -99,6 +99,7 @@ def test_with_a_pre_normaliser_squares_beyond_float32_are_no_harm(implementation
 
 @every
 @pytest.mark.parametrize("norm", [NONE, GEOMETRIC], ids=["none", "geometric"])
+@pytest.mark.slow_but("none-xla", "geometric-mosaic_gpu", "geometric-mosaic_tpu")
 def test_constant_rows_give_the_bias_and_finite_gradients(implementation, norm):
     x, scale, bias = jnp.full((3, 32), 7.0), normal(1, 32), normal(2, 32)
 
@@ -178,6 +179,7 @@ def test_gradients_are_those_of_the_reference(implementation, norm, format):
 
 
 @kernels
+@pytest.mark.slow_but("mosaic_gpu")
 def test_functions_can_be_mapped(implementation):
     x, scale, bias = normal(0, 3, 5, 32), normal(1, 3, 32), normal(2, 32)
 

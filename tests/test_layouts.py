@@ -61,7 +61,7 @@ def forward(model, *chunkings):
     return np.stack(results)
 
 
-@pytest.mark.slow_but("vanilla-6-layer_norm", "depthwise_separable-8-layer_norm", "stacked-4-batch_norm")
+@pytest.mark.slow_but("depthwise_separable-8-layer_norm")
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("subsampling, factor", FRONT_ENDS)
 def test_both_layouts_agree_on_whole_utterances(subsampling, factor, norm):
@@ -75,6 +75,7 @@ def test_both_layouts_agree_on_whole_utterances(subsampling, factor, norm):
 
 
 @pytest.mark.parametrize("chunk_size, num_left_chunks", [(4, 2), (3, 0)])
+@pytest.mark.slow_but("4-2")
 def test_both_layouts_agree_on_streams(chunk_size, num_left_chunks):
     """Three streams that begin at different times, chunk by chunk, through the engine that recognisers use."""
     config, model = make_model(causal_conv=True)
@@ -91,7 +92,7 @@ def test_both_layouts_agree_on_streams(chunk_size, num_left_chunks):
         np.testing.assert_allclose(found[valid], expected[valid], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow_but("depthwise_separable-layer_norm", "vanilla-batch_norm")
+@pytest.mark.slow_but("depthwise_separable-layer_norm")
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("subsampling", KINDS)
 def test_the_exporters_layout_is_the_encoder_from_the_first_chunk_to_a_partial_last_one(subsampling, norm):
@@ -110,7 +111,7 @@ def test_the_exporters_layout_is_the_encoder_from_the_first_chunk_to_a_partial_l
         np.testing.assert_allclose(log_probs[:num_frames], expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow_but("vanilla-layer_norm", "depthwise_separable-batch_norm")
+@pytest.mark.slow_but("depthwise_separable-batch_norm")
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("subsampling", KINDS)
 def test_core_mls_layout_is_the_encoder_within_float16(subsampling, norm):

@@ -112,7 +112,7 @@ def test_the_tables_are_small():
     assert SoftmaxTables().entries <= 256 and BoundedExp().entries <= 256
 
 
-@pytest.mark.slow_but("sequential", "flushed tree")
+@pytest.mark.slow_but("flushed tree")
 @pytest.mark.parametrize("device", DEVICES)
 @settings(max_examples=8)
 @given(st.integers(0, 2**31), st.sampled_from([2, 128]), st.floats(0.1, 40.0), st.floats(-200, 200))

@@ -75,6 +75,7 @@ def test_every_format_is_rounded_once(implementation, format):
 
 @kernels
 @pytest.mark.parametrize("tables", TABLES)
+@pytest.mark.slow_but("exponent-mosaic_tpu", "bounded-mosaic_gpu", "nearest-mosaic_gpu")
 def test_with_tables_it_is_the_softmax_of_the_same_tables(implementation, tables):
     """Flat and peaked rows; in the window, where they are not rescaled, and beyond it on either side."""
     scores, mask = problem(3, 33, 80, 1.0)

@@ -70,7 +70,7 @@ def test_output_lengths_count_the_whole_receptive_fields(front_end, length):
     assert frames == lengths.output_lengths(np.array([length]))[0] == lengths.output_lengths(jnp.array([length]))[0]
 
 
-@pytest.mark.slow_but("vanilla-4", "depthwise_separable-8", "stacked-6")
+@pytest.mark.slow_but("depthwise_separable-8")
 @front_ends
 @settings(max_examples=8)
 @given(samples=st.lists(st.integers(1, PADDED), min_size=3, max_size=3))
@@ -144,7 +144,7 @@ def test_windows_that_overlap_give_the_front_end_of_the_whole(subsampling, facto
             np.testing.assert_allclose(chunk, whole[start : start + chunk_size], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow_but("0", "5", "10", "15")
+@pytest.mark.slow_but("5", "15")
 @pytest.mark.parametrize("case", range(16))
 def test_chunks_equal_the_masked_full_pass(case):
     """Every chunk size with left contexts of 0, 2, 4 and all chunks, on the front ends in turn.

@@ -435,6 +435,7 @@ def test_values_that_are_not_finite_are_refused(value):
 @pytest.mark.parametrize(
     "form", [lambda x: (x * 32768).round().astype(np.int16), lambda x: x[:, None], lambda x: x.tolist(), np.float64]
 )
+@pytest.mark.slow_but("float64", "<lambda>1")
 def test_samples_of_another_form_give_the_same_text(form):
     audio = (sound(8_000) * 32768).round() / np.float32(32768)
     texts = []

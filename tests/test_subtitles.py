@@ -68,6 +68,7 @@ def speech(draw) -> list[Segment]:
 @pytest.mark.parametrize("format", ["srt", "vtt"])
 @settings(max_examples=100)
 @given(segments=speech())
+@pytest.mark.slow_but("srt")
 def test_cues_can_be_read(format, segments):
     found = cues(written(format, *segments), format)
     for start, end, lines in found:

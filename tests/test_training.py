@@ -233,6 +233,7 @@ def test_muon_turns_linear_maps_by_equal_amounts_and_leaves_the_rest_to_adam():
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.1)])
+@pytest.mark.slow_but("float32-1e-05")
 def test_muon_orthogonalises_as_optax_does(precision, tolerance):
     rng = np.random.default_rng(1)
     shapes = [(32, 64), (64, 32), (48, 48), (64, 32)]
