@@ -139,11 +139,12 @@ class StreamingLogMel:
             windows = self._windows(self._emphasised(start, stop))
         else:
             positions = reflect(np.arange(start, stop), self.received) - self._buffer_start
-            windows = self._windows(self._buffer[positions] * np.float32(scale_of(self._config)))
+            # In doubles: in floats, faint bins beside loud ones would err in the third digit.
+            windows = self._windows(self._buffer[positions].astype(np.float64) * scale_of(self._config))
             windows = windows - windows.mean(axis=1, keepdims=True)
             windows[:, 1:] -= self._config.preemphasis * windows[:, :-1]
         spectrum = np.fft.rfft(windows * plan.window, n=plan.fft_size)
-        power = np.square(spectrum.real) + np.square(spectrum.imag)
+        power = (np.square(spectrum.real) + np.square(spectrum.imag)).astype(np.float32)
         energies = power @ plan.filters
         self.levels = 10 * np.log10(np.maximum(power @ plan.hearing, np.float32(LOG_FLOOR)))
 

@@ -138,7 +138,7 @@ def test_narrow_artefacts_are_smaller_and_micro_ones_declare_arena_and_integers(
     header, source = ((folder / eight.file).with_suffix(suffix).read_text() for suffix in (".h", ".cc"))
     data = np.array(source.split("{")[1].split("}")[0].split(","), np.uint8)
     assert data.tobytes() == (folder / eight.file).read_bytes()
-    assert f"ARENA_BYTES = {eight.arena_bytes};" in header
+    assert f"ARENA_BYTES = {eight.arena_bytes} }};" in header
 
 
 @pytest.mark.slow

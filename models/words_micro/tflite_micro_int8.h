@@ -1,54 +1,29 @@
-// Constants of the streaming recogniser: front end (a log-mel filterbank as Kaldi's) and interface.
+// Constants of the streaming recogniser: front end and interface. C99 and C++.
 #pragma once
-#include <cstdint>
+#include <stdint.h>
 
 extern const unsigned char tflite_micro_int8_model[402920];
 
-constexpr int TFLITE_MICRO_INT8_SAMPLE_RATE = 16000;
-constexpr int TFLITE_MICRO_INT8_NUM_MEL_BINS = 80;
-constexpr int TFLITE_MICRO_INT8_FRAME_SAMPLES = 400;
-constexpr int TFLITE_MICRO_INT8_SHIFT_SAMPLES = 160;
-constexpr int TFLITE_MICRO_INT8_LEFT_SAMPLES = 120;
-constexpr int TFLITE_MICRO_INT8_FFT_SIZE = 512;
-constexpr int TFLITE_MICRO_INT8_WINDOW_FRAMES = 67;
-constexpr int TFLITE_MICRO_INT8_WINDOW_SHIFT_FRAMES = 64;
-constexpr int TFLITE_MICRO_INT8_CHUNK_SIZE = 16;
-constexpr int TFLITE_MICRO_INT8_LEFT_CONTEXT = 64;
-constexpr int TFLITE_MICRO_INT8_VOCAB_SIZE = 65;
-constexpr int TFLITE_MICRO_INT8_ARENA_BYTES = 147216;
-constexpr int TFLITE_MICRO_INT8_NUM_STATES = 9;
-constexpr float TFLITE_MICRO_INT8_INT16_SCALE = 32768.0f;  // of samples in [-1, 1)
-constexpr float TFLITE_MICRO_INT8_PREEMPHASIS = 0.97f;  // after the mean of a frame is taken off
-constexpr float TFLITE_MICRO_INT8_LOG_FLOOR = 1.1920928955078125e-07f;  // least energy before the logarithm
-constexpr float TFLITE_MICRO_INT8_MASKED = -10.0f;  // mask of a key that is not valid yet; 0 for others
-
-// An input or output by its position: real value = scale * (integer - zero_point); scale 0 = float32.
-// States go back in as they come out; a new stream begins with their zero points.
-struct TFLITE_MICRO_INT8_Tensor { int position; float scale; int zero_point; };
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_inputs_0 = {4, 0.04239530488848686f, 1};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_inputs_1 = {7, 0.04909029230475426f, 9};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_inputs_2 = {10, 0.04969518259167671f, -9};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_key_0 = {2, 0.03448336571455002f, 0};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_key_1 = {5, 0.031990449875593185f, -3};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_key_2 = {8, 0.034729450941085815f, -4};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_mask = {1, 0.03921568766236305f, 127};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_value_0 = {3, 0.03736772760748863f, 2};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_value_1 = {6, 0.03169846162199974f, 10};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_value_2 = {9, 0.03449162468314171f, 0};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_window = {0, 0.14350928366184235f, -60};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_logits = {0, 0.11630896478891373f, -61};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_inputs_0 = {3, 0.04239530488848686f, 1};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_inputs_1 = {6, 0.04909029230475426f, 9};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_inputs_2 = {9, 0.04969518259167671f, -9};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_key_0 = {1, 0.03448336571455002f, 0};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_key_1 = {4, 0.031990449875593185f, -3};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_key_2 = {7, 0.034729450941085815f, -4};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_value_0 = {2, 0.03736772760748863f, 2};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_value_1 = {5, 0.03169846162199974f, 10};  // int8
-constexpr TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_value_2 = {8, 0.03449162468314171f, 0};  // int8
+enum { TFLITE_MICRO_INT8_SAMPLE_RATE = 16000 };
+enum { TFLITE_MICRO_INT8_NUM_MEL_BINS = 80 };
+enum { TFLITE_MICRO_INT8_FRAME_SAMPLES = 400 };
+enum { TFLITE_MICRO_INT8_SHIFT_SAMPLES = 160 };
+enum { TFLITE_MICRO_INT8_LEFT_SAMPLES = 120 };
+enum { TFLITE_MICRO_INT8_TRAILING_SAMPLES = 8000 };
+enum { TFLITE_MICRO_INT8_FFT_SIZE = 512 };
+enum { TFLITE_MICRO_INT8_WINDOW_FRAMES = 67 };
+enum { TFLITE_MICRO_INT8_WINDOW_SHIFT_FRAMES = 64 };
+enum { TFLITE_MICRO_INT8_SUBSAMPLING_FACTOR = 4 };
+enum { TFLITE_MICRO_INT8_RIGHT_CONTEXT = 6 };
+enum { TFLITE_MICRO_INT8_CHUNK_SIZE = 16 };
+enum { TFLITE_MICRO_INT8_LEFT_CONTEXT = 64 };
+enum { TFLITE_MICRO_INT8_VOCAB_SIZE = 65 };
+#define TFLITE_MICRO_INT8_INT16_SCALE 32768.0f  // of samples in [-1, 1)
+#define TFLITE_MICRO_INT8_PREEMPHASIS 0.97f  // after a frame's mean is taken off
+#define TFLITE_MICRO_INT8_LOG_FLOOR 1.1920928955078125e-07f  // least energy before the logarithm
 
 // Filter m reads FILTER_SIZE[m] bins of the power spectrum from FILTER_START[m] on; weights in a row.
-constexpr int16_t TFLITE_MICRO_INT8_FILTER_START[80] = {
+static const int16_t TFLITE_MICRO_INT8_FILTER_START[80] = {
     1, 2, 3, 3, 4, 5, 6, 7, 7, 8, 9, 10,
     11, 12, 13, 14, 15, 17, 18, 19, 20, 22, 23, 24,
     26, 27, 29, 30, 32, 33, 35, 37, 39, 40, 42, 44,
@@ -56,7 +31,7 @@ constexpr int16_t TFLITE_MICRO_INT8_FILTER_START[80] = {
     76, 79, 82, 85, 89, 92, 96, 99, 103, 107, 111, 115,
     119, 123, 128, 132, 137, 142, 147, 152, 158, 163, 169, 175,
     181, 187, 193, 200, 206, 213, 221, 228};
-constexpr int16_t TFLITE_MICRO_INT8_FILTER_SIZE[80] = {
+static const int16_t TFLITE_MICRO_INT8_FILTER_SIZE[80] = {
     2, 1, 1, 2, 2, 2, 1, 1, 2, 2, 2, 2,
     2, 2, 2, 3, 3, 2, 2, 3, 3, 2, 3, 3,
     3, 3, 3, 3, 3, 4, 4, 3, 3, 4, 4, 4,
@@ -64,7 +39,7 @@ constexpr int16_t TFLITE_MICRO_INT8_FILTER_SIZE[80] = {
     6, 6, 7, 7, 7, 7, 7, 8, 8, 8, 8, 8,
     9, 9, 9, 10, 10, 10, 11, 11, 11, 12, 12, 12,
     12, 13, 13, 13, 15, 15, 15, 16};
-constexpr float TFLITE_MICRO_INT8_FILTER_WEIGHTS[477] = {
+static const float TFLITE_MICRO_INT8_FILTER_WEIGHTS[477] = {
     0.513686121f, 0.0998315513f, 0.900168419f, 0.769046545f, 0.23095344f, 0.48965624f, 0.51034373f, 0.25783807f, 0.74216193f, 0.070180729f, 0.929819286f, 0.923627138f,
     0.0763728544f, 0.815427125f, 0.18457289f, 0.743097544f, 0.256902486f, 0.704388857f, 0.295611143f, 0.697256863f, 0.302743137f, 0.719838142f, 0.280161887f, 0.770429552f,
     0.229570463f, 0.847470343f, 0.152529642f, 0.949526727f, 0.0752783045f, 0.050473284f, 0.924721718f, 0.223506659f, 0.776493311f, 0.393084943f, 0.606915057f, 0.58296895f,
@@ -105,7 +80,7 @@ constexpr float TFLITE_MICRO_INT8_FILTER_WEIGHTS[477] = {
     0.218228951f, 0.0851146951f, 0.108057477f, 0.243900597f, 0.379189044f, 0.513927281f, 0.648119807f, 0.781771064f, 0.914885283f, 0.952533126f, 0.820479989f, 0.688951015f,
     0.557942212f, 0.427449346f, 0.297468424f, 0.167995468f, 0.039026469f, 0.0474668816f, 0.179520041f, 0.311048955f, 0.442057788f, 0.572550654f, 0.702531576f, 0.832004547f,
     0.960973501f, 0.910557568f, 0.782584846f, 0.655104518f, 0.528112829f, 0.401606023f, 0.275580436f, 0.150032371f, 0.0249582622f};
-constexpr float TFLITE_MICRO_INT8_ANALYSIS_WINDOW[400] = {
+static const float TFLITE_MICRO_INT8_ANALYSIS_WINDOW[400] = {
     0.f, 0.000265150971f, 0.000861432694f, 0.00171608315f, 0.00279821316f, 0.00408845441f, 0.00557292672f, 0.00724091893f, 0.00908375811f, 0.0110941781f, 0.0132659348f, 0.0155935558f,
     0.0180721637f, 0.0206973571f, 0.0234651174f, 0.0263717417f, 0.0294137858f, 0.0325880274f, 0.035891436f, 0.0393211357f, 0.0428743884f, 0.0465485826f, 0.0503412001f, 0.0542498231f,
     0.0582721122f, 0.0624057949f, 0.0666486695f, 0.0709985867f, 0.0754534453f, 0.0800111964f, 0.0846698061f, 0.0894273147f, 0.0942817628f, 0.0992312357f, 0.104273841f, 0.109407708f,
@@ -140,3 +115,32 @@ constexpr float TFLITE_MICRO_INT8_ANALYSIS_WINDOW[400] = {
     0.0709985867f, 0.0666486695f, 0.0624057949f, 0.0582721122f, 0.0542498231f, 0.0503412001f, 0.0465485826f, 0.0428743884f, 0.0393211357f, 0.035891436f, 0.0325880274f, 0.0294137858f,
     0.0263717417f, 0.0234651174f, 0.0206973571f, 0.0180721637f, 0.0155935558f, 0.0132659348f, 0.0110941781f, 0.00908375811f, 0.00724091893f, 0.00557292672f, 0.00408845441f, 0.00279821316f,
     0.00171608315f, 0.000861432694f, 0.000265150971f, 0.f};
+
+enum { TFLITE_MICRO_INT8_ARENA_BYTES = 147216 };
+enum { TFLITE_MICRO_INT8_NUM_STATES = 9 };
+#define TFLITE_MICRO_INT8_MASKED -10.0f  // mask of a key that is not valid yet; 0 for others
+
+// An input or output by its position: real value = scale * (integer - zero_point); scale 0 = float32.
+// States go back in as they come out; a new stream begins with their zero points.
+typedef struct { int position; float scale; int zero_point; } TFLITE_MICRO_INT8_Tensor;
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_inputs_0 = {4, 0.04239530488848686f, 1};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_inputs_1 = {7, 0.04909029230475426f, 9};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_inputs_2 = {10, 0.04969518259167671f, -9};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_key_0 = {2, 0.03448336571455002f, 0};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_key_1 = {5, 0.031990449875593185f, -3};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_key_2 = {8, 0.034729450941085815f, -4};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_mask = {1, 0.03921568766236305f, 127};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_value_0 = {3, 0.03736772760748863f, 2};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_value_1 = {6, 0.03169846162199974f, 10};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_value_2 = {9, 0.03449162468314171f, 0};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_window = {0, 0.14350928366184235f, -60};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_logits = {0, 0.11630896478891373f, -61};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_inputs_0 = {3, 0.04239530488848686f, 1};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_inputs_1 = {6, 0.04909029230475426f, 9};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_inputs_2 = {9, 0.04969518259167671f, -9};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_key_0 = {1, 0.03448336571455002f, 0};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_key_1 = {4, 0.031990449875593185f, -3};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_key_2 = {7, 0.034729450941085815f, -4};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_value_0 = {2, 0.03736772760748863f, 2};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_value_1 = {5, 0.03169846162199974f, 10};  // int8
+static const TFLITE_MICRO_INT8_Tensor TFLITE_MICRO_INT8_next_value_2 = {8, 0.03449162468314171f, 0};  // int8
