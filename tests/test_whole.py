@@ -278,6 +278,8 @@ def test_requests_that_cannot_be_met_name_the_alternatives(golden, monkeypatch):
     for format, numerics in (("coreml", "float16"), ("tflite-micro", "int8")):
         with pytest.raises(ExportError, match="export whole recordings for onnx, litert, jax"):
             check_request(config, format, numerics, 16, 4, 10.0)
+    with pytest.raises(ExportError, match="ranges from streams: export whole recordings with int8"):
+        check_request(config, "onnx", "int8-static", 16, 4, 10.0)
     for seconds in (0.0, -1.0, 1e4, float("nan")):
         with pytest.raises(ExportError, match=r"--max-seconds=.* must lie within 0 and 300"):
             check_request(config, "jax", "float32", 16, 4, seconds)

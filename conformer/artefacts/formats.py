@@ -31,9 +31,10 @@ FORMATS = {
         "onnx",
         "OnnxRuntime",
         ".onnx",
-        ("float32", "float16", "float16-stable", "int8"),
+        ("float32", "float16", "float16-stable", "int8", "int8-static"),
         ("onnxruntime",),
         ("jax2onnx", "onnx"),
+        calibrated=("int8-static",),
     ),
     "litert": Format(
         "litert", "LiteRt", ".tflite", ("float32", "float16-stable", "int8"), ("ai_edge_litert",), TO_TFLITE

@@ -6,6 +6,7 @@ does not need it, and `offset`, the frames of the stream before the chunk, where
 """
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import onnxruntime  # pyright: ignore[reportMissingImports]
@@ -30,10 +31,14 @@ class OnnxRuntime(Runtime):
     def _initial_state(self) -> dict[str, np.ndarray]:
         return {} if self.geometry.whole else zeros(cache_shapes(self.geometry))
 
-    def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    def inputs(self, window: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
+        """What goes in with a window, given which keys are valid: the state as it is."""
         offset = np.array([self._frames_seen])
-        inputs = (window[None], offset, np.zeros(1, np.int64), *self._state.values(), valid[None, None])
-        log_probs, *caches = self._session.run(None, dict(zip(INPUTS, inputs, strict=True)))
+        values = (window[None], offset, np.zeros(1, np.int64), *self._state.values(), valid[None, None])
+        return dict(zip(INPUTS, values, strict=True))
+
+    def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        log_probs, *caches = self._session.run(None, self.inputs(window, valid))
         self._state = dict(zip(self._state, caches, strict=True))
         return np.asarray(log_probs)[0]
 

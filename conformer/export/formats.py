@@ -52,7 +52,7 @@ def check_request(
     if numerics not in options:
         raise ExportError(f"--numerics={numerics} is not one that --format={format} can have: {', '.join(options)}")
     if max_seconds is not None:
-        _check_whole(config, format, max_seconds)
+        _check_whole(config, format, numerics, max_seconds)
         return
     if chunk_size < 1 or num_left_chunks < 1:
         raise ExportError(
@@ -82,11 +82,13 @@ def check_request(
     backend(format)
 
 
-def _check_whole(config: Config, format: str, max_seconds: float) -> None:
+def _check_whole(config: Config, format: str, numerics: str, max_seconds: float) -> None:
     if format not in WHOLE:
         raise ExportError(
             f"--format={format} takes a streaming step alone: export whole recordings for {', '.join(WHOLE)}"
         )
+    if numerics in FORMATS[format].calibrated:
+        raise ExportError(f"--numerics={numerics} takes its ranges from streams: export whole recordings with int8")
     if not 0 < max_seconds <= LONGEST:
         raise ExportError(f"--max-seconds={max_seconds:g} must lie within 0 and {LONGEST:g}: cut longer recordings")
     if 0 not in config.train.chunk_sizes:

@@ -3,8 +3,10 @@
 The interface is that of `conformer.artefacts.onnx`.
 """
 
+import contextlib
 import copy
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,12 +16,18 @@ import onnx  # pyright: ignore[reportMissingImports]
 from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
 from onnx import TensorProto, helper, numpy_helper  # pyright: ignore[reportMissingImports]
 from onnx.reference import ReferenceEvaluator  # pyright: ignore[reportMissingImports]
-from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
+from onnxruntime.quantization import (  # pyright: ignore[reportMissingImports]
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
 from onnxruntime.transformers.float16 import convert_float_to_float16  # pyright: ignore[reportMissingImports]
 from onnxruntime.transformers.onnx_model import OnnxModel  # pyright: ignore[reportMissingImports]
 
 from conformer.artefacts.geometry import Geometry
-from conformer.artefacts.onnx import INPUTS, OUTPUTS, cache_shapes
+from conformer.artefacts.onnx import INPUTS, OUTPUTS, OnnxRuntime, cache_shapes
 from conformer.export.formats import Interface, Task, not_for_sherpa
 from conformer.export.step import LAYOUT, LAYOUTS, flat_step, key_positions, lay_out, specifications
 from conformer.model import ConformerCTC
@@ -35,9 +43,10 @@ def export(task: Task) -> Interface:
     """Writes the step of one stream, with the metadata that sherpa-onnx asks for if it can serve the model; or what
     takes whole recordings, with the interface of `Geometry.input_shapes`.
 
-    Numerics: float32; float16 with float32 at the interface, in the runtime's own operators or stabilised; or int8:
+    Numerics: float32; float16 with float32 at the interface, in the runtime's own operators or stabilised; int8:
     matrices, and at run time what they are multiplied with, by ONNX Runtime's dynamic quantisation with a scale for
-    each output. Weights then have 7 bits.
+    each output; or int8-static: every product and convolution between QuantizeLinear and DequantizeLinear, with the
+    ranges of real speech, as compilers for NPUs want it. Weights then have 7 bits.
     """
     geometry, numerics, path = task.geometry, task.numerics, task.path
     layout = LAYOUTS.get(numerics, LAYOUT)
@@ -54,21 +63,9 @@ def export(task: Task) -> Interface:
         graph = sortable.model
     graph.ir_version = IR_VERSION
     onnx.save(graph, str(path))
-    if numerics == "int8":
-        previous = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # advice to optimise the graph first; ONNX Runtime does, later
-        try:
-            quantize_dynamic(
-                str(path),
-                str(path),
-                op_types_to_quantize=["MatMul"],
-                weight_type=QuantType.QInt8,
-                reduce_range=True,  # 7 bits: x86 without VNNI adds two products in int16, and 8 bits would saturate it
-                per_channel=True,
-                nodes_to_exclude=_products_of_heads(graph),
-            )
-        finally:
-            logging.disable(previous)
+    if numerics.startswith("int8"):
+        with _quiet():
+            _quantise(graph, task)
         graph = onnx.load(str(path))
     onnx.checker.check_model(str(path), full_check=True)
     return Interface(_declared(graph.graph.input), _declared(graph.graph.output))
@@ -148,6 +145,50 @@ def _write_products_plainly(model: onnx.ModelProto) -> None:
         if no_bias or (node.op_type == "Einsum" and attributes["equation"] == b"abcd,de->abce"):
             node.op_type = "MatMul"
             del node.input[2:], node.attribute[:]
+
+
+def _quantise(model: onnx.ModelProto, task: Task) -> None:
+    """In place of the file."""
+    # 7 bits: x86 without VNNI adds two products in int16, and 8 bits would saturate it.
+    options: dict[str, Any] = {"weight_type": QuantType.QInt8, "reduce_range": True, "per_channel": True}
+    options["nodes_to_exclude"] = _products_of_heads(model)
+    path = str(task.path)
+    if task.numerics == "int8":
+        quantize_dynamic(path, path, op_types_to_quantize=["MatMul"], **options)
+    else:
+        options |= {"quant_format": QuantFormat.QDQ, "activation_type": QuantType.QInt8}
+        quantize_static(path, path, _Streams(task), op_types_to_quantize=["MatMul", "Gemm", "Conv"], **options)
+
+
+class _Streams(CalibrationDataReader):
+    """What the step is fed over the streams of the calibration, the state carried from chunk to chunk."""
+
+    def __init__(self, task: Task):
+        self._inputs = self._chained(task)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """None after the last."""
+        return next(self._inputs, None)
+
+    @staticmethod
+    def _chained(task: Task) -> Iterator[dict[str, np.ndarray]]:
+        runtime = OnnxRuntime(task.path, task.geometry, task.config.features)
+        for windows in task.calibration:
+            runtime.reset()
+            for window in windows:
+                yield runtime.inputs(window, runtime.next_keys(task.geometry.chunk_size))
+                runtime(window[None], np.full(1, task.geometry.chunk_size, np.int32))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the advice to optimise the graph first; ONNX Runtime does, later."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(previous)
 
 
 def _products_of_heads(model: onnx.ModelProto) -> list[str]:
