@@ -42,6 +42,7 @@ from conformer.evaluation.scorer import ScoreError
 from conformer.filterbank import FeatureError
 from conformer.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 from conformer.training.checkpoint import CheckpointError, Checkpoints
+from conformer.training.denominator import unit_bigram
 from conformer.training.finetune import begin_with
 from conformer.training.mesh import make_mesh, share_of
 from conformer.training.metrics import MetricsLog, Progress
@@ -149,7 +150,8 @@ def train(config: Config, workdir: pathlib.Path, extend: int | None = None) -> N
         mean, std = feature_statistics(config, training, tokenizer)
     else:
         mean = std = np.zeros(config.features.num_mel_bins)  # the checkpoint has them
-    trainer = Trainer(config, mean, std, mesh)
+    bigram = unit_bigram(tokenizer, texts_of(training)) if config.train.mmi_weight else None
+    trainer = Trainer(config, mean, std, mesh, bigram)
     if start is not None:
         trainer.state = checkpoints.restore(trainer.state)
     elif config.train.init_from:

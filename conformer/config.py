@@ -196,6 +196,7 @@ class TrainConfig:
     beta2: float = 0.98  # AdamW second-moment decay
     intermediate_weight: float = 0.0  # share of the loss that the middle block gets through the same head; 0 = none
     consistency_weight: float = 0.0  # weight of how far two views of each utterance disagree; 0 = one view
+    mmi_weight: float = 0.0  # weight of what else the audio could have been, by a bigram of units; 0 = CTC alone
     ema_decay: float = 0.998  # weights evaluated are this exponential moving average
     compute: str = "float32"  # format of matrix products: "float32", "bfloat16" or "float16"; the loss stays float32
     chunk_sizes: tuple[int, ...] = (0,)  # encoder frames; one is drawn per batch; 0 = full context
@@ -287,6 +288,8 @@ class Config:
             raise ConfigError("train.intermediate_weight needs a middle block: set it to 0, or model.num_layers to 2")
         if not train.consistency_weight >= 0:
             raise ConfigError(f"train.consistency_weight={train.consistency_weight} must not be negative")
+        if not train.mmi_weight >= 0:
+            raise ConfigError(f"train.mmi_weight={train.mmi_weight} must not be negative")
         if not train.chunk_sizes or min(train.chunk_sizes) < 0:
             raise ConfigError(f"train.chunk_sizes={train.chunk_sizes} must be at least 0, and at least one")
         if not train.num_left_chunks:

@@ -58,6 +58,7 @@ class Trainer:
     Args:
         mean: of the training features, a value a mel bin; `std` is their standard deviation.
         mesh: the devices; None = one.
+        bigram: of units, where `train.mmi_weight` needs one.
     """
 
     def __init__(
@@ -66,12 +67,13 @@ class Trainer:
         mean: Float[np.ndarray, " mel"],
         std: Float[np.ndarray, " mel"],
         mesh: Mesh | None = None,
+        bigram: Float[np.ndarray, "vocab vocab"] | None = None,
     ):
         self.config = config
         self.mesh = make_mesh(1, jax.devices()[:1]) if mesh is None else mesh
         graphdef, state = initial_state(partitionable(config, self.mesh), mean, std)
         self.state = place_state(self.mesh, state)
-        self.step = make_train_step(config, graphdef, self.mesh)
+        self.step = make_train_step(config, graphdef, self.mesh, bigram)
         self.forward = make_forward(config, graphdef)
 
     def update(self, batch: Batch, chunk: tuple[np.int32, np.int32]) -> dict[str, jax.Array]:

@@ -16,13 +16,19 @@ from conformer.ctc import ctc_loss
 from conformer.data import Batch
 from conformer.features import log_mel
 from conformer.training.consistency import disagreement, two_views
+from conformer.training.denominator import log_denominator
 from conformer.training.lora import merged
 from conformer.training.mesh import gather, keep_in_place, make_mesh, random_key
 from conformer.training.state import TrainState, learning_rate, make_optimiser
-from kernels.typing import Array, Int
+from kernels.typing import Array, Float, Int
 
 
-def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = None) -> Callable:
+def make_train_step(
+    config: Config,
+    graphdef: nnx.GraphDef,
+    mesh: Mesh | None = None,
+    bigram: Float[np.ndarray, "vocab vocab"] | None = None,
+) -> Callable:
     """Returns step(state, batch, chunk_size, num_left_chunks) -> (state, metrics), compiled once a bucket.
 
     Every random choice is a pure function of (config.seed, state.step), so that a run resumed from a checkpoint repeats
@@ -31,6 +37,7 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
     Args:
         mesh: where state and batch lie, by `place_state` and `place_batch`; None = on one device. The choices are the
             same on any; sums over devices are rounded otherwise.
+        bigram: of units (`unit_bigram`); needed where `train.mmi_weight` is not 0.
     """
     mesh = make_mesh(1, jax.devices()[:1]) if mesh is None else mesh
     optimiser = make_optimiser(config.train)
@@ -52,6 +59,8 @@ def make_train_step(config: Config, graphdef: nnx.GraphDef, mesh: Mesh | None = 
         )
         logits = model.head(outputs[-1])
         loss = ctc_loss(logits, lengths, *labels)
+        if (weight := config.train.mmi_weight) and bigram is not None:
+            loss = loss + weight * log_denominator(logits, lengths, jnp.asarray(bigram))
         if weight := config.train.intermediate_weight:  # Lee and Watanabe, 2021, "Intermediate Loss Regularization"
             middle = model.head(outputs[len(outputs) // 2 - 1])
             loss = (1 - weight) * loss + weight * ctc_loss(middle, lengths, *labels)
