@@ -145,4 +145,4 @@ def test_on_arm(recordings, expected, tmp_path):
     done = build(tmp_path, CC=compiler, ORT_LIBRARY=library)
     assert done.returncode == 0, done.stderr
     machine = [emulator, "-cpu", "max", "-L", ARM_ROOT, "-E", f"LD_LIBRARY_PATH={tmp_path}"]
-    agree([*machine, str(tmp_path / "recognise"), str(ARTEFACT)], recordings, expected, tmp_path)
+    agree([*machine, str(tmp_path / "recognise"), str(ARTEFACT)], recordings[::4], expected[::4], tmp_path)
