@@ -29,6 +29,7 @@ def run() -> dict:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder)
+        audio = [_noise(out, seconds) for seconds in SECONDS]
         for name in ARTEFACTS:
             artefact = ROOT / "models" / "words_micro" / name
             command = [sys.executable, str(ROOT / "examples" / "device" / "build.py"), str(artefact), str(out)]
@@ -37,9 +38,9 @@ def run() -> dict:
             rows.append(
                 {
                     "artefact": name,
-                    "instructions_per_second": _per_second(program, out),
-                    "front_end_instructions_per_second": _per_second(program, out, f"--toggle-collect={FRONT_END}"),
-                    "resident_bytes": _resident_bytes(program, _noise(out, SECONDS[1])),
+                    "instructions_per_second": _per_second(program, audio),
+                    "front_end_instructions_per_second": _per_second(program, audio, f"--toggle-collect={FRONT_END}"),
+                    "resident_bytes": _resident_bytes(program, audio[-1]),
                 }
             )
     return {"rows": rows}
@@ -61,11 +62,11 @@ def _noise(folder: pathlib.Path, seconds: int) -> pathlib.Path:
     return path
 
 
-def _per_second(program: list[str], folder: pathlib.Path, *options: str) -> float:
+def _per_second(program: list[str], audio: list[pathlib.Path], *options: str) -> float:
     counts = []
-    for seconds in SECONDS:
+    for path in audio:
         command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", *options, *program]
-        done = subprocess.run([*command, _noise(folder, seconds)], capture_output=True, text=True, check=True)
+        done = subprocess.run([*command, path], capture_output=True, text=True, check=True)
         counts.append(int(re.findall(r"Collected : (\d+)", done.stderr)[-1]))
     return (counts[1] - counts[0]) / (SECONDS[1] - SECONDS[0])
 

@@ -15,7 +15,7 @@ likely among all that were possible (`train.mmi_weight`), which is what a langua
 
 Expected: 76, 5, 115, 96, 46 and 87 minutes on 2 cores, most of them beside other work. WER on test 44.8 % greedy and
 23.1 % with the language model of models/english_small; as a stream of 640 ms 48.6 and 25.3 %
-(results/english_small.json). After `sounds` alone, greedy was better and the search worse: 42.4 and 25.6 %.
+(results/english_small.json). What each stage gives on dev: docs/decoding.md.
 """
 
 from configs import libri_mini

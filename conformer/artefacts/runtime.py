@@ -42,14 +42,10 @@ class Runtime(abc.ABC):
             self.reset()
         if self.geometry.whole:
             return self._whole(self._whole_inputs(windows[0], int(num_frames[0])))[None]
-        valid = self.next_keys(int(num_frames[0]))
+        valid = self.geometry.valid_keys(self._frames_seen, int(num_frames[0]))
         log_probs = self._step(windows[0], valid)
         self._frames_seen += int(num_frames[0])
         return log_probs[None]
-
-    def next_keys(self, num_frames: int) -> Bool[np.ndarray, " keys"]:
-        """Which keys the next chunk attends to, of `num_frames` valid frames."""
-        return self.geometry.valid_keys(self._frames_seen, num_frames)
 
     def reset(self) -> None:
         """See `Stepper`."""

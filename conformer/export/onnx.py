@@ -173,11 +173,12 @@ class _Streams(CalibrationDataReader):
     @staticmethod
     def _chained(task: Task) -> Iterator[dict[str, np.ndarray]]:
         runtime = OnnxRuntime(task.path, task.geometry, task.config.features)
+        chunk_size = task.geometry.chunk_size
         for windows in task.calibration:
             runtime.reset()
-            for window in windows:
-                yield runtime.inputs(window, runtime.next_keys(task.geometry.chunk_size))
-                runtime(window[None], np.full(1, task.geometry.chunk_size, np.int32))
+            for index, window in enumerate(windows):
+                yield runtime.inputs(window, task.geometry.valid_keys(index * chunk_size, chunk_size))
+                runtime(window[None], np.full(1, chunk_size, np.int32))
 
 
 @contextlib.contextmanager
