@@ -13,6 +13,7 @@ import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one li
 # isort: split
 import pathlib
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -87,7 +88,8 @@ def check(cards: list[Card], folder: pathlib.Path) -> None:
 
 def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> None:
     """Each artefact on real speech; writes the figures to the cards."""
-    circumstances = record.describe_run(workdir) | {"versions": record.versions("jax", "jaxlib", "onnxruntime")}
+    circumstances: dict[str, Any] = record.describe_run(workdir)
+    circumstances |= {"versions": record.versions("jax", "jaxlib", "onnxruntime")}
     config, model, tokenizer, step = load_model(workdir)
     utterances = load_split(config, MANIFEST.value, SPLIT.value)
     for card in cards:
