@@ -12,7 +12,8 @@ from conformer import record
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECORDS = sorted((ROOT / "results").rglob("*.json"))
-DOCUMENTS = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").glob("*.md")) if p.name != "results.md")]
+PAGES = [path for folder in (".", "configs", "docs", "kernels") for path in sorted((ROOT / folder).glob("*.md"))]
+DOCUMENTS = [path for path in PAGES if path.name != "results.md"]  # which is made from the records
 UNITS = (1, 100, 1e3, 1e6, 1e9, 1e-3, 1e-6, 1e-9, 2**-10, 2**-20, 1 / 60)  # percent, ms, us, thousands, MiB, minutes
 
 
@@ -45,7 +46,7 @@ def sections(text: str) -> Iterator[tuple[str, list[pathlib.Path], list[str]]]:
         yield section.splitlines()[0], sorted(named), re.findall(r"(?<![\w.,-])\d[\d,]*\.\d+(?![\w.])", prose)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_figure_beside_a_record_is_in_it(document):
     wrong = {}
     for heading, named, figures in sections(document.read_text()):
@@ -58,6 +59,14 @@ def test_a_figure_beside_a_record_is_in_it(document):
 def test_a_figure_that_no_record_says_is_found():
     assert says({0.23125}, "23.1") and says({0.0121}, "12.1") and says({3 * 2**20}, "3.0")
     assert not says({0.23125}, "23.2") and not says({5.0}, "4.2")
+
+
+def test_links_and_named_documents_exist():
+    for page in PAGES:
+        text = page.read_text()
+        targets = [page.parent / link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)]
+        targets += [ROOT / name for name in re.findall(r"`(docs/[\w.]+|configs/[\w/]+\.py|results/[\w/]+\.json)", text)]
+        assert not (missing := [str(target) for target in targets if not target.exists()]), f"{page.name}: {missing}"
 
 
 def test_records_are_of_the_models_that_are_shipped():
