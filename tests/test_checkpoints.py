@@ -1,6 +1,7 @@
 """Reading public checkpoints: what is refused, and the work directories that come out. No reference is needed."""
 
 import contextlib
+import functools
 import io
 import json
 import lzma
@@ -134,6 +135,7 @@ def test_a_file_of_fewer_blocks_is_refused_without_making_them(golden, tmp_path)
         wenet_with(golden, tmp_path, lambda arrays: None, num_blocks=10**9)
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_model_is_not_written_to(golden, tmp_path):
     """Such as the checkpoint's own, whose config.json would be another."""
     folder = copied(golden, tmp_path, PARAKEET)
@@ -335,7 +337,8 @@ def test_a_rounded_window_is_known(golden):
     features = read_checkpoint(golden / CONFORMER).config.features
     window = nemo.plan_of(features).window
     for dtype, error, wrong in [(np.float16, 0.0, False), (np.float16, 0.01, True), (np.float32, 1e-3, True)]:
-        stored = Stored(window.shape, np.dtype(dtype), lambda values=(window + error).astype(dtype): values)
+        values = (window + error).astype(dtype)
+        stored = Stored(values.shape, values.dtype, functools.partial(np.copy, values))
         tensors = Tensors("model.nemo", {"preprocessor.featurizer.window": stored})
         with pytest.raises(ConversionError, match="window is not what") if wrong else contextlib.nullcontext():
             nemo._check_constants(tensors, features, golden / CONFORMER)
@@ -392,6 +395,9 @@ def test_units_spell_what_they_decode(golden, tmp_path, name):
 def test_a_table_without_a_model_spells_with_few_units():
     tokenizer = make_tokenizer(["<blank>", "<unk>", "▁", "a", "b", "▁a", "ab", "▁ab"], 0)
     assert [tokenizer.symbols[id] for id in tokenizer.encode("ab b")] == ["▁ab", "▁", "b"]
+    capitals = make_tokenizer(["<blank>", "<unk>", "▁", "A", "B", "▁A", "AB", "▁AB"], 0)  # texts are in small letters
+    assert capitals.decode(capitals.encode(capitals.normalise("AB b"))) == "AB B"
+    assert capitals.spellings("ab") == ["AB"]
     chinese = make_tokenizer(["<blank>", "<unk>", "你", "好", "<sos/eos>"], 0)
     assert chinese.decode(chinese.encode("你好")) == "你好"
     scores = {"▁": -9.0, "a": -9.0, "b": -9.0, "▁a": 0.0}
