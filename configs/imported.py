@@ -10,12 +10,10 @@ import dataclasses
 import pathlib
 
 from configs import own
-from conformer.config import Config, ConfigError
+from conformer.config import Config
 
 
-def get_config(workdir: str = "") -> Config:
-    if not workdir:
-        raise ConfigError("configs/imported.py: name a work directory behind a colon: configs/imported.py:runs/wenet")
+def get_config(workdir: str = "models/words_micro") -> Config:
     given = Config.from_json(pathlib.Path(workdir) / "config.json")
     config = dataclasses.replace(own.get_config(), features=given.features, model=given.model, text=given.text)
     return config.replace(
