@@ -248,7 +248,7 @@ def test_requests_that_cannot_be_met_are_named_before_any_work(monkeypatch):
     with pytest.warns(UserWarning, match="--chunk-size=16 is not one of train.chunk_sizes"):
         check_request(config, "jax", "float32", 16, 2)
     symmetric = dataclasses.replace(config, model=dataclasses.replace(config.model, causal_conv=False))
-    with pytest.raises(ExportError, match="train a causal one"):
+    with pytest.raises(ExportError, match=r"fine-tune it with model\.causal_conv=True"):
         check_request(symmetric, "jax", "float32", 8, 2)
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name == "tflite_micro" else name)
     with pytest.raises(ExportError, match=r"needs tflite_micro: pip install .*\[export\]"):
