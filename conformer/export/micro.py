@@ -1,9 +1,9 @@
 """TensorFlow Lite Micro, for microcontrollers: integers in, logits out, and the C sources that firmware is built with.
 
-int16x8 has int8 weights and int16 activations, int8 has eight bits throughout. In int16x8 the products of attention take
-int8 too: Ethos-U55 multiplies two activations in no other format, and leaves the rest to the processor. Every part of the state has one scale on
-its way in and out, so that firmware copies its bytes from step to step. The log-softmax is the host's: greedy decoding
-does not need it.
+int16x8 has int8 weights and int16 activations, int8 has eight bits throughout. In int16x8 the batched products of
+attention take and give int8 too: Ethos-U55 multiplies two activations in no other format, and would leave them to the
+processor. Every part of the state has one scale on its way in and out, so that firmware copies its bytes from step to
+step. The log-softmax is the host's: greedy decoding does not need it.
 """
 
 import functools
