@@ -65,7 +65,7 @@ def _rows(vela: str, path: pathlib.Path, geometry: Geometry, config: Config, num
     """One row an NPU of a flatbuffer, with what TensorFlow Lite Micro needs for it without one."""
     size = {"num_parameters": num_parameters(config), "numerics": numerics, "file_bytes": path.stat().st_size}
     size["arena_bytes"] = load_runtimes("tflite-micro", path, geometry, config.features)[""].arena_bytes
-    return [size | {"npu": npu} | compile(vela, path, npu) for npu in NPUS]
+    return [size | {"npu": npu} | compile_for(vela, path, npu) for npu in NPUS]
 
 
 def find_vela() -> str:
@@ -81,7 +81,7 @@ def find_vela() -> str:
     return vela
 
 
-def compile(vela: str, path: pathlib.Path, npu: str) -> dict[str, Any]:
+def compile_for(vela: str, path: pathlib.Path, npu: str) -> dict[str, Any]:
     """What Vela reports of a flatbuffer: operators after its own rewriting, those on the processor, memory, time.
 
     The time is that of the NPU for a chunk of audio. Raises VelaError where it refuses the file.

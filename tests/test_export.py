@@ -172,7 +172,7 @@ def test_vela_places_every_operator(exported, numerics):
     except micro.VelaError as error:
         pytest.skip(str(error))
     for npu in ("ethos-u55-128", "ethos-u85-256"):
-        report = micro.compile(vela, folder / card.file, npu)
+        report = micro.compile_for(vela, folder / card.file, npu)
         assert report["cpu_operators"] == 0 and not report["cpu_operator_names"] and report["operators"] > 100
 
 
