@@ -1,7 +1,7 @@
 """What Arm's compiler Vela makes of exports for microcontrollers: operators, memory and predicted time on Ethos-U.
 
 Two models: the one that is shipped, and one three times as large with random weights, whose ranges are those of the
-check's synthetic sound (no size depends on them). Vela predicts times by its model of the NPU; nothing runs on one.
+check's synthetic sound, since memory is what it is for. Vela predicts times by its model of the NPU; nothing runs on one.
 """
 
 import csv
@@ -26,7 +26,7 @@ from conformer.export.pipeline import check_windows
 from conformer.model import ConformerCTC
 
 VERSION = "5.2.0"
-ENVIRONMENT = ROOT / ".venv-vela"  # of its own: it needs another NumPy
+ENVIRONMENT = ROOT / ".venv-vela"  # of its own: Vela is no dependency of this project
 SHIPPED = ROOT / "models" / "words_micro"
 LARGER = {"model.encoder_dim": 112, "model.feed_forward_dim": 304}  # for 64 and 160: three times the parameters
 SYSTEMS = {"u55": "Ethos_U55_High_End_Embedded", "u85": "Ethos_U85_SYS_Flash_High"}  # 500 MHz, weights in flash
