@@ -6,7 +6,7 @@
     python bench.py numerics [--plots=FOLDER] [--json=FILE]
     python bench.py policies|differences --workdir=runs/words [--policies=int8,edge_fp16] [--json=FILE]
     python bench.py decoding --workdir=runs/english_small --lm=books.lm [--json=FILE]
-    python bench.py copies|device [--json=FILE]
+    python bench.py copies|device|micro [--json=FILE]
     python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
     python bench.py front_ends|bandwidth|imported [--chunks=40] [--json=FILE]
     python bench.py long_audio --workdir=runs/words [--json=FILE]
@@ -47,6 +47,8 @@ times       how far the starts and ends of words are from known ones, in strings
 confidence  calibration error of a model's confidence before and after a fit on dev, and how much speech of other words
             (--outside) a threshold rejects (2 minutes); nothing is timed
 silence     words that a model (every one that is shipped) writes into silence, noise, hum and notes; nothing is timed
+micro       exports for microcontrollers, and of a model three times as large, compiled by Arm's Vela for Ethos-U55 and
+            U85: operators left to the processor, memory, predicted time (2 minutes); nothing is timed
 device      instructions and memory of the recogniser in C (examples/device), as valgrind counts them (4 minutes)
 data        preparing a corpus and training-side reading: speed on the real speech of --source, memory on generated
             corpora of 10,000 and of 100,000 utterances (8 minutes)
@@ -80,6 +82,7 @@ from benchmarks import (
     harness,
     imported,
     long_audio,
+    micro,
     numerics,
     plots,
     policies,
@@ -153,6 +156,7 @@ def measurements() -> dict[str, Measurement]:
             confidence, lambda: confidence.run(workdir, _SOURCE.value, _OUTSIDE.value), (_WORKDIR,)
         ),
         "silence": Measurement(silence, lambda: silence.run(_WORKDIR.value)),
+        "micro": Measurement(micro, micro.run),
         "device": Measurement(device, device.run),
         "data": Measurement(data, lambda: data.run(_SOURCE.value or ""), (_SOURCE,)),
         "kernels": Measurement(tuning, lambda: tuning.run(_OP.value))
