@@ -13,11 +13,10 @@ Ctrl-C ends a source: what has been heard is still recognised. Segments are prin
 that a source may last for ever.
 """
 
-import conformer.interrupts  # first: from here on, Ctrl-C is one line
+import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
 
 # isort: split
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -29,20 +28,18 @@ from typing import Any, TextIO
 import numpy as np
 from absl import flags
 
-import conformer
-from conformer import Model, runtime, system
-from conformer.api import CHUNK_SIZE, NUM_LEFT_CHUNKS, UNFIT_FOR_ARTEFACT, find
+from conformer import system
 from conformer.audio import AudioError, read_audio
 from conformer.command import run_command
-from conformer.config import EXECUTIONS, Config
-from conformer.decode.search import Search, check_nbest, define_search_flags
-from conformer.policy import POLICIES
+from conformer.config import Config
+from conformer.decode.search import check_nbest
+from conformer.model_flags import ModelFlags
 from conformer.streaming import Recognizer, Segment, StreamError
 from conformer.streaming.outputs import Writer, output_paths
 from conformer.streaming.sources import BLOCK_SECONDS, pace, read_pcm, record_microphone
 
-ARTEFACT = flags.DEFINE_string("artefact", None, "File that export.py wrote, or its card, to run instead of a workdir.")
-WORKDIR = flags.DEFINE_string("workdir", "english_small", "Folder of a training run, or a model that is shipped.")
+NO_DATA = "an artefact has no data to take one from; name a file, or give --workdir"
+MODEL = ModelFlags(unfit={"example": NO_DATA})
 OUTPUTS = ["txt", "words", "json", "srt", "vtt"]
 OUTPUT = flags.DEFINE_enum("output", "txt", OUTPUTS, "What to write of a segment that has ended.")
 OUT_DIR = flags.DEFINE_string("out-dir", None, "Folder to write that to, a file for each source; default: print it.")
@@ -50,20 +47,11 @@ NBEST = flags.DEFINE_integer("nbest", 0, "Alternatives of a segment in JSON, of 
 MIN_CONFIDENCE = flags.DEFINE_float(
     "min-confidence", 0.0, "Leave out segments that are less sure, such as speech of other words than the model's."
 )
-flags.DEFINE_integer("chunk-size", CHUNK_SIZE, "Encoder frames recognised at a time.", lower_bound=1)
-flags.DEFINE_integer("num-left-chunks", NUM_LEFT_CHUNKS, "Chunks of left context.", lower_bound=0)
-flags.DEFINE_enum("numerics", None, list(POLICIES), "Numerics policy; default: that of the run's config.")
-flags.DEFINE_enum("execution", None, EXECUTIONS, "Layout of tensors; default: as trained.")
-SEARCH = define_search_flags()
 MICROPHONE = flags.DEFINE_bool("microphone", False, "Transcribe the microphone (needs the extra 'microphone').")
 REALTIME = flags.DEFINE_bool("realtime", False, "Feed files at the speed of speech.")
 EXAMPLE = flags.DEFINE_bool("example", False, "Transcribe an utterance of the test split of the run's own data.")
 ONE_CORE = flags.DEFINE_bool("one-core", False, "Use one processor core (Linux).")
 JSON = flags.DEFINE_string("json", None, "Also write texts and timings to this file.")
-UNFIT_FLAGS = {
-    "workdir": "name one of the two",
-    "example": "an artefact has no data to take one from; name a file, or give --workdir",
-}
 
 
 def main(arguments: list[str]) -> None:
@@ -72,12 +60,11 @@ def main(arguments: list[str]) -> None:
     if len(arguments) < 2 and not (EXAMPLE.value or MICROPHONE.value):
         sys.exit("transcribe.py: name audio files, - for standard input, --microphone or --example (see --help)")
     try:
-        search = SEARCH(pathlib.Path(ARTEFACT.value).parent if ARTEFACT.value else find(WORKDIR.value))
         system.check_writable(JSON.value)
         names = [*arguments[1:], *(["example"] * EXAMPLE.value), *(["microphone"] * MICROPHONE.value)]
         paths = output_paths(OUT_DIR.value, names, OUTPUT.value) if OUT_DIR.value else [None] * len(names)
-        check_nbest(NBEST.value, search)
-        model = load(search)
+        check_nbest(NBEST.value, MODEL.search())
+        model = MODEL.load()
         recognizer = model.recognizer(min_confidence=MIN_CONFIDENCE.value, num_alternatives=NBEST.value)
         sources = open_sources(model.sample_rate, arguments[1:])
     except ValueError as error:  # what every error of bad input is
@@ -98,20 +85,6 @@ def main(arguments: list[str]) -> None:
     if JSON.value:
         system.write_text(pathlib.Path(JSON.value), json.dumps(records, indent=2) + "\n")
     sys.exit(1 if failed else 0)
-
-
-def load(search: Search) -> Model:
-    """The model that --artefact or --workdir names. Raises ValueError for flags that it cannot follow."""
-    remedies = UNFIT_FOR_ARTEFACT | UNFIT_FLAGS
-    given = {name: flag.value for name in remedies if (flag := flags.FLAGS[name.replace("_", "-")]).present}
-    if ARTEFACT.value:
-        for name in given:
-            raise ValueError(f"--{name.replace('_', '-')} does not go with --artefact: {remedies[name]}")
-        runtime.speak_plainly()
-    else:
-        runtime.set_up()
-    options = {name: value for name, value in given.items() if name in UNFIT_FOR_ARTEFACT}
-    return conformer.load(ARTEFACT.value or WORKDIR.value, **options, **dataclasses.asdict(search))
 
 
 def open_sources(rate: int, names: Sequence[str]) -> list[tuple[str, Iterator[np.ndarray]]]:
@@ -247,7 +220,7 @@ def read_example(rate: int) -> tuple[str, np.ndarray]:
     # Here, since reading a corpus takes long to import.
     from conformer.data import DataError, in_splits, load_utterances
 
-    config = Config.from_json(find(WORKDIR.value) / "config.json")
+    config = Config.from_json(MODEL.workdir / "config.json")
     tests = list(in_splits(load_utterances(config), ("test",)))
     if not tests:
         raise DataError("--example: the run's data has no test split to take an utterance from")
