@@ -1,8 +1,8 @@
 """Many live streams over WebSockets, in one process on one core, with the protocol of sherpa-onnx's online server.
 
 A client sends float32 samples of one channel at the model's rate in binary messages, then the text `Done`. It gets
-JSON: `text` and `segment` of the current segment whenever it has changed, once more with `is_final` when the segment has
-ended, and at last the text `Done!`. docs/serving.md has the limits.
+JSON: `text` and `segment` of the current segment whenever it has changed, once more with `is_final` when the segment
+has ended, and at last the text `Done!`. docs/serving.md has the limits.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from conformer.streaming.pool import Stream
 
 TICK = 0.05  # seconds from a step of all streams to the next
 LONGEST_FEED = 1.0  # seconds of audio that wait at most before features are computed
-LOAD_SECONDS = 5.0  # that the load is averaged over
+LOAD_SECONDS = 2.0  # that the load is averaged over
 MESSAGE_BYTES, MESSAGES = 2**18, 4  # of a message; that wait to be read
 UNSUPPORTED, INVALID, POLICY, BUSY = 1003, 1007, 1008, 1013  # WebSocket close codes
 
