@@ -5,13 +5,25 @@ A wheel adds two names to an environment, `conformer` and `kernels`. The scripts
 """
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 MODELS = {  # of models/: what each needs to run; other formats can be exported from it
     "english_small": ["*"],
     "words": ["*"],
     "words_micro": ["*.npz", "*.txt", "*.model", "confidence.json", "config.json", "onnx_int8.*"],
 }
-SCRIPTS = "conformer.scripts"  # every *.py beside this file; `edge-conformer NAME` runs them
+SCRIPTS = "conformer.scripts"  # the *.py beside this file; `edge-conformer NAME` runs them
+ONLY_HERE = {"bench", "demo", "report", "setup"}  # of them: they need files that the wheel lacks
+
+
+class BuildPy(build_py):
+    """Leaves out the scripts that a wheel cannot run."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list:
+        """As setuptools: (package, module, file) of each module."""
+        modules = super().find_package_modules(package, package_dir)
+        return [found for found in modules if package != SCRIPTS or found[1] not in ONLY_HERE]
+
 
 setup(
     packages=[
@@ -22,4 +34,5 @@ setup(
     package_dir={SCRIPTS: ".", **{f"conformer.models.{name}": f"models/{name}" for name in MODELS}},
     package_data={f"conformer.models.{name}": patterns for name, patterns in MODELS.items()},
     include_package_data=False,
+    cmdclass={"build_py": BuildPy},
 )
