@@ -27,7 +27,9 @@ def main() -> None:
     if name not in COMMANDS:
         lines = [f"  edge-conformer {command:<12}{does}" for command, does in COMMANDS.items()]
         usage = "\n".join(["Streaming speech recognition. The commands, each with its own --help:", "", *lines])
-        sys.exit(print(usage) if name in ("-h", "--help") else f"edge-conformer: there is no command {name!r}\n\n{usage}")
+        if name in ("-h", "--help"):
+            sys.exit(print(usage))
+        sys.exit(f"edge-conformer: there is no command {name!r}\n\n{usage}")
     script = str(SCRIPTS / f"{name}.py")
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
