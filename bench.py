@@ -13,6 +13,7 @@
     python bench.py times --workdir=models/words --source=../shared/data/connected_words_16k [--json=FILE]
     python bench.py confidence --workdir=models/words [--source=PACK] [--outside=PACK] [--json=FILE]
     python bench.py silence [--workdir=runs/words] [--json=FILE]
+    python bench.py server [--json=FILE]
     python bench.py data --source=../shared/data/libri_mini [--json=FILE]
     python bench.py kernels [--op=, --shape=, --dtype=, --implementation=] [--plots=FOLDER] [--autotune] [--json=FILE]
 
@@ -50,6 +51,8 @@ silence     words that a model (every one that is shipped) writes into silence, 
 micro       exports for microcontrollers, and of a model three times as large, compiled by Arm's Vela for Ethos-U55 and
             U85: operators left to the processor, memory, predicted time (2 minutes); nothing is timed
 device      instructions and memory of the recogniser in C (examples/device), as valgrind counts them (4 minutes)
+server      serve.py with up to 200 live streams on one core: lag of texts, memory of a stream, refusals (5 minutes;
+            Linux)
 data        preparing a corpus and training-side reading: speed on the real speech of --source, memory on generated
             corpora of 10,000 and of 100,000 utterances (8 minutes)
 kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
@@ -86,6 +89,7 @@ from benchmarks import (
     numerics,
     plots,
     policies,
+    server,
     silence,
     streaming,
     times,
@@ -158,6 +162,7 @@ def measurements() -> dict[str, Measurement]:
         "silence": Measurement(silence, lambda: silence.run(_WORKDIR.value)),
         "micro": Measurement(micro, micro.run),
         "device": Measurement(device, device.run),
+        "server": Measurement(server, server.run),
         "data": Measurement(data, lambda: data.run(_SOURCE.value or ""), (_SOURCE,)),
         "kernels": Measurement(tuning, lambda: tuning.run(_OP.value))
         if _AUTOTUNE.value
