@@ -25,6 +25,7 @@ from conformer.artefacts.card import Card
 from conformer.artefacts.formats import ExportError
 from conformer.artefacts.host import card_for, front_end
 from conformer.artefacts.onnx import cache_shapes
+from conformer.audio import INT16_SCALE
 from conformer.command import run_command
 from conformer.config import FeatureConfig
 from conformer.decode.confidence import SUREST, Confidence
@@ -85,7 +86,7 @@ def check(features: FeatureConfig) -> dict[str, Any]:
     noise = np.random.default_rng(0).normal(0, 3000, CHECK_SAMPLES) * np.maximum(1 - 2 * time, 0)
     samples = np.round(8000 * np.sin(2 * np.pi * (200 + 2000 * time) * time) * (time < 0.5) + noise).astype(np.int16)
     log_mel = StreamingLogMel(features)
-    frames = [log_mel.accept(samples.astype(np.float32) / 32768), log_mel.flush()]
+    frames = [log_mel.accept((samples / INT16_SCALE).astype(np.float32)), log_mel.flush()]
     return {"samples": samples, "features": np.concatenate(frames).ravel()}
 
 

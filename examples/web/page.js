@@ -17,7 +17,7 @@ function enter(state) {
 
 function begin(state) {
   element("problem").textContent = "";
-  element("words").replaceChildren();
+  for (const id of ["words", "audio", "factor", "memory"]) element(id).replaceChildren();
   worker.postMessage({ start: true });
   enter(state);
 }
@@ -95,6 +95,7 @@ function show({ segments, words, audioSeconds, computeSeconds, memory, finished 
     ...segments.flat().map((word) => wordElement(word, "final")),
     ...words.map((word) => wordElement(word, "partial")),
   );
+  Object.assign(document.body.dataset, { audio: audioSeconds, compute: computeSeconds, memory });
   element("audio").textContent = `${audioSeconds.toFixed(1)} s`;
   element("factor").textContent = audioSeconds ? (computeSeconds / audioSeconds).toFixed(3) : "";
   element("memory").textContent = `${(memory / 2 ** 20).toFixed(1)} MiB`;

@@ -38,7 +38,8 @@ async function follow({ start, samples, finish }) {
   }
   const begun = performance.now();
   await (finish ? recogniser.finish() : recogniser.accept(samples));
-  const { transcript, audioSeconds } = recogniser;
+  const { transcript } = recogniser;
+  const audioSeconds = Math.min(recogniser.audioSeconds, transcript.audioSeconds); // less the silence that follows
   const update = { segments: transcript.segments.splice(0), words: transcript.words, audioSeconds };
   computeSeconds += (performance.now() - begun) / 1000;
   const memory = memories.reduce((sum, { buffer }) => sum + buffer.byteLength, 0);
