@@ -35,7 +35,8 @@ function finish() {
 async function listen() {
   enter("opening");
   let stream;
-  const context = new AudioContext({ sampleRate: rate }); // the browser resamples
+  // The browser resamples. "playback" has the longest buffers: on a busy computer short ones run dry.
+  const context = new AudioContext({ sampleRate: rate, latencyHint: "playback" });
   try {
     // Without these, browsers change the sound for the ears of people.
     const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };

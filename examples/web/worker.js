@@ -37,13 +37,17 @@ async function follow({ start, samples, finish }) {
     return;
   }
   const begun = performance.now();
-  await (finish ? recogniser.finish() : recogniser.accept(samples));
   const { transcript } = recogniser;
-  const audioSeconds = Math.min(recogniser.audioSeconds, transcript.audioSeconds); // less the silence that follows
-  const update = { segments: transcript.segments.splice(0), words: transcript.words, audioSeconds };
+  const before = transcript.numFrames;
+  await (finish ? recogniser.finish() : recogniser.accept(samples));
+  const news = finish || transcript.numFrames > before;
+  const words = news ? transcript.words : [];
   computeSeconds += (performance.now() - begun) / 1000;
+  if (!news) return;
+  const audioSeconds = Math.min(recogniser.audioSeconds, transcript.audioSeconds); // less the silence that follows
   const memory = memories.reduce((sum, { buffer }) => sum + buffer.byteLength, 0);
-  postMessage({ update: { ...update, computeSeconds, memory, finished: Boolean(finish) } });
+  const segments = transcript.segments.splice(0);
+  postMessage({ update: { segments, words, audioSeconds, computeSeconds, memory, finished: Boolean(finish) } });
 }
 
 // One message after the other: a step lasts longer than a block of audio.
