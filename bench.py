@@ -174,7 +174,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"{name} needs {' and '.join(missing)}: --help says what they are")
     if _PLOTS.value and name not in plots.PLOTS:
         raise app.UsageError(f"--plots: {name} has none; {' and '.join(plots.PLOTS)} have")
-    circumstances: dict[str, Any] = record.describe_run() | {"benchmark": name}
+    folders = _WORKDIR.value.split(",") if _WORKDIR.value else ()
+    circumstances: dict[str, Any] = record.describe_run(*folders) | {"benchmark": name}
     runtime.set_up()
     try:
         result = run()

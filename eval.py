@@ -18,19 +18,16 @@ import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one li
 
 # isort: split
 import dataclasses
-import datetime
-import json
 import pathlib
 import sys
 from collections.abc import Iterable
 from typing import Any
 
-import jax
 import tqdm
 from absl import flags
 from flax import nnx
 
-from conformer import runtime, system
+from conformer import record, runtime, system
 from conformer.command import run_command
 from conformer.config import EXECUTIONS
 from conformer.data import load_split
@@ -118,6 +115,7 @@ def evaluate(workdir: pathlib.Path) -> None:
     if KEEP_SEARCH.value:
         system.check_writable(workdir / SEARCH_FILE)
     confidence = Confidence.load(workdir)
+    circumstances = record.describe_run(workdir) | {"versions": record.versions("jax", "jaxlib", "flax", "numpy")}
     config, model, tokenizer, step = load_model(workdir, EXECUTION.value)
     lm = read_lm(search, tokenizer)
     for candidate in (search, *grid):
@@ -191,11 +189,7 @@ def evaluate(workdir: pathlib.Path) -> None:
         system.write_text(pathlib.Path(PLOT.value), latency_plot(shown, rows[-1]["wer"]))
 
     if JSON.value:
-        record = {
-            "command": " ".join(["python", *sys.argv]),
-            "date": datetime.date.today().isoformat(),
-            "device": jax.devices()[0].device_kind,
-            "jax": jax.__version__,
+        settings = {
             "step": step,
             "split": SPLIT.value,
             "numerics": NUMERICS.value or config.numerics,
@@ -209,8 +203,8 @@ def evaluate(workdir: pathlib.Path) -> None:
             "streaming": streams,
             "tried": [dataclasses.asdict(t) | s.as_dict() for t, s in trials],
         }
-        record |= rows[0] | {name: values for name, values in lists.items() if values}
-        system.write_text(pathlib.Path(JSON.value), json.dumps(record, indent=2) + "\n")
+        found = {name: values for name, values in lists.items() if values}
+        record.write(JSON.value, circumstances | settings | rows[0] | found)
 
 
 def progress[T](things: Iterable[T], total: int) -> Iterable[T]:

@@ -87,6 +87,9 @@ def test_a_step_with_it_has_another_loss_and_moves():
 
 
 def test_what_cannot_be(monkeypatch):
+    config = tiny().replace({"train.mmi_weight": 0.5})
+    with pytest.raises(ValueError, match=r"train.mmi_weight=0\.5 needs a bigram"):
+        make_train_step(config, start(config)[0])
     with pytest.raises(ConfigError, match=r"train.mmi_weight=-1\.0 must not be negative"):
         Config(train=TrainConfig(mmi_weight=-1.0))
     monkeypatch.setattr(denominator, "MOST_UNITS", 2)

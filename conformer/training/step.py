@@ -38,7 +38,12 @@ def make_train_step(
         mesh: where state and batch lie, by `place_state` and `place_batch`; None = on one device. The choices are the
             same on any; sums over devices are rounded otherwise.
         bigram: of units (`unit_bigram`); needed where `train.mmi_weight` is not 0.
+
+    Raises:
+        ValueError: `train.mmi_weight` is not 0, and no bigram is given.
     """
+    if config.train.mmi_weight and bigram is None:
+        raise ValueError(f"train.mmi_weight={config.train.mmi_weight} needs a bigram of the units: give unit_bigram's")
     mesh = make_mesh(1, jax.devices()[:1]) if mesh is None else mesh
     optimiser = make_optimiser(config.train)
     schedule = learning_rate(config.train)
@@ -59,7 +64,7 @@ def make_train_step(
         )
         logits = model.head(outputs[-1])
         loss = ctc_loss(logits, lengths, *labels)
-        if (weight := config.train.mmi_weight) and bigram is not None:
+        if weight := config.train.mmi_weight:
             loss = loss + weight * log_denominator(logits, lengths, jnp.asarray(bigram))
         if weight := config.train.intermediate_weight:  # Lee and Watanabe, 2021, "Intermediate Loss Regularization"
             middle = model.head(outputs[len(outputs) // 2 - 1])
