@@ -1,9 +1,11 @@
 """The page of examples/web in Chromium, on real speech: its text beside transcribe.py's, speed and memory.
 
 Recordings come as files, on one core that a program without an end keeps busy too; then as the microphone, at the speed
-of speech, through the file that Chromium takes for one.
+of speech, through the file that Chromium takes for one. `python -m benchmarks.web docs/web.png` draws the page while it
+listens.
 """
 
+import base64
 import contextlib
 import importlib.util
 import json
@@ -19,8 +21,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from benchmarks import browser
-from conformer import system
+from benchmarks import browser, harness
+from conformer import record, system
 from conformer.data import load_manifest
 from kernels.typing import Float
 
@@ -33,23 +35,21 @@ STATE = "document.body.dataset.state"
 WORDS = "[...document.querySelectorAll('.word')].map(word => ({...word.dataset}))"
 LEAD = 1.0  # seconds of silence in front of what the microphone hears
 TAIL = 1.0  # and behind, before it is stopped
+PICTURE = (760, 460)  # pixels
 
 
 def run(source: str | None) -> dict[str, Any]:
     """Measures the shipped model. Raises ValueError where the speech, Chromium or npm is missing."""
-    pack = pathlib.Path(source or SOURCE)
-    test = [utterance for utterance in load_manifest(pack) if utterance.split == "test"]
-    samples = [utterance.samples(RATE) for utterance in test[:: len(test) // FILES][:FILES]]
+    samples = recordings(source)
     page = page_builder()
     with tempfile.TemporaryDirectory() as folder:
-        out = pathlib.Path(folder)
-        page.build(ARTEFACT, out)
-        page.fetch_runtime(out / "onnxruntime")
+        out = _built(folder)
         expected = by_python(ARTEFACT, samples)
         with system.on_cores(system.cores()[:1]), _busy():
             files = by_file(out, samples)
         microphone = by_microphone(out, samples)
     return {
+        "models": record.models(ARTEFACT.parent),
         "runtime": page.RUNTIME,
         "artefact": ARTEFACT.name,
         "files": summary(files, expected),
@@ -57,20 +57,31 @@ def run(source: str | None) -> dict[str, Any]:
     }
 
 
+def recordings(source: str | None = None, count: int = FILES) -> list[Float[np.ndarray, " samples"]]:
+    """So many of the test split, from all of it."""
+    test = [utterance for utterance in load_manifest(pathlib.Path(source or SOURCE)) if utterance.split == "test"]
+    return [utterance.samples(RATE) for utterance in test[:: max(len(test) // count, 1)][:count]]
+
+
+def picture(path: pathlib.Path) -> None:
+    """Draws the page as it hears a recording through the microphone (PNG)."""
+    with tempfile.TemporaryDirectory() as folder:
+        heard = _write(pathlib.Path(folder, "microphone.wav"), np.concatenate(recordings(count=2)))
+        with _opened(_built(folder), *_fake_microphone(heard)) as view:
+            view.evaluate("document.querySelector('#microphone').click()")
+            view.until("document.querySelectorAll('.word').length >= 7")
+            path.write_bytes(base64.b64decode(view.picture(*PICTURE)))
+
+
 def table(result: dict[str, Any]) -> str:
     """A line for each way in."""
     return "\n".join(
         f"{way:<11}{row['same_text']} of {row['recordings']} texts as transcribe.py's; "
         f"real-time factor {row['real_time_factor']:.3f}; "
-        f"{row['shown_bytes'] / 2**20:.1f} MiB shown, {browser_mib(row)} of its process; "
+        f"{row['shown_bytes'] / 2**20:.1f} MiB shown, {harness.mebibytes(row['process_mib'])} of its process; "
         f"times within {row['time_difference']:.3f} s, confidence within {row['confidence_difference']:.3f}"
         for way, row in ((way, result[way]) for way in ("files", "microphone"))
     )
-
-
-def browser_mib(row: dict[str, Any]) -> str:
-    """The memory of the page's process, in words."""
-    return "unknown" if row["process_mib"] is None else f"{row['process_mib']:.0f} MiB"
 
 
 def summary(result: dict[str, Any], expected: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -112,10 +123,10 @@ def by_python(artefact: pathlib.Path, samples: Sequence[Float[np.ndarray, " samp
     """What transcribe.py records of each recording."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [_write(pathlib.Path(folder, f"{index}.wav"), row) for index, row in enumerate(samples)]
-        record = pathlib.Path(folder, "record.json")
-        command = [sys.executable, "transcribe.py", f"--artefact={artefact}", f"--json={record}", *map(str, paths)]
+        results = pathlib.Path(folder, "results.json")
+        command = [sys.executable, "transcribe.py", f"--artefact={artefact}", f"--json={results}", *map(str, paths)]
         subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
-        return json.loads(record.read_text())
+        return json.loads(results.read_text())
 
 
 def by_file(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samples"]]) -> dict[str, Any]:
@@ -134,12 +145,7 @@ def by_microphone(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samp
     """What the page shows of each recording, played to its microphone after a second of silence."""
     with tempfile.TemporaryDirectory() as folder:
         heard = pathlib.Path(folder, "microphone.wav")
-        options = [
-            "--use-fake-device-for-media-stream",
-            "--use-fake-ui-for-media-stream",
-            f"--use-file-for-fake-audio-capture={heard}%noloop",
-        ]
-        with _opened(page, *options) as view:
+        with _opened(page, *_fake_microphone(heard)) as view:
             rows = []
             for row in samples:
                 _write(heard, np.concatenate([np.zeros(int(LEAD * RATE), np.float32), row]))
@@ -153,6 +159,18 @@ def by_microphone(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samp
                 for word in rows[-1]["words"]:
                     word["start"], word["end"] = word["start"] - LEAD, word["end"] - LEAD
             return _result(view, rows)
+
+
+def _fake_microphone(path: pathlib.Path) -> list[str]:
+    fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    return [*fake, f"--use-file-for-fake-audio-capture={path}%noloop"]
+
+
+def _built(folder: str) -> pathlib.Path:
+    page, out = page_builder(), pathlib.Path(folder, "page")
+    page.build(ARTEFACT, out)
+    page.fetch_runtime(out / "onnxruntime")
+    return out
 
 
 @contextlib.contextmanager
@@ -205,3 +223,7 @@ def _busy() -> Iterator[None]:
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+
+
+if __name__ == "__main__":
+    picture(pathlib.Path(sys.argv[1]))
