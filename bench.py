@@ -13,7 +13,6 @@
     python bench.py times --workdir=models/words --source=../shared/data/connected_words_16k [--json=FILE]
     python bench.py confidence --workdir=models/words [--source=PACK] [--outside=PACK] [--json=FILE]
     python bench.py silence [--workdir=runs/words] [--json=FILE]
-    python bench.py server [--json=FILE]
     python bench.py data --source=../shared/data/libri_mini [--json=FILE]
     python bench.py kernels [--op=, --shape=, --dtype=, --implementation=] [--plots=FOLDER] [--autotune] [--json=FILE]
 
