@@ -1,7 +1,7 @@
 """What Arm's compiler Vela makes of exports for microcontrollers: operators, memory and predicted time on Ethos-U.
 
-Two models: the one that is shipped, and one three times as large with random weights, whose ranges are those of the
-check's synthetic sound, since memory is what it is for. Vela predicts times by its model of the NPU; nothing runs on one.
+Two models: the one that is shipped, and one three times as large, for memory alone: its weights are random, its ranges
+those of the check's synthetic sound. Vela predicts times by its model of the NPU; nothing runs on one.
 """
 
 import csv
