@@ -144,7 +144,7 @@ def measurements() -> dict[str, Measurement]:
         "differences": Measurement(
             differences, lambda: differences.run(workdir.split(","), _POLICIES.value), (_WORKDIR,)
         ),
-        "half_precision": Measurement(half_precision, lambda: half_precision.run(workdir), (_WORKDIR,)),
+        "half_precision": Measurement(half_precision, lambda: half_precision.run(workdir, _JSON.value), (_WORKDIR,)),
         "decoding": Measurement(decoding, lambda: decoding.run(workdir, _LM.value or ""), (_WORKDIR, _LM)),
         "copies": Measurement(copies, copies.run),
         "cost": Measurement(cost, lambda: cost.run(chunks, _DEVICE.value)),

@@ -6,6 +6,8 @@ here but what is compared with it: the error of those two.
 
 import dataclasses
 import functools
+import itertools
+import json
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -68,26 +70,47 @@ class HalfStep(Runtime):
         return log_probs
 
 
-def run(workdir: str | pathlib.Path, split: str = "test") -> dict:
-    """Scores the model of a work directory on a split, and the examples' errors, for each policy."""
-    workdir = pathlib.Path(workdir)
-    config, model, tokenizer, step = load_model(workdir)
+def run(workdir: str | pathlib.Path, path: str | None = None) -> dict:
+    """Scores the model of a work directory on its test split, and the examples' errors, for each policy.
+
+    Args:
+        path: the record. Its rows are written as they come, and one of the same model and versions that was interrupted
+            is continued.
+    """
+    config, model, tokenizer, step = load_model(pathlib.Path(workdir))
+    key = {"model": pathlib.Path(workdir).name, "step": step, "iree": record.versions(*PACKAGES)}
+    result = _interrupted(path, key) or key | {"complete": False, "rows": [], "examples": []}
+
+    def keep() -> None:
+        if path:
+            record.write(path, result)
+
     geometry = Geometry.of(config, model, CHUNK_SIZE, NUM_LEFT_CHUNKS)
-    parity = Parity(reference(config, model, geometry), tokenizer, load_split(config, None, split))
-    rows = [{"policy": "float32", "residual_scale": 1.0} | parity.reference]
-    for policy in POLICIES:
-        for factor in SCALES:
-            scaled = scale_residual(model, factor)
-            stepper = HalfStep(pathlib.Path(), geometry, config.features, model=scaled, layout=Repaired(policy))
-            found = parity.measure(stepper)
-            found = {name: _finite(value) for name, value in found.items()}
-            rows.append({"policy": policy.name, "residual_scale": factor} | found)
-            print(line(rows[-1]), flush=True)
-    others = []
+    cases = list(itertools.product(POLICIES, SCALES))[max(len(result["rows"]) - 1, 0) :]
+    if cases:
+        parity = Parity(reference(config, model, geometry), tokenizer, load_split(config, None, "test"))
+        result["rows"] = result["rows"] or [{"policy": "float32", "residual_scale": 1.0} | parity.reference]
+        for policy, factor in cases:
+            scaled, layout = scale_residual(model, factor), Repaired(policy)
+            stepper = HalfStep(pathlib.Path(), geometry, config.features, model=scaled, layout=layout)
+            found = {name: _finite(value) for name, value in parity.measure(stepper).items()}
+            result["rows"].append({"policy": policy.name, "residual_scale": factor} | found)
+            print(line(result["rows"][-1]), flush=True)
+            keep()
+    result["examples"] = []
     for row in example_rows():
-        others.append(row)
+        result["examples"].append(row)
         print(row, flush=True)
-    return {"iree": record.versions(*PACKAGES), "step": step, "split": split, "rows": rows, "examples": others}
+    return result | {"complete": True}
+
+
+def _interrupted(path: str | None, key: dict) -> dict | None:
+    """The record as far as it came, or None where there is none of the same model and versions."""
+    if path is None or not pathlib.Path(path).exists():
+        return None
+    found = json.loads(pathlib.Path(path).read_text())
+    same = not found.get("complete", True) and all(found.get(name) == value for name, value in key.items())
+    return found if same else None
 
 
 def example_rows() -> Iterator[dict]:

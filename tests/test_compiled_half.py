@@ -38,7 +38,7 @@ def halves(*shape: int) -> np.ndarray:
 
 def test_a_missing_iree_is_named(monkeypatch):
     monkeypatch.setattr(compiled_half, "available", lambda: False)
-    with pytest.raises(ValueError, match="iree-base-compiler.*pip install"):
+    with pytest.raises(ValueError, match=r"iree-base-compiler.*pip install"):
         compile_half(jnp.exp, np.zeros(1, np.float32))
 
 
@@ -54,7 +54,8 @@ def test_operations_are_rounded_one_by_one():
     rows[0, :3] = [6e4, 6e4, -6e4]
     rows[1] = 1
     rows[1, 0] = 2048  # to which 1 adds nothing in float16
-    found = compile_half(operations, x, y, z, rows, np.ones((64, 8), np.float32))(x, y, z, rows, np.ones((64, 8)))
+    inputs = x, y, z, rows, np.ones((64, 8), np.float32)
+    found = compile_half(operations, *inputs)(*inputs)
     a, b, c = (np.float16(values) for values in (x, y, z))
     with np.errstate(over="ignore"):
         expected = a + b - c, a * b * c, a * a - b
