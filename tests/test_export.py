@@ -114,16 +114,15 @@ for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT
 @pytest.mark.slow
 @pytest.mark.parametrize("numerics", ["float32", "float16", "float16-stable", "int8"])
 def test_an_old_onnx_runtime_computes_the_same(exported, tmp_path, numerics):
-    """Version 1.17. The plain float16 is held to no level of its optimiser, which computes larger ones wrongly."""
+    """Version 1.17. The plain float16 is held to its right level alone: this model's is computed well at every level."""
     python = os.environ.get("ONNXRUNTIME_1_17")
     if not python:
         pytest.skip("ONNXRUNTIME_1_17 names no Python interpreter that has onnxruntime 1.17")
     card, folder = exported("onnx", numerics)
     runtime: Any = load_runtimes("onnx", folder / card.file, card.geometry, card.features)[""]
-    *first, window = np.load(folder / pipeline.CHECK_FILE)["windows"]
-    for earlier in first:
-        runtime(earlier[None], np.array([CHUNK_SIZE]))
-    np.savez(tmp_path / "inputs.npz", **runtime.inputs(window, np.ones(card.geometry.num_keys, bool)))
+    window = np.load(folder / pipeline.CHECK_FILE)["windows"][0]
+    # The first chunk of a stream: the keys before it are masked.
+    np.savez(tmp_path / "inputs.npz", **runtime.inputs(window, card.geometry.valid_keys(0, CHUNK_SIZE)))
     arguments = [folder / card.file, tmp_path / "inputs.npz", tmp_path]
     subprocess.run([python, "-c", OLD_RUNTIME, *arguments], check=True)
     expected = runtime(window[None], np.array([CHUNK_SIZE]))[0]
