@@ -6,7 +6,8 @@ shows that operations are rounded one by one.
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -60,6 +61,6 @@ def _narrow(array: np.ndarray | jax.Array) -> np.ndarray:
     return array.astype(np.float16) if array.dtype == np.float32 else array
 
 
-def _wide(array: Sequence) -> np.ndarray:
-    array = np.asarray(array)
+def _wide(result: Any) -> np.ndarray:
+    array = np.asarray(result)
     return array.astype(np.float32) if array.dtype == np.float16 else array
