@@ -30,6 +30,8 @@ policies    word error rates of a trained model under every numerics policy, wit
             larger residual stream (most of the time is compilation); nothing is timed
 differences what policies change in the log-probabilities of models (--workdir=A,B,C), imports with random weights among
             them, in both layouts and with a larger residual stream; nothing is timed
+half_precision  word error rates of a trained model compiled to float16 (the extra iree), with and without each repair,
+            and the errors of examples/large_residuals.py (15 minutes); nothing is timed
 decoding    word error rates of a trained model, greedy and with a beam, a closed and an open lexicon with a language
             model (lm.py), tuned on dev; its learning curve (10 minutes); nothing is timed
 copies      operations that move data, by layout: in the graph, as compiled for the CPU, as exported to ONNX (a minute);
@@ -83,6 +85,7 @@ from benchmarks import (
     device,
     differences,
     front_ends,
+    half_precision,
     harness,
     imported,
     long_audio,
@@ -120,7 +123,7 @@ _DEVICE = flags.DEFINE_enum("device", "x86", ["x86", "h200"], "cost: whose profi
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "policies, differences, decoding, long_audio, times, confidence, silence: folder of a training run.",
+    "policies, differences, half_precision, decoding, long_audio, times, confidence, silence: folder of a run.",
 )
 _LM = flags.DEFINE_string("lm", None, "decoding: ARPA model of words.")
 _SOURCE = flags.DEFINE_string(
@@ -150,6 +153,7 @@ def measurements() -> dict[str, Measurement]:
         "differences": Measurement(
             differences, lambda: differences.run(workdir.split(","), _POLICIES.value), (_WORKDIR,)
         ),
+        "half_precision": Measurement(half_precision, lambda: half_precision.run(workdir, _JSON.value), (_WORKDIR,)),
         "decoding": Measurement(decoding, lambda: decoding.run(workdir, _LM.value or ""), (_WORKDIR, _LM)),
         "copies": Measurement(copies, copies.run),
         "cost": Measurement(cost, lambda: cost.run(chunks, _DEVICE.value)),
