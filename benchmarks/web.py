@@ -35,7 +35,7 @@ STATE = "document.body.dataset.state"
 WORDS = "[...document.querySelectorAll('.word')].map(word => ({...word.dataset}))"
 LEAD = 1.0  # seconds of silence in front of what the microphone hears
 TAIL = 1.0  # and behind, before it is stopped
-PICTURE = (760, 460)  # pixels
+PICTURE = (760, 490)  # pixels
 
 
 def run(source: str | None) -> dict[str, Any]:
@@ -75,12 +75,15 @@ def picture(path: pathlib.Path) -> None:
 
 def table(result: dict[str, Any]) -> str:
     """A line for each way in."""
-    return "\n".join(
-        f"{way:<11}{row['same_text']} of {row['recordings']} texts as transcribe.py's; "
-        f"real-time factor {row['real_time_factor']:.3f}; "
+    return "\n".join(f"{way:<11}{_line(result[way])}" for way in ("files", "microphone"))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['same_text']} of {row['recordings']} texts as transcribe.py's; real-time factor "
+        f"{row['real_time_factor']:.3f}, {row['processor_factor']:.3f} of processor time; "
         f"{row['shown_bytes'] / 2**20:.1f} MiB shown, {harness.mebibytes(row['process_mib'])} of its process; "
         f"times within {row['time_difference']:.3f} s, confidence within {row['confidence_difference']:.3f}"
-        for way, row in ((way, result[way]) for way in ("files", "microphone"))
     )
 
 
@@ -100,6 +103,7 @@ def summary(result: dict[str, Any], expected: Sequence[dict[str, Any]]) -> dict[
         "audio_seconds": sum(row["audio_seconds"] for row in rows),
         "real_time_factor": sum(row["compute_seconds"] for row in rows) / sum(row["audio_seconds"] for row in rows),
         "highest_real_time_factor": max(row["compute_seconds"] / row["audio_seconds"] for row in rows),
+        "processor_factor": result["processor_seconds"] / sum(row["audio_seconds"] for row in rows),
         "shown_bytes": max(row["shown_bytes"] for row in rows),
         "process_mib": result["process_mib"],
         "feature_difference": result["feature_difference"],
@@ -132,13 +136,13 @@ def by_python(artefact: pathlib.Path, samples: Sequence[Float[np.ndarray, " samp
 def by_file(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samples"]]) -> dict[str, Any]:
     """What the page shows of each recording, chosen as a file."""
     with tempfile.TemporaryDirectory() as folder, _opened(page) as view:
-        rows = []
+        rows, before = [], view.processor_seconds
         for row in samples:
             view.choose("#file", _write(pathlib.Path(folder, "speech.wav"), row))
             view.until(f"{STATE} !== 'ready'")
             view.until(f"{STATE} === 'ready'")
             rows.append(_shown(view))
-        return _result(view, rows)
+        return _result(view, rows, before)
 
 
 def by_microphone(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samples"]]) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def by_microphone(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samp
     with tempfile.TemporaryDirectory() as folder:
         heard = pathlib.Path(folder, "microphone.wav")
         with _opened(page, *_fake_microphone(heard)) as view:
-            rows = []
+            rows, before = [], view.processor_seconds
             for row in samples:
                 _write(heard, np.concatenate([np.zeros(int(LEAD * RATE), np.float32), row]))
                 seconds = LEAD + len(row) / RATE + TAIL
@@ -158,7 +162,7 @@ def by_microphone(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samp
                 rows.append(_shown(view))
                 for word in rows[-1]["words"]:
                     word["start"], word["end"] = word["start"] - LEAD, word["end"] - LEAD
-            return _result(view, rows)
+            return _result(view, rows, before)
 
 
 def _fake_microphone(path: pathlib.Path) -> list[str]:
@@ -205,9 +209,10 @@ def _shown(view: browser.Page) -> dict[str, Any]:
     }
 
 
-def _result(view: browser.Page, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _result(view: browser.Page, rows: list[dict[str, Any]], before: float) -> dict[str, Any]:
     return {
         "rows": rows,
+        "processor_seconds": view.processor_seconds - before,  # of the whole page, drawing and decoding too
         "browser": view.version,
         "process_mib": system.peak_memory_mib(view.process),
         "feature_difference": float(view.evaluate("document.querySelector('#check').textContent")),
