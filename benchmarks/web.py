@@ -34,6 +34,20 @@ FILES = 20
 STATE = "document.body.dataset.state"
 WORDS = "[...document.querySelectorAll('.word')].map(word => ({...word.dataset}))"
 LEAD = 1.0  # seconds of silence in front of what the microphone hears
+# What the page hands to its worker is kept: a capture device loses sound where the machine is busy, and a stream that
+# begins elsewhere is cut into other chunks.
+KEEP = """
+const post = Worker.prototype.postMessage;
+Worker.prototype.postMessage = function (message, transfer) {
+  if (message.start) window.heard = [];
+  if (message.samples) window.heard.push(...message.samples);
+  return post.call(this, message, transfer);
+}; 0"""
+HEARD = """
+(() => {
+  const bytes = new Uint8Array(Float32Array.from(window.heard).buffer);
+  return btoa(Array.from(bytes, byte => String.fromCharCode(byte)).join(""));
+})()"""
 TAIL = 1.0  # and behind, before it is stopped
 PICTURE = (760, 490)  # pixels
 
@@ -48,12 +62,18 @@ def run(source: str | None) -> dict[str, Any]:
         with system.on_cores(system.cores()[:1]), _busy():
             files = by_file(out, samples)
         microphone = by_microphone(out, samples)
+        heard = by_python(ARTEFACT, [row["heard"] for row in microphone["rows"]])
     return {
         "models": record.models(ARTEFACT.parent),
         "runtime": page.RUNTIME,
         "artefact": ARTEFACT.name,
         "files": summary(files, expected),
-        "microphone": summary(microphone, expected),
+        "microphone": summary(microphone, heard)
+        | {
+            "same_text_as_file": sum(
+                row["text"] == record["text"] for row, record in zip(microphone["rows"], expected, strict=True)
+            )
+        },
     }
 
 
@@ -126,7 +146,7 @@ def page_builder() -> Any:
 def by_python(artefact: pathlib.Path, samples: Sequence[Float[np.ndarray, " samples"]]) -> list[dict[str, Any]]:
     """What transcribe.py records of each recording."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = [_write(pathlib.Path(folder, f"{index}.wav"), row) for index, row in enumerate(samples)]
+        paths = [_write(pathlib.Path(folder, f"{index}.wav"), row, exact=True) for index, row in enumerate(samples)]
         results = pathlib.Path(folder, "results.json")
         command = [sys.executable, "transcribe.py", f"--artefact={artefact}", f"--json={results}", *map(str, paths)]
         subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
@@ -146,10 +166,11 @@ def by_file(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samples"]]
 
 
 def by_microphone(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samples"]]) -> dict[str, Any]:
-    """What the page shows of each recording, played to its microphone after a second of silence."""
+    """What the page shows of each recording, played to its microphone after a second of silence, and what it heard."""
     with tempfile.TemporaryDirectory() as folder:
         heard = pathlib.Path(folder, "microphone.wav")
         with _opened(page, *_fake_microphone(heard)) as view:
+            view.evaluate(KEEP)
             rows, before = [], view.processor_seconds
             for row in samples:
                 _write(heard, np.concatenate([np.zeros(int(LEAD * RATE), np.float32), row]))
@@ -159,9 +180,8 @@ def by_microphone(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samp
                 view.until(f"parseFloat(document.querySelector('#audio').textContent) >= {seconds}")
                 view.evaluate("document.querySelector('#microphone').click()")
                 view.until(f"{STATE} === 'ready'")
-                rows.append(_shown(view))
-                for word in rows[-1]["words"]:
-                    word["start"], word["end"] = word["start"] - LEAD, word["end"] - LEAD
+                heard_samples = np.frombuffer(base64.b64decode(view.evaluate(HEARD)), np.float32)
+                rows.append(_shown(view) | {"heard": heard_samples})
             return _result(view, rows, before)
 
 
@@ -184,8 +204,8 @@ def _opened(page: pathlib.Path, *options: str) -> Iterator[browser.Page]:
         yield view
 
 
-def _write(path: pathlib.Path, samples: Float[np.ndarray, " samples"]) -> pathlib.Path:
-    soundfile.write(path, samples, RATE, "PCM_16")
+def _write(path: pathlib.Path, samples: Float[np.ndarray, " samples"], exact: bool = False) -> pathlib.Path:
+    soundfile.write(path, samples, RATE, "FLOAT" if exact else "PCM_16")
     return path
 
 
@@ -193,7 +213,7 @@ def _shown(view: browser.Page) -> dict[str, Any]:
     """The words and figures of the page. Raises BrowserError where it reports a problem."""
     if problem := view.evaluate("document.querySelector('#problem').textContent"):
         raise browser.BrowserError(problem)
-    words = [
+    words: list[dict[str, Any]] = [
         {"text": word["text"]} | {name: float(word[name]) for name in ("start", "end", "confidence")}
         for word in view.evaluate(WORDS)
     ]
