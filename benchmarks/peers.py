@@ -47,7 +47,7 @@ class Peer:
         quiet: bool = False,
     ):
         self.module = module
-        self._said = tempfile.TemporaryFile("w+", errors="replace") if quiet else None
+        self._said = tempfile.TemporaryFile("w+", errors="replace") if quiet else None  # noqa: SIM115
         self._process = subprocess.Popen(
             [python or peers_python(), "-m", module],
             cwd=ROOT,

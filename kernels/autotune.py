@@ -1,7 +1,7 @@
 """What was measured on each kind of device: which implementation is the fastest, and with which choices.
 
-`kernels/OPERATION/tuned/DEVICE.json` comes with the package. `python bench.py kernels --autotune` writes the user's own,
-`~/.cache/edge-conformer/kernels/OPERATION/tuned/DEVICE.json` (or $XDG_CACHE_HOME), which counts before it:
+`kernels/OPERATION/tuned/DEVICE.json` comes with the package. `python bench.py kernels --autotune` writes the user's
+own, `~/.cache/edge-conformer/kernels/OPERATION/tuned/DEVICE.json` (or in $XDG_CACHE_HOME), which counts before it:
 
     {"implementation": "mosaic_gpu",
      "choices": [{"implementation": "mosaic_gpu", "width": 512, "format": "bfloat16", "choice": {"rows": 16, ...}}]}

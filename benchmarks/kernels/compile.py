@@ -3,8 +3,8 @@
     python -m benchmarks.kernels.compile --target-config=h200.txtpb [--cuda=FOLDER]
 
 Needs, beside JAX and of its version, `pip install --no-deps jax-cuda13-plugin jax-cuda13-pjrt nvidia-cuda-nvcc
-nvidia-nvvm` (250 MB; CUDA's own nvcc in the place of the last two), best in an environment of its own, and a description of the device: XLA's source has one for each
-GPU (xla/backends/gpu/target_config/specs/h200.txtpb).
+nvidia-nvvm` (250 MB; where CUDA's own nvcc is installed, the first two), best in an environment of its own, and a
+description of the device: XLA's source has one for each GPU (xla/backends/gpu/target_config/specs/h200.txtpb).
 """
 
 import argparse

@@ -60,8 +60,8 @@ def table(result: dict[str, Any]) -> str:
     if forward := [f for f in rows if f["direction"] == "forward"]:
         lowest = min(forward, key=lambda f: f["share_of_copy"])
         lines.append(
-            f"1. Norms and softmax, forward: {lowest['share_of_copy']:.0%} of the rate of a copy of 1 GiB at least, goal "
-            f"{BANDWIDTH_GOAL:.0%} ({_name(lowest)})"
+            f"1. Norms and softmax, forward: {lowest['share_of_copy']:.0%} of the rate of a copy of 1 GiB at least, "
+            f"goal {BANDWIDTH_GOAL:.0%} ({_name(lowest)})"
         )
     if equal := [f for f in forward if f["share_of_equal_copy"]]:
         lowest = min(equal, key=lambda f: f["share_of_equal_copy"])

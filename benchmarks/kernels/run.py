@@ -98,7 +98,7 @@ def _row(case: Case, name: str, contestants: Processes) -> dict[str, Any]:
 
 
 HEADER = (
-    f"{'operation':<30}{'shape':<18}{'format':<10}{'direction':<9}{'contestant':<16}"
+    f"{'operation':<30}{'shape':<18}{'format':<10}{'direction':<10}{'contestant':<16}"
     f"{'us':>10}{'of copy':>9}{'of equal':>9}{'of matrix':>10}"
 )
 
@@ -106,7 +106,7 @@ HEADER = (
 def line(row: dict[str, Any], bounds: dict[str, float], equal: dict[str, Any]) -> str:
     """One line of the table: the time, and the shares of the device's own rates."""
     name = row["operation"] + (f", {row['variant']}" if row["variant"] else "")
-    start = f"{name:<30}{row['shape']:<18}{row['format']:<10}{row['direction']:<9}{row['contestant']:<16}"
+    start = f"{name:<30}{row['shape']:<18}{row['format']:<10}{row['direction']:<10}{row['contestant']:<16}"
     if row["seconds"] is None:
         return f"{start}  {row['skipped']}"
     copied = row["bytes"] / row["seconds"] / bounds["copy_bytes_per_second"]

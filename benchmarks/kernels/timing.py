@@ -2,7 +2,7 @@
 
 A function is compiled once and called again and again, on different inputs in turn, together larger than the caches
 where they are not small. On an NVIDIA GPU the time is that of its kernels, as CUPTI counts it for JAX's own Mosaic GPU:
-neither launches nor the gaps between kernels are in it. Elsewhere it is the wall's, of many calls less that of few.
+neither launches nor the gaps between kernels are in it. Elsewhere it is the wall's, of many calls at once.
 """
 
 import math
@@ -18,7 +18,7 @@ Draw = Callable[[int], tuple[jax.Array, ...]]
 ROTATED_BYTES = 2**28  # of inputs together; the caches of an H200 hold 2^26
 MOST_INPUTS = 8
 ROUNDS = 7
-BLOCK_SECONDS, MOST_CALLS = 0.01, 1000  # of a round
+BLOCK_SECONDS, MOST_CALLS = 0.02, 1000  # of a round
 
 
 class Timing(NamedTuple):
@@ -92,13 +92,10 @@ def _kernel_seconds(function: Callable[..., Any], inputs: Sequence[tuple]) -> fl
 
 
 def _wall_seconds(function: Callable[..., Any], inputs: Sequence[tuple]) -> float:
-    few = math.ceil(BLOCK_SECONDS / _call(function, inputs, len(inputs)) * len(inputs))
-    few = min(MOST_CALLS, max(len(inputs), few))
-    rounds = [(_call(function, inputs, few), _call(function, inputs, 3 * few)) for _ in range(ROUNDS)]
-    short, long = (statistics.median(times) for times in zip(*rounds, strict=True))
-    if long <= short:
-        raise RuntimeError("too short to be timed beside what else this machine does")
-    return (long - short) / (2 * few)
+    """Of so many calls at once that waiting for the last one is little beside them."""
+    once = _call(function, inputs, len(inputs)) / len(inputs)
+    calls = min(MOST_CALLS, max(len(inputs), math.ceil(BLOCK_SECONDS / once)))
+    return statistics.median(_call(function, inputs, calls) for _ in range(ROUNDS)) / calls
 
 
 def _call(function: Callable[..., Any], inputs: Sequence[tuple], calls: int) -> float:

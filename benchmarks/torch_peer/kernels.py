@@ -21,7 +21,7 @@ ROTATED_BYTES, MOST_INPUTS, ROUNDS, BLOCK_SECONDS = 2**28, 8, 7, 0.01  # as `ben
 
 
 def main() -> None:
-    """Answers requests, lines of JSON, until the input ends. What fails is a reply, as in `benchmarks.kernels.worker`."""
+    """Answers requests, lines of JSON, until the input ends; what fails is a reply, as in `kernels.worker`."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no reply
     for line in sys.stdin:
