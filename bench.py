@@ -14,7 +14,7 @@
     python bench.py confidence --workdir=models/words [--source=PACK] [--outside=PACK] [--json=FILE]
     python bench.py silence [--workdir=runs/words] [--json=FILE]
     python bench.py data --source=../shared/data/libri_mini [--json=FILE]
-    python bench.py kernels [--op=, --shape=, --dtype=, --implementation=] [--plots=FOLDER] [--autotune] [--json=FILE]
+    python bench.py kernels [--op=, --shape=, --dtype=, --implementation=] [--autotune] [--plots=FOLDER] [--json=FILE]
 
 training    a full training step of a 10 M parameter model, JAX and eager PyTorch in alternation (about 2 minutes on
             2 cores)
@@ -51,8 +51,10 @@ device      instructions and memory of the recogniser in C (examples/device), as
 data        preparing a corpus and training-side reading: speed on the real speech of --source, memory on generated
             corpora of 10,000 and of 100,000 utterances (8 minutes)
 kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
-            rate; a training step with kernels and without. On a CPU, small shapes and XLA alone. --op=training_step
-            measures the step alone; --autotune searches block sizes and keeps them for this kind of device
+            rate. On a CPU, small shapes and XLA alone. Rows that are in --json already are not measured again: a run
+            that was cut short goes on. --op=training_step measures a training step with kernels and without.
+            --autotune searches block sizes and keeps them in ~/.cache/edge-conformer for this kind of device. Needs
+            JAX, NumPy and absl, no more, except for the training step
 
 PyTorch runs in an environment of its own, which `make peers` makes; ONNX Runtime and LiteRT need the extra `export`.
 What is missing, `streaming` does without, and says so. Leave the machine otherwise idle.

@@ -139,7 +139,7 @@ class Answers:
             return {"copy_bytes_per_second": 1e9, "operations_per_second": 1e12}
         return self.answer(**request)
 
-    def __call__(self, limit):
+    def __call__(self, *limit):
         return self
 
     def __enter__(self):

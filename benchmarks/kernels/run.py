@@ -24,7 +24,7 @@ def run(
     format: str | None,
     implementation: str | None,
     file: str | None = None,
-    processes: Callable[[float], Processes] = Processes,
+    processes: Callable[..., Processes] = Processes,
 ) -> dict[str, Any]:
     """Measures the cases that the flags leave; with `implementation`, that one alone and no other library.
 
@@ -45,7 +45,7 @@ def run(
     result = {"accelerator": {"kind": device.kind, "capability": device.capability}, "fingerprint": fingerprint()}
     result = record.describe_run() | result | {"rows": [], "attention_memory": {}}
     result |= _kept(file, result["fingerprint"])
-    with processes(100.0) as contestants:
+    with processes() as contestants:
         if "rates" not in result:
             result["rates"] = contestants.ask(COPY, "rates")
         bounds = result["rates"]

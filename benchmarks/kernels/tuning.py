@@ -1,7 +1,7 @@
 """`bench.py kernels --autotune`: the fastest choices and implementations on the device at hand.
 
-Every timing is kept as soon as it is there, and a search that was cut short goes on where it stopped. The shapes and
-formats below are about 150 compilations of one application each: measured so that one GPU needs less than 8 minutes.
+Every timing is kept as soon as it is there, and a search that was cut short goes on where it stopped. Shapes and formats
+are as few as tell the choices apart: about 150 compilations of one application, to be done in 8 minutes.
 """
 
 import importlib
