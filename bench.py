@@ -145,7 +145,7 @@ def main(argv: list[str]) -> None:
     chosen = AUTOTUNE if name == "kernels" and _AUTOTUNE.value else MEASUREMENTS[name]
     if missing := [f"--{flag.name}" for flag in chosen.needs if flag.value is None]:
         raise app.UsageError(f"{name} needs {' and '.join(missing)}: --help says what they are")
-    if _PLOTS.value and name not in plots.PLOTS:
+    if _PLOTS.value and (name not in plots.PLOTS or _AUTOTUNE.value or _OP.value == "training_step"):
         raise app.UsageError(f"--plots: {name} has none; {' and '.join(plots.PLOTS)} have")
     module = importlib.import_module(f"benchmarks.{chosen.module or name}")
     circumstances: dict[str, Any] = record.describe_run() | {"benchmark": name}

@@ -93,7 +93,8 @@ class Peer:
         if self._said is None:
             return "its own message is above"
         self._said.seek(0)
-        return ([line.strip() for line in self._said if line.strip()] or ["it said nothing"])[-1]
+        lines = [line.strip() for line in self._said if line.strip()] or ["it said nothing"]
+        return next((line for line in reversed(lines) if "rror" in line), lines[-1])
 
     def __enter__(self) -> "Peer":
         return self

@@ -28,7 +28,7 @@ class Processes:
         try:
             if self._peer is None or self._name != name:
                 self.close()
-                self._name, self._peer = name, Peer(module, _variables(), _python(module), quiet=True)
+                self._name, self._peer = name, Peer(module, python=_python(module), quiet=True)
             reply = self._peer.ask(command, limit=self._limit, **request)
         except PeerError as error:
             reply = {"skipped": str(error)[:300], "broken": True}
@@ -46,6 +46,13 @@ class Processes:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def share_device() -> None:
+    """For this process and those it starts, before JAX starts: memory as it is needed, and ptxas on the PATH."""
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    if (cuda := cuda_folder()) and shutil.which("ptxas") is None:
+        os.environ["PATH"] = os.pathsep.join([f"{cuda}/bin", os.environ.get("PATH", "")])
 
 
 def fingerprint() -> dict[str, Any]:
@@ -70,13 +77,6 @@ def cuda_folder() -> str | None:
     found += [pathlib.Path(folder, "bin", "ptxas") for folder in folders if folder]
     found += [pathlib.Path(path) for path in [shutil.which("ptxas")] if path]
     return next((str(path.parents[1]) for path in found if path.is_file()), None)
-
-
-def _variables() -> dict[str, str]:
-    """Memory is taken as it is needed, for PyTorch needs some too; ptxas is on the PATH."""
-    cuda = cuda_folder()
-    paths = [f"{cuda}/bin"] if cuda else []
-    return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PATH": os.pathsep.join([*paths, os.environ.get("PATH", "")])}
 
 
 def _python(module: str) -> str | os.PathLike:

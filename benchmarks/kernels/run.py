@@ -9,7 +9,7 @@ from benchmarks.kernels import figures
 from benchmarks.kernels.cases import Case, SelectionError, select
 from benchmarks.kernels.contestants import COPY, TORCH, kernel_here, names
 from benchmarks.kernels.figures import table as table
-from benchmarks.kernels.processes import TORCH_WORKER, WORKER, Processes, fingerprint
+from benchmarks.kernels.processes import TORCH_WORKER, WORKER, Processes, fingerprint, share_device
 from conformer import record
 from kernels.device import current_device
 from kernels.implementation import NAMES, available
@@ -32,6 +32,7 @@ def run(
         file: takes the record after every row; rows that it holds already, of the same kernels on the same device, are
             not measured again.
     """
+    share_device()
     if operation == "training_step":
         with processes(STEP_SECONDS) as alone:
             step = alone.ask("", "training_step")

@@ -1,7 +1,7 @@
 """`bench.py kernels --autotune`: the fastest choices and implementations on the device at hand.
 
-Every timing is kept as soon as it is there, and a search that was cut short goes on where it stopped. Shapes and formats
-are as few as tell the choices apart: about 150 compilations of one application, to be done in 8 minutes.
+Every timing is kept as soon as it is there, and a search that was cut short goes on where it stopped. Shapes and
+formats are as few as tell the choices apart: about 150 compilations of one application, to be done in 8 minutes.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.kernels.cases import Case, select
 from benchmarks.kernels.contestants import kernel_here
-from benchmarks.kernels.processes import Processes, fingerprint
+from benchmarks.kernels.processes import Processes, fingerprint, share_device
 from kernels import autotune
 from kernels.device import current_device
 from kernels.implementation import Unsupported
@@ -37,6 +37,7 @@ class TuningError(ValueError):
 
 def run(operation: str | None, shape: str | None, format: str | None) -> dict[str, Any]:
     """Tunes the operations, shapes and formats that the flags leave, keeps what it finds, and returns it."""
+    share_device()
     implementation = kernel_here()
     if implementation is None:
         raise TuningError(f"--autotune: no Pallas kernel runs on this device ({current_device().kind})")
