@@ -6,13 +6,14 @@
     python bench.py numerics [--plots=FOLDER] [--json=FILE]
     python bench.py policies|differences --workdir=runs/words [--policies=int8,edge_fp16] [--json=FILE]
     python bench.py decoding --workdir=runs/english_small --lm=books.lm [--json=FILE]
-    python bench.py copies|device [--json=FILE]
+    python bench.py copies|device|micro [--json=FILE]
     python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
     python bench.py front_ends|bandwidth|imported [--chunks=40] [--json=FILE]
     python bench.py long_audio --workdir=runs/words [--json=FILE]
     python bench.py times --workdir=models/words --source=../shared/data/connected_words_16k [--json=FILE]
     python bench.py confidence --workdir=models/words [--source=PACK] [--outside=PACK] [--json=FILE]
     python bench.py silence [--workdir=runs/words] [--json=FILE]
+    python bench.py server [--json=FILE]
     python bench.py data --source=../shared/data/libri_mini [--json=FILE]
     python bench.py kernels [--op=, --shape=, --dtype=, --implementation=] [--autotune] [--plots=FOLDER] [--json=FILE]
 
@@ -47,7 +48,11 @@ times       how far the starts and ends of words are from known ones, in strings
 confidence  calibration error of a model's confidence before and after a fit on dev, and how much speech of other words
             (--outside) a threshold rejects (2 minutes); nothing is timed
 silence     words that a model (every one that is shipped) writes into silence, noise, hum and notes; nothing is timed
+micro       exports for microcontrollers, and of a model three times as large, compiled by Arm's Vela for Ethos-U55 and
+            U85: operators left to the processor, memory, predicted time (2 minutes); nothing is timed
 device      instructions and memory of the recogniser in C (examples/device), as valgrind counts them (4 minutes)
+server      serve.py with up to 200 live streams on one core: lag of texts, memory of a stream, refusals (5 minutes;
+            Linux)
 data        preparing a corpus and training-side reading: speed on the real speech of --source, memory on generated
             corpora of 10,000 and of 100,000 utterances (8 minutes)
 kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
@@ -129,7 +134,9 @@ MEASUREMENTS = {
     "times": Measurement(lambda: (_WORKDIR.value, _SOURCE.value), (_WORKDIR, _SOURCE)),
     "confidence": Measurement(lambda: (_WORKDIR.value, _SOURCE.value, _OUTSIDE.value), (_WORKDIR,)),
     "silence": Measurement(lambda: (_WORKDIR.value,)),
+    "micro": Measurement(),
     "device": Measurement(),
+    "server": Measurement(),
     "data": Measurement(lambda: (_SOURCE.value,), (_SOURCE,)),
     "kernels": Measurement(
         lambda: (_OP.value, _SHAPE.value, _DTYPE.value, _IMPLEMENTATION.value, _JSON.value), module="kernels.run"
@@ -148,7 +155,8 @@ def main(argv: list[str]) -> None:
     if _PLOTS.value and (name not in plots.PLOTS or _AUTOTUNE.value or _OP.value == "training_step"):
         raise app.UsageError(f"--plots: {name} has none; {' and '.join(plots.PLOTS)} have")
     module = importlib.import_module(f"benchmarks.{chosen.module or name}")
-    circumstances: dict[str, Any] = record.describe_run() | {"benchmark": name}
+    folders = _WORKDIR.value.split(",") if _WORKDIR.value else ()
+    circumstances: dict[str, Any] = record.describe_run(*folders) | {"benchmark": name}
     runtime.set_up()
     try:
         result = module.run(*chosen.arguments())

@@ -20,6 +20,7 @@ from conformer import runtime
 from conformer.checkpoints.convert import read_checkpoint
 from conformer.command import run_command
 from conformer.system import check_folder
+from conformer.training.checkpoint import WEIGHTS_FILE
 
 OUT = flags.DEFINE_string("out", None, "Folder to write to; created if it does not exist.", required=True)
 
@@ -31,8 +32,8 @@ def main(argv: list[str]) -> None:
         if len(argv) != 2:
             raise ValueError("name one checkpoint: convert.py CHECKPOINT --out=DIR")
         check_folder(out)
-        if (out / "checkpoints").exists():
-            raise ValueError(f"{out} holds a training run: name another --out")
+        if there := [name for name in ("checkpoints", "config.json", WEIGHTS_FILE) if (out / name).exists()]:
+            raise ValueError(f"{out} holds a model or a run already ({there[0]}): name another --out, or remove it")
         imported = read_checkpoint(pathlib.Path(argv[1]))
         imported.save(out)
     except (ValueError, OSError) as error:  # ValueError: what every error of bad input is; OSError: a full disk, say

@@ -18,19 +18,16 @@ import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one li
 
 # isort: split
 import dataclasses
-import datetime
-import json
 import pathlib
 import sys
 from collections.abc import Iterable
 from typing import Any
 
-import jax
 import tqdm
 from absl import flags
 from flax import nnx
 
-from conformer import runtime, system
+from conformer import record, runtime, system
 from conformer.command import run_command
 from conformer.config import EXECUTIONS
 from conformer.data import load_split
@@ -40,8 +37,7 @@ from conformer.decode.search import (
     Search,
     check_nbest,
     define_search_flags,
-    make_decoder,
-    make_writer,
+    make_decoding,
     read_lm,
 )
 from conformer.evaluation.confidence import calibration_error, fit, judge
@@ -118,10 +114,11 @@ def evaluate(workdir: pathlib.Path) -> None:
     if KEEP_SEARCH.value:
         system.check_writable(workdir / SEARCH_FILE)
     confidence = Confidence.load(workdir)
+    circumstances = record.describe_run(workdir) | {"versions": record.versions("jax", "jaxlib", "flax", "numpy")}
     config, model, tokenizer, step = load_model(workdir, EXECUTION.value)
     lm = read_lm(search, tokenizer)
     for candidate in (search, *grid):
-        make_decoder(candidate, tokenizer, lm)()  # one that cannot be is known before anything is recognised
+        make_decoding(candidate, tokenizer, lm)[1]()  # one that cannot be is known before anything is recognised
     model = apply_policy(scale_residual(model, RESIDUAL_SCALE.value), NUMERICS.value or config.numerics)
     utterances = load_split(config, MANIFEST.value, SPLIT.value)
 
@@ -144,8 +141,7 @@ def evaluate(workdir: pathlib.Path) -> None:
         print(f"{workdir / SEARCH_FILE}: {search}")
     if search.beam_size:
         searches.append(search)
-        writer = make_writer(search, tokenizer, lm)
-        transcripts = decode(heard, broken, writer, make_decoder(search, tokenizer, lm), NBEST.value)
+        transcripts = decode(heard, broken, *make_decoding(search, tokenizer, lm), NBEST.value)
         rows.append(row("offline", transcripts, search))
         print(f"{SPLIT.value}, {search}: {transcripts.score()}")
     read = transcripts.utterances
@@ -161,8 +157,7 @@ def evaluate(workdir: pathlib.Path) -> None:
             chunk_size=chunk_sizes[0] if chunk_sizes else CALIBRATION_CHUNK, num_left_chunks=NUM_LEFT_CHUNKS.value
         )
         as_streamed = posteriors(config, forward, params, statistics, read, {}, **context)
-        writer = make_writer(search, tokenizer, lm)
-        judged = judge(decode(as_streamed, {}, writer, make_decoder(search, tokenizer, lm)))
+        judged = judge(decode(as_streamed, {}, *make_decoding(search, tokenizer, lm)))
         fitted = fit(judged)
         before, after = (calibration_error(judged, calibration)["words"] for calibration in (confidence, fitted))
         fitted.save(workdir)
@@ -176,12 +171,12 @@ def evaluate(workdir: pathlib.Path) -> None:
         if MASKED.value:
             heard = list(progress(posteriors(config, forward, params, statistics, read, {}, **context), len(read)))
             for one in searches:
-                whole = decode(heard, {}, make_writer(one, tokenizer, lm), make_decoder(one, tokenizer, lm))
+                whole = decode(heard, {}, *make_decoding(one, tokenizer, lm))
                 masked.append(row(f"{milliseconds} ms, masked", whole, one, chunk_size=chunk_size))
         if STREAMING.value:
             engine = Engine(config, model, **context)
             for one in searches:
-                writer, decoder = make_writer(one, tokenizer, lm), make_decoder(one, tokenizer, lm)
+                writer, decoder = make_decoding(one, tokenizer, lm)
                 streamed, timing = transcribe_streaming(engine, writer, progress(read, len(read)), decoder=decoder)
                 streams.append(row(f"{milliseconds} ms", streamed, one, timing, chunk_size))
     if len(rows) > 1 or chunk_sizes:
@@ -191,11 +186,7 @@ def evaluate(workdir: pathlib.Path) -> None:
         system.write_text(pathlib.Path(PLOT.value), latency_plot(shown, rows[-1]["wer"]))
 
     if JSON.value:
-        record = {
-            "command": " ".join(["python", *sys.argv]),
-            "date": datetime.date.today().isoformat(),
-            "device": jax.devices()[0].device_kind,
-            "jax": jax.__version__,
+        settings = {
             "step": step,
             "split": SPLIT.value,
             "numerics": NUMERICS.value or config.numerics,
@@ -209,8 +200,8 @@ def evaluate(workdir: pathlib.Path) -> None:
             "streaming": streams,
             "tried": [dataclasses.asdict(t) | s.as_dict() for t, s in trials],
         }
-        record |= rows[0] | {name: values for name, values in lists.items() if values}
-        system.write_text(pathlib.Path(JSON.value), json.dumps(record, indent=2) + "\n")
+        found = {name: values for name, values in lists.items() if values}
+        record.write(JSON.value, circumstances | settings | rows[0] | found)
 
 
 def progress[T](things: Iterable[T], total: int) -> Iterable[T]:

@@ -11,16 +11,13 @@ With --workdir the cards and README.md of the folder get the figures.
 import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
 
 # isort: split
-import datetime
-import json
-import os
 import pathlib
 import sys
+from typing import Any
 
-import jax
 from absl import flags
 
-from conformer import runtime, system
+from conformer import record, runtime, system
 from conformer.artefacts.card import Card, load_cards
 from conformer.artefacts.formats import ExportError
 from conformer.artefacts.loading import load_runtimes
@@ -91,6 +88,8 @@ def check(cards: list[Card], folder: pathlib.Path) -> None:
 
 def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> None:
     """Each artefact on real speech; writes the figures to the cards."""
+    circumstances: dict[str, Any] = record.describe_run(workdir)
+    circumstances |= {"versions": record.versions("jax", "jaxlib", "onnxruntime")}
     config, model, tokenizer, step = load_model(workdir)
     utterances = load_split(config, MANIFEST.value, SPLIT.value)
     for card in cards:
@@ -118,19 +117,16 @@ def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> N
         card.save(folder)
     clients = compare_clients(engine, tokenizer, cards, folder, utterances) if SHERPA.value else []
     if JSON.value:
-        record = {
-            "command": " ".join(["python", *(a for a in sys.argv if not a.startswith("--sherpa-python"))]),
-            "date": datetime.date.today().isoformat(),
+        figures = {
+            "command": " ".join(a for a in circumstances["command"].split() if not a.startswith("--sherpa-python")),
             "model": cards[0].model,
             "step": step,
             "split": SPLIT.value,
             "utterances": len(utterances),
-            "load_average": os.getloadavg()[0],
-            "jax": jax.__version__,
             "rows": rows,
             "sherpa": clients,
         }
-        system.write_text(pathlib.Path(JSON.value), json.dumps(record, indent=2) + "\n")
+        record.write(JSON.value, circumstances | figures)
 
 
 def compare_clients(engine: Stepper, tokenizer, cards: list[Card], folder: pathlib.Path, utterances) -> list[dict]:

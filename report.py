@@ -1,4 +1,4 @@
-"""Writes docs/results.md and its plots from the records in results/.
+"""Writes docs/results.md, its plots and the table of README.md from the records in results/.
 
 python report.py
 """
@@ -9,6 +9,8 @@ import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one li
 import pathlib
 
 from benchmarks.report import build
+from benchmarks.report.headline import headline_table, with_headline
+from benchmarks.report.page import Report
 from conformer.command import run_command
 
 ROOT = pathlib.Path(__file__).parent
@@ -20,6 +22,9 @@ def main(_) -> None:
         path.unlink()
     for name, text in build(ROOT / "results").items():
         (docs / name).write_text(text)
+    readme = ROOT / "README.md"
+    if table := headline_table(Report(ROOT / "results")):
+        readme.write_text(with_headline(readme.read_text(), table))
     print(f"wrote {docs / 'results.md'}")
 
 

@@ -55,7 +55,8 @@ def run(workdir: pathlib.Path) -> dict[str, str]:
     if COMMANDS.value:
         print_commands(sweep, workdir)
         return {}
-    circumstances = record.describe_run() | {"versions": record.versions("jax", "jaxlib", "flax", "numpy")}
+    models = sorted({trial.model for trial in trials if trial.model})
+    circumstances = record.describe_run(*models) | {"versions": record.versions("jax", "jaxlib", "flax", "numpy")}
     workdir.mkdir(parents=True, exist_ok=True)
     failures = run_sweep(sweep, workdir, trials, JOBS.value, lambda line: print(line, flush=True))
     if not TRIAL.value:

@@ -28,21 +28,18 @@ from typing import Any, TextIO
 import numpy as np
 from absl import flags
 
-from conformer import runtime, system
+from conformer import system
 from conformer.audio import AudioError, read_audio
 from conformer.command import run_command
-from conformer.config import EXECUTIONS, Config
-from conformer.decode.confidence import Confidence
-from conformer.decode.search import check_nbest, define_search_flags, make_decoder, make_writer, read_lm
-from conformer.policy import POLICIES
-from conformer.streaming import EndpointConfig, Framing, Recognizer, Segment, Stepper, StreamError
+from conformer.config import Config
+from conformer.decode.search import check_nbest
+from conformer.model_flags import ModelFlags
+from conformer.streaming import Recognizer, Segment, StreamError
 from conformer.streaming.outputs import Writer, output_paths
 from conformer.streaming.sources import BLOCK_SECONDS, pace, read_pcm, record_microphone
-from conformer.tokenizer import Tokenizer
 
-RELEASED = pathlib.Path(__file__).parent / "models" / "english_small"
-ARTEFACT = flags.DEFINE_string("artefact", None, "File that export.py wrote, or its card, to run instead of a workdir.")
-WORKDIR = flags.DEFINE_string("workdir", str(RELEASED), "Folder of a training run; default: the model that is shipped.")
+NO_DATA = "an artefact has no data to take one from; name a file, or give --workdir"
+MODEL = ModelFlags(unfit={"example": NO_DATA})
 OUTPUTS = ["txt", "words", "json", "srt", "vtt"]
 OUTPUT = flags.DEFINE_enum("output", "txt", OUTPUTS, "What to write of a segment that has ended.")
 OUT_DIR = flags.DEFINE_string("out-dir", None, "Folder to write that to, a file for each source; default: print it.")
@@ -50,25 +47,11 @@ NBEST = flags.DEFINE_integer("nbest", 0, "Alternatives of a segment in JSON, of 
 MIN_CONFIDENCE = flags.DEFINE_float(
     "min-confidence", 0.0, "Leave out segments that are less sure, such as speech of other words than the model's."
 )
-CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames recognised at a time.", lower_bound=1)
-NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
-NUMERICS = flags.DEFINE_enum("numerics", None, list(POLICIES), "Numerics policy; default: that of the run's config.")
-EXECUTION = flags.DEFINE_enum("execution", None, EXECUTIONS, "Layout of tensors; default: as trained.")
-SEARCH = define_search_flags()
 MICROPHONE = flags.DEFINE_bool("microphone", False, "Transcribe the microphone (needs the extra 'microphone').")
 REALTIME = flags.DEFINE_bool("realtime", False, "Feed files at the speed of speech.")
 EXAMPLE = flags.DEFINE_bool("example", False, "Transcribe an utterance of the test split of the run's own data.")
 ONE_CORE = flags.DEFINE_bool("one-core", False, "Use one processor core (Linux).")
 JSON = flags.DEFINE_string("json", None, "Also write texts and timings to this file.")
-WHOLE_SECONDS = 60.0  # that a recording may last where the model takes whole ones alone
-UNFIT_FOR_ARTEFACT = {
-    "workdir": "name one of the two",
-    "numerics": "its numbers are those that export.py --numerics gave it; export it again with others",
-    "execution": "its layout is that of its format; leave it out",
-    "chunk-size": "it is that of the export; export it again with another",
-    "num-left-chunks": "they are those of the export; export it again with others",
-    "example": "an artefact has no data to take one from; name a file, or give --workdir",
-}
 
 
 def main(arguments: list[str]) -> None:
@@ -77,29 +60,17 @@ def main(arguments: list[str]) -> None:
     if len(arguments) < 2 and not (EXAMPLE.value or MICROPHONE.value):
         sys.exit("transcribe.py: name audio files, - for standard input, --microphone or --example (see --help)")
     try:
-        folder = pathlib.Path(ARTEFACT.value).parent if ARTEFACT.value else pathlib.Path(WORKDIR.value)
-        search = SEARCH(folder)
         system.check_writable(JSON.value)
         names = [*arguments[1:], *(["example"] * EXAMPLE.value), *(["microphone"] * MICROPHONE.value)]
         paths = output_paths(OUT_DIR.value, names, OUTPUT.value) if OUT_DIR.value else [None] * len(names)
-        check_nbest(NBEST.value, search)
-        confidence = Confidence.load(folder)
-        stepper, tokenizer = open_artefact(ARTEFACT.value) if ARTEFACT.value else open_workdir()
-        lm = read_lm(search, tokenizer)
-        recognizer = Recognizer(
-            stepper,
-            make_writer(search, tokenizer, lm),
-            decoder=make_decoder(search, tokenizer, lm),
-            endpoint=EndpointConfig(),
-            confidence=confidence,
-            min_confidence=MIN_CONFIDENCE.value,
-            num_alternatives=NBEST.value,
-        )
-        sources = open_sources(stepper.framing.features.sample_rate, arguments[1:])
+        check_nbest(NBEST.value, MODEL.search())
+        model = MODEL.load()
+        recognizer = model.recognizer(min_confidence=MIN_CONFIDENCE.value, num_alternatives=NBEST.value)
+        sources = open_sources(model.sample_rate, arguments[1:])
     except ValueError as error:  # what every error of bad input is
         sys.exit(f"transcribe.py: {error}")
 
-    stepper.warm_up()
+    model.warm_up()
     records, failed = [], False
     if OUT_DIR.value:
         pathlib.Path(OUT_DIR.value).mkdir(parents=True, exist_ok=True)
@@ -114,34 +85,6 @@ def main(arguments: list[str]) -> None:
     if JSON.value:
         system.write_text(pathlib.Path(JSON.value), json.dumps(records, indent=2) + "\n")
     sys.exit(1 if failed else 0)
-
-
-def open_artefact(path: str) -> tuple[Stepper, Tokenizer]:
-    """The exported model that --artefact names. Raises ValueError for flags that it cannot follow, before any work."""
-    from conformer.artefacts.loading import load_artefact
-
-    for name, remedy in UNFIT_FOR_ARTEFACT.items():
-        if flags.FLAGS[name].present:
-            raise ValueError(f"--{name} does not go with --artefact: {remedy}")
-    runtime.speak_plainly()
-    return load_artefact(path)
-
-
-def open_workdir() -> tuple[Stepper, Tokenizer]:
-    """The model of --workdir in JAX, which is imported here alone: an artefact starts sooner without it."""
-    from conformer.model.subsampling import lengths_of
-    from conformer.numerics import apply_policy
-    from conformer.streaming.engine import Engine
-    from conformer.streaming.whole import WholeEngine
-    from conformer.training.checkpoint import load_model
-
-    runtime.set_up()
-    config, model, tokenizer, _ = load_model(WORKDIR.value, EXECUTION.value)
-    model = apply_policy(model, NUMERICS.value or config.numerics)
-    if config.not_streaming is not None:
-        return WholeEngine(model, Framing.of_whole(config.features, lengths_of(config.model), WHOLE_SECONDS)), tokenizer
-    sizes = dict(chunk_size=CHUNK_SIZE.value, num_left_chunks=NUM_LEFT_CHUNKS.value)
-    return Engine(config, model, **sizes), tokenizer
 
 
 def open_sources(rate: int, names: Sequence[str]) -> list[tuple[str, Iterator[np.ndarray]]]:
@@ -277,7 +220,7 @@ def read_example(rate: int) -> tuple[str, np.ndarray]:
     # Here, since reading a corpus takes long to import.
     from conformer.data import DataError, in_splits, load_utterances
 
-    config = Config.from_json(pathlib.Path(WORKDIR.value, "config.json"))
+    config = Config.from_json(MODEL.workdir / "config.json")
     tests = list(in_splits(load_utterances(config), ("test",)))
     if not tests:
         raise DataError("--example: the run's data has no test split to take an utterance from")

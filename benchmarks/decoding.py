@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from conformer.data import Utterance, load_split
-from conformer.decode.search import Search, make_decoder, make_writer, read_lm
+from conformer.decode.search import Search, make_decoding, read_lm
 from conformer.evaluation.offline import decode, make_forward, posteriors
 from conformer.evaluation.tuning import read_grid, tune
 from conformer.training.checkpoint import load_model
@@ -43,9 +43,7 @@ def run(workdir: str | pathlib.Path, arpa: str) -> dict:
     def rows(pairs: Iterable[tuple[Utterance, np.ndarray]]) -> list[dict]:
         return [
             {"name": name, "search": dataclasses.asdict(search)}
-            | decode(pairs, {}, make_writer(search, tokenizer, lm), make_decoder(search, tokenizer, lm))
-            .score()
-            .as_dict()
+            | decode(pairs, {}, *make_decoding(search, tokenizer, lm)).score().as_dict()
             for name, search in ways.items()
         ]
 

@@ -15,6 +15,8 @@ import tempfile
 import numpy as np
 import soundfile
 
+from conformer import record
+
 ROOT = pathlib.Path(__file__).parents[1]
 ARTEFACTS = ("onnx_float32.onnx", "onnx_int8.onnx")
 SECONDS = (10, 20)
@@ -43,7 +45,7 @@ def run() -> dict:
                     "resident_bytes": _resident_bytes(program, audio[-1]),
                 }
             )
-    return {"rows": rows}
+    return {"models": record.models(ROOT / "models" / "words_micro"), "rows": rows}
 
 
 def table(result: dict) -> str:

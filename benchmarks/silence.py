@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from conformer import record
 from conformer.background import coloured_noise, root_mean_square
 from conformer.streaming import Recognizer
 from conformer.streaming.engine import Engine
@@ -30,7 +31,8 @@ def run(workdir: str | pathlib.Path | None) -> dict:
             recognizer.accept(sound)
             text = recognizer.finish()
             rows.append({"model": folder.name, "step": step, "sound": name, "words": len(text.split()), "text": text})
-    return {"seconds": SECONDS, "chunk_size": CHUNK_SIZE, "num_left_chunks": NUM_LEFT_CHUNKS, "rows": rows}
+    found = {"models": record.models(*folders), "rows": rows}
+    return {"seconds": SECONDS, "chunk_size": CHUNK_SIZE, "num_left_chunks": NUM_LEFT_CHUNKS} | found
 
 
 def table(result: dict) -> str:

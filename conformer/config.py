@@ -327,7 +327,10 @@ class Config:
     def not_streaming(self) -> str | None:
         """Why the model recognises no streams, and the remedy; None where it does."""
         if not self.model.causal_conv:
-            return "a model with model.causal_conv=False looks ahead and cannot stream: train a causal one"
+            return (
+                "a model with model.causal_conv=False looks ahead and cannot stream: fine-tune it with "
+                "model.causal_conv=True and dynamic chunks (train.chunk_sizes), or export it for whole recordings"
+            )
         if self.features.normalise:
             return (
                 "features.normalise=True needs the whole utterance: fine-tune with features.normalise=False and "

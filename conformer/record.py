@@ -1,30 +1,54 @@
-"""What the record of a measurement states besides its numbers: the machine, the versions, the command, the date.
+"""What the record of a measurement states besides its numbers: machine, versions, command, date, commit and models.
 
 Standard library only: the peers' processes import it too.
 """
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
 import re
+import subprocess
 import sys
 
 from conformer import system
 
+ROOT = pathlib.Path(__file__).parents[1]
 
-def describe_run() -> dict:
-    """The circumstances of a measurement, taken when it starts."""
+
+def describe_run(*folders: str | os.PathLike) -> dict:
+    """Returns the circumstances of a measurement, to be taken when it starts.
+
+    Args:
+        folders: of the models that are measured.
+    """
     device = {"cpu": _cpu_model(), "cores": len(system.cores()), "system": f"{platform.system()} {platform.machine()}"}
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
         "device": device,
         "load_average": os.getloadavg()[0],  # above 0: other work shared the machine, at the start
+        "commit": _commit(),
+        "models": models(*folders),
     }
+
+
+def models(*folders: str | os.PathLike) -> dict[str, str]:
+    """Returns the SHA-256 of the weights in each folder, 16 digits; folders of checkpoints alone are left out."""
+    weights = [path for folder in folders if (path := pathlib.Path(folder, "weights.npz").absolute()).exists()]
+    return {
+        (path.parent.relative_to(ROOT) if path.is_relative_to(ROOT) else path.parent).as_posix(): hash_of(path)
+        for path in weights
+    }
+
+
+def hash_of(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file, 16 digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -41,6 +65,15 @@ def write(path: str | os.PathLike, record: dict) -> None:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     system.write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def _commit() -> str | None:
+    """The commit that is checked out, with a + where files differ from it; None outside a repository."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _cpu_model() -> str:

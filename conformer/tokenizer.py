@@ -1,7 +1,8 @@
 """Text units: characters, byte-pair units of letters, or byte-pair units of sounds, behind one interface.
 
 Id 0 is CTC's blank, written `<blk>`; text units start at 1. A space is written `▁` in symbols, so that every symbol is
-one word of `tokens.txt`, the file that sherpa-onnx reads. White space in texts is collapsed; letter case is kept.
+one word of `tokens.txt`, the file that sherpa-onnx reads. White space in texts is collapsed; letter case is kept where
+the units have small letters.
 """
 
 import abc
@@ -39,6 +40,7 @@ class Tokenizer(abc.ABC):
         self.level = "basic"
         self.symbols = list(symbols)
         self.alphabet = {" " if symbol == SPACE_SYMBOL else symbol for symbol in symbols if len(symbol) == 1}
+        self._capitals = any(map(str.isupper, self.alphabet)) and not any(map(str.islower, self.alphabet))
 
     @property
     def vocab_size(self) -> int:
@@ -50,12 +52,20 @@ class Tokenizer(abc.ABC):
         return normalise(text, self.level)
 
     def spell(self, text: str) -> str:
-        """A text in the characters of units, which are letters unless a subclass says otherwise."""
-        return _collapse(text)
+        """A text in the characters of units, which are letters unless a subclass says otherwise.
+
+        Capitals where there is no small letter among them, as in public checkpoints; texts are in small letters here.
+        """
+        return self._cased(_collapse(text))
 
     def spellings(self, word: str) -> list[str]:
         """The ways to spell a word in the characters of units; none where that is not known."""
-        return [word]
+        return [self._cased(word)]
+
+    def _cased(self, text: str) -> str:
+        if not self._capitals:
+            return text
+        return "".join(letter if letter in self.alphabet else letter.upper() for letter in text)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, none of them BLANK. Raises TokenizerError for a character that training did not see."""

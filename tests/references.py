@@ -83,63 +83,70 @@ def random_settings(reference: str, seed: int) -> dict[str, Any]:
             "dtype": one("float32", "float16", "bfloat16"),
             "shard": one("5GB", "30KB"),
         }
-    units = [" ", *"abcdefghijklmnopqrstuvwxyz'"][: one(5, 12, 28)]
+    return _nemo_settings(one, dim, heads, bins)
+
+
+def _nemo_settings(one: Any, dim: int, heads: int, bins: int) -> dict[str, Any]:
     taps, style = one(3, 5, 9, 31), one("regular", "chunked_limited", "chunked_limited")
-    contexts = one([[8, 3], [8, 1], [8, 0]], [70, 13], [[6, 1], [4, 1]], [[12, 2], [-1, -1]])
+    contexts = one([[8, 3], [8, 1], [8, 0]], [70, 13], [[6, 1], [4, 1]], [[12, 2], [-1, -1]], [-1, 3])
+    rate = one(16_000, 16_000, 8_000)
+    preprocessor = {
+        "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
+        "sample_rate": rate,
+        "features": bins,
+        "normalize": one("per_feature", "per_feature", "NA", None),
+        "window_size": one(0.025, 0.025, 0.02),
+        "window_stride": 0.01,
+        "window": one("hann", "hamming", "blackman", "bartlett"),
+        "n_fft": one(512, None, 1024),
+        "preemph": one(0.97, 0.9, None),
+        "lowfreq": one(0, 60),
+        "highfreq": one(None, 3_600),
+        "log": True,
+        "frame_splicing": 1,
+        "dither": one(1e-5, 0.0),
+        "pad_to": one(0, 16),
+        "pad_value": one(0.0, -3.0),
+    }
+    if rate == 8_000 or preprocessor["highfreq"]:
+        preprocessor |= {"features": 64, "n_fft": 1024}  # more filters would be left without a frequency
+    encoder = {
+        "_target_": "nemo.collections.asr.modules.ConformerEncoder",
+        "feat_in": preprocessor["features"],
+        "feat_out": -1,
+        "n_layers": one(1, 2, 3),
+        "d_model": dim,
+        "n_heads": heads,
+        "use_bias": one(True, False),
+        "ff_expansion_factor": one(2, 4),
+        "self_attention_model": "rel_pos",
+        "xscaling": one(True, False),
+        "untie_biases": one(True, False),
+        "pos_emb_max_len": one(300, 5000),
+        "conv_kernel_size": taps,
+        "conv_norm_type": one("batch_norm", "layer_norm"),
+        "conv_context_size": one(None, "causal", [taps - 1, 0], [taps // 2, taps // 2]),
+        "subsampling": one("striding", "dw_striding"),
+        "subsampling_factor": one(4, 8),
+        "subsampling_conv_channels": one(-1, 6),
+        "causal_downsampling": one(True, False),
+        "att_context_style": style,
+        "att_context_size": one(None, [-1, -1]) if style == "regular" else contexts,
+        "reduction": None,
+        "reduction_position": None,
+        "reduction_factor": 1,
+    }
+    if one(True, False):  # keys that NeMo has had since 3.0
+        encoder |= {"att_chunk_context_size": None, "conv_context_style": one("regular", "dcc")}
+        if style == "regular" and one(True, False):
+            encoder |= {"att_context_style": "chunked_limited_with_rc", "att_chunk_context_size": [[8], [2], [0, 1]]}
     return {
-        "sample_rate": 16_000,
-        "labels": units,
-        "preprocessor": {
-            "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
-            "sample_rate": 16_000,
-            "features": bins,
-            "normalize": one("per_feature", "per_feature", "NA", None),
-            "window_size": one(0.025, 0.025, 0.02),
-            "window_stride": 0.01,
-            "window": one("hann", "hamming", "blackman"),
-            "n_fft": one(512, None, 1024),
-            "preemph": one(0.97, 0.9, None),
-            "lowfreq": one(0, 60),
-            "highfreq": one(None, 7_600),
-            "log": True,
-            "frame_splicing": 1,
-            "dither": one(1e-5, 0.0),
-            "pad_to": one(0, 16),
-            "pad_value": one(0.0, -3.0),
-        },
-        "encoder": {
-            "_target_": "nemo.collections.asr.modules.ConformerEncoder",
-            "feat_in": bins,
-            "feat_out": -1,
-            "n_layers": one(1, 2, 3),
-            "d_model": dim,
-            "n_heads": heads,
-            "use_bias": one(True, False),
-            "ff_expansion_factor": one(2, 4),
-            "self_attention_model": "rel_pos",
-            "xscaling": one(True, False),
-            "untie_biases": one(True, False),
-            "pos_emb_max_len": one(300, 5000),
-            "conv_kernel_size": taps,
-            "conv_norm_type": one("batch_norm", "layer_norm"),
-            "conv_context_size": one(None, "causal", [taps - 1, 0], [taps // 2, taps // 2]),
-            "subsampling": one("striding", "dw_striding"),
-            "subsampling_factor": one(4, 8),
-            "subsampling_conv_channels": one(-1, 6),
-            "causal_downsampling": one(True, False),
-            "att_context_style": style,
-            "att_context_size": one(None, [-1, -1]) if style == "regular" else contexts,
-            "reduction": None,
-            "reduction_position": None,
-            "reduction_factor": 1,
-        },
-        "decoder": {
-            "_target_": "nemo.collections.asr.modules.ConvASRDecoder",
-            "feat_in": dim,
-            "num_classes": len(units),
-            "vocabulary": units,
-        },
-        "optim": {"name": "adamw", "lr": 0.1},
+        "kind": one("EncDecCTCModel", "EncDecCTCModelBPE", "EncDecHybridRNNTCTCModel", "EncDecHybridRNNTCTCBPEModel"),
+        "labels": [" ", *"abcdefghijklmnopqrstuvwxyz'"][: one(5, 12, 28)],
+        "spelling": one("bpe", "unigram"),
+        "dtype": one("float32", "float32", "float16", "bfloat16"),
+        "preprocessor": preprocessor,
+        "encoder": encoder,
     }
 
 
@@ -186,12 +193,16 @@ def differences(peer: Peer, reference: str, seed: int, settings: dict[str, Any],
     if "missing" in reply:
         return None
     read_checkpoint(folder / "model.nemo" if reference == "nemo" else folder).save(folder / "workdir")
-    config, model, _, _ = load_model(folder / "workdir")
+    config, model, tokenizer, _ = load_model(folder / "workdir")
     with np.load(folder / "outputs.npz") as stored:
         outputs = dict(stored)
     units = config.model.vocab_size
     blank = {"transformers": settings.get("head", {}).get("pad_token_id"), "nemo": units - 1, "wenet": 0}[reference]
     order = blank_first(units, blank)
+    if "spelled" in outputs:  # of texts; the units but the blank stand one place later here
+        text = str(outputs["decoded"])
+        np.testing.assert_array_equal(np.array(tokenizer.encode(text)) - 1, outputs["spelled"])
+        assert tokenizer.decode(tokenizer.encode(text)) == text
     batch = np.zeros((len(audio), max(map(len, audio))), np.float32)
     for row, samples in enumerate(audio):
         batch[row, : len(samples)] = samples
@@ -205,7 +216,7 @@ def differences(peer: Peer, reference: str, seed: int, settings: dict[str, Any],
     for name in outputs:
         if not name.startswith("encoder_"):
             continue
-        left, right = map(int, name.split("_")[1:])
+        left, right = map(int, name.split("_")[1:3])
         chunks = (right + 1, left // (right + 1) if left >= 0 else -1) if right >= 0 else (0, -1)
         expected_log_probs = outputs[name.replace("encoder", "log_probs")][..., order]
         encoder, log_probs, lengths = forward(model)(expected, feature_lengths, *map(np.int32, chunks))

@@ -1,7 +1,10 @@
 """Reading public checkpoints: what is refused, and the work directories that come out. No reference is needed."""
 
+import contextlib
+import functools
 import io
 import json
+import lzma
 import os
 import pickle
 import shutil
@@ -14,9 +17,10 @@ import numpy as np
 import pytest
 import yaml
 
+from conformer.checkpoints import nemo
 from conformer.checkpoints.convert import read_checkpoint
 from conformer.checkpoints.safetensors_file import read_safetensors
-from conformer.checkpoints.tensors import ConversionError
+from conformer.checkpoints.tensors import ConversionError, Stored, Tensors
 from conformer.checkpoints.torch_file import read_torch
 from conformer.checkpoints.units import make_tokenizer, plain_model
 from conformer.export.formats import check_request
@@ -90,6 +94,15 @@ def test_damaged_files_are_refused(tmp_path):
             read_torch(io.BytesIO(data), "final.pt")
     with pytest.raises(ConversionError, match=r"final\.pt is damaged"):
         read_torch(torch_archive(b"\x80\x02}q"), "final.pt")
+    with pytest.raises(ConversionError, match=r"final\.pt is cut off or damaged"):
+        read_torch(io.BytesIO(torch_archive(b"\x80\x02}q").getvalue()[:-9]), "final.pt")
+    with pytest.raises(ConversionError, match=r"but a pickle: load it in torch with weights_only=True"):
+        read_torch(io.BytesIO(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."), "final.pt")
+    packed = bytearray(lzma.compress(np.random.default_rng(0).bytes(200_000), preset=0))
+    packed[1000] ^= 1
+    (tmp_path / "model.nemo").write_bytes(packed)
+    with pytest.raises(ConversionError, match=r"model\.nemo is no readable tar"):
+        read_checkpoint(tmp_path / "model.nemo")
     path = tmp_path / "model.safetensors"
     header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     for data in (b"", b"\xff" * 9, len(header).to_bytes(8, "little") + header + b"1234"):
@@ -115,6 +128,46 @@ def test_tensors_missing_left_over_and_misshapen_are_listed_and_nothing_is_writt
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
     assert result.returncode == 1 and "left over" in result.stderr and "Traceback" not in result.stderr
     assert not out.exists()
+
+
+def test_a_file_of_fewer_blocks_is_refused_without_making_them(golden, tmp_path):
+    with pytest.raises(ConversionError, match=r"missing: encoder\.encoders\.3\.\*\)"):
+        wenet_with(golden, tmp_path, lambda arrays: None, num_blocks=10**9)
+
+
+@pytest.mark.slow
+def test_a_folder_that_holds_a_model_is_not_written_to(golden, tmp_path):
+    """Such as the checkpoint's own, whose config.json would be another."""
+    folder = copied(golden, tmp_path, PARAKEET)
+    command = [sys.executable, "convert.py", str(folder), f"--out={folder}"]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    assert result.returncode == 1 and "holds a model or a run already (config.json)" in result.stderr
+    assert (folder / "config.json").read_bytes() == (golden / PARAKEET / "config.json").read_bytes()
+
+
+@pytest.mark.parametrize("values, match", [([1, 2], r"a is int8"), ([1.0, np.nan], r"a is not finite")])
+def test_what_is_no_weight_is_refused_by_name(values, match):
+    array = np.array(values, np.int8 if isinstance(values[1], int) else np.float16)
+    tensors = Tensors("final.pt", {"a": Stored(array.shape, array.dtype, lambda: array)})
+    tensors.take("a", 2)
+    with pytest.raises(ConversionError, match=rf"not of finite floating-point numbers: {match}"):
+        tensors.finish()
+
+
+@pytest.mark.parametrize(
+    "section, value, match",
+    [
+        ("ctc_conf", {"ctc_blank_id": 99}, r"ctc_blank_id=99 is none of the 40 units"),
+        ("dataset_conf", [1], r"dataset_conf=\[1\] is no table of options"),
+        ("encoder_conf", {"attention_heads": 0}, r"attention_heads=0 must be a whole number of at least 1"),
+    ],
+)
+def test_settings_of_wenet_that_make_no_sense_are_named(golden, tmp_path, section, value, match):
+    folder = copied(golden, tmp_path, WENET)
+    values = yaml.safe_load((folder / "train.yaml").read_text())
+    (folder / "train.yaml").write_text(yaml.safe_dump(values | {section: value}))
+    with pytest.raises(ConversionError, match=match):
+        read_checkpoint(folder)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +333,31 @@ def test_stored_filters_that_differ_are_refused(golden, tmp_path):
         read_checkpoint(path)
 
 
+def test_a_rounded_window_is_known(golden):
+    features = read_checkpoint(golden / CONFORMER).config.features
+    window = nemo.plan_of(features).window
+    for dtype, error, wrong in [(np.float16, 0.0, False), (np.float16, 0.01, True), (np.float32, 1e-3, True)]:
+        values = (window + error).astype(dtype)
+        stored = Stored(values.shape, values.dtype, functools.partial(np.copy, values))
+        tensors = Tensors("model.nemo", {"preprocessor.featurizer.window": stored})
+        with pytest.raises(ConversionError, match="window is not what") if wrong else contextlib.nullcontext():
+            nemo._check_constants(tensors, features, golden / CONFORMER)
+
+
+def test_keys_of_nemo_3(golden, tmp_path):
+    """At their defaults they change nothing; chunks with a right context are for training, the whole is the default."""
+    keys = {"encoder__att_chunk_context_size": None, "encoder__conv_context_style": "dcc"}
+    plain = read_checkpoint(golden / FASTCONFORMER).config
+    assert read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, **keys)).config == plain
+    keys |= {
+        "encoder__att_context_style": "chunked_limited_with_rc",
+        "encoder__att_chunk_context_size": [[8], [2], [1]],
+    }
+    assert "full_context" in (
+        read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, **keys)).config.not_streaming or ""
+    )
+
+
 def test_a_compressed_nemo_is_read(golden, tmp_path):
     mine = read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, encoder__dropout=0.2))
     other = read_checkpoint(golden / FASTCONFORMER)
@@ -317,6 +395,9 @@ def test_units_spell_what_they_decode(golden, tmp_path, name):
 def test_a_table_without_a_model_spells_with_few_units():
     tokenizer = make_tokenizer(["<blank>", "<unk>", "▁", "a", "b", "▁a", "ab", "▁ab"], 0)
     assert [tokenizer.symbols[id] for id in tokenizer.encode("ab b")] == ["▁ab", "▁", "b"]
+    capitals = make_tokenizer(["<blank>", "<unk>", "▁", "A", "B", "▁A", "AB", "▁AB"], 0)  # texts are in small letters
+    assert capitals.decode(capitals.encode(capitals.normalise("AB b"))) == "AB B"
+    assert capitals.spellings("ab") == ["AB"]
     chinese = make_tokenizer(["<blank>", "<unk>", "你", "好", "<sos/eos>"], 0)
     assert chinese.decode(chinese.encode("你好")) == "你好"
     scores = {"▁": -9.0, "a": -9.0, "b": -9.0, "▁a": 0.0}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from benchmarks import micro
 from conformer.artefacts import formats
 from conformer.artefacts.card import load_cards
 from conformer.artefacts.formats import FORMATS, ExportError
@@ -143,6 +144,38 @@ def test_narrow_artefacts_are_smaller_and_micro_ones_declare_arena_and_integers(
     assert f"ARENA_BYTES = {eight.arena_bytes} }};" in header
 
 
+@pytest.mark.parametrize("numerics", ["int8", "int16x8"])
+def test_two_activations_meet_in_int8_alone_which_is_all_that_ethos_u55_multiplies(exported, numerics):
+    """Vela's rule for BATCH_MATMUL and for FULLY_CONNECTED without constant weights."""
+    card, folder = exported("tflite-micro", numerics)
+    from ai_edge_litert import schema_py_generated as schema  # pyright: ignore[reportMissingImports]
+
+    kinds, types = schema.BuiltinOperator, schema.TensorType
+    for path in (folder / card.file, ROOT / "models" / "words_micro" / card.file):
+        model: Any = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+        graph, products = model.subgraphs[0], []
+        for operator in graph.operators:
+            kind = model.operatorCodes[operator.opcodeIndex].builtinCode
+            factors = [graph.tensors[index] for index in operator.inputs[:2]]
+            constant = model.buffers[factors[-1].buffer].data is not None
+            if kind == kinds.BATCH_MATMUL or (kind == kinds.FULLY_CONNECTED and not constant):
+                products.append({factor.type for factor in factors} | {graph.tensors[operator.outputs[0]].type})
+        assert products and all(found == {types.INT8} for found in products)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("numerics", ["int8", "int16x8"])
+def test_vela_places_every_operator(exported, numerics):
+    card, folder = exported("tflite-micro", numerics)
+    try:
+        vela = micro.find_vela()
+    except micro.VelaError as error:
+        pytest.skip(str(error))
+    for npu in ("ethos-u55-128", "ethos-u85-256"):
+        report = micro.compile_for(vela, folder / card.file, npu)
+        assert report["cpu_operators"] == 0 and not report["cpu_operator_names"] and report["operators"] > 100
+
+
 @pytest.mark.slow
 def test_core_ml_is_told_where_a_chunk_of_absolute_positions_lies(golden, tmp_path):
     """Through the saved package and its runtime; without the place the difference would be 9e-2."""
@@ -248,7 +281,7 @@ def test_requests_that_cannot_be_met_are_named_before_any_work(monkeypatch):
     with pytest.warns(UserWarning, match="--chunk-size=16 is not one of train.chunk_sizes"):
         check_request(config, "jax", "float32", 16, 2)
     symmetric = dataclasses.replace(config, model=dataclasses.replace(config.model, causal_conv=False))
-    with pytest.raises(ExportError, match="train a causal one"):
+    with pytest.raises(ExportError, match=r"fine-tune it with model\.causal_conv=True"):
         check_request(symmetric, "jax", "float32", 8, 2)
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name == "tflite_micro" else name)
     with pytest.raises(ExportError, match=r"needs tflite_micro: pip install .*\[export\]"):
@@ -296,7 +329,7 @@ def test_the_shipped_recogniser_loads_and_fits_its_budgets():
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) <= 250_000
     assert load_tokenizer(folder).symbols == tokenizer.symbols and config.model.vocab_size == tokenizer.vocab_size
     assert pipeline.size_of(folder) <= 5e6
-    micro = [card for card in load_cards(folder) if card.format == "tflite-micro"]
-    assert {card.numerics for card in micro} == {"int16x8", "int8"}
-    for card in micro:
+    cards = [card for card in load_cards(folder) if card.format == "tflite-micro"]
+    assert {card.numerics for card in cards} == {"int16x8", "int8"}
+    for card in cards:
         assert card.file_bytes <= 2**20 and card.arena_bytes is not None and card.arena_bytes <= 2**19

@@ -12,7 +12,7 @@ from conformer.config import TokenizerConfig
 from conformer.decode.fusion import TokenFusion, WordFusion
 from conformer.decode.homophones import Homophones
 from conformer.decode.lexicon import Lexicon
-from conformer.decode.search import Search, make_writer
+from conformer.decode.search import Search, make_decoding
 from conformer.language.arpa import read_arpa
 from conformer.language.estimate import train_ngram
 from conformer.language.ngrams import ROOT
@@ -139,9 +139,9 @@ def test_words_that_sound_alike_are_told_apart_by_the_model(sounds):
         best = max(itertools.product(*choices), key=lambda words: sum(word_log_probs(model, words)))
         assert sum(word_log_probs(model, chosen(choices))) == pytest.approx(sum(word_log_probs(model, best)))
     assert chosen([]) == []
-    writer = make_writer(Search(beam_size=1, lm="a.lm"), sounds, Lexicon(model, sounds))
+    writer, _ = make_decoding(Search(beam_size=1, lm="a.lm"), sounds, Lexicon(model, sounds))
     assert writer.decode(sounds.encode("i read")) == "i read" and writer.decode(sounds.encode("red reed")) == "red reed"
-    assert make_writer(Search(), sounds, Lexicon(model, sounds)) is sounds
+    assert make_decoding(Search(), sounds, Lexicon(model, sounds))[0] is sounds
 
 
 def word_log_probs(model, words):

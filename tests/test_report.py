@@ -7,6 +7,8 @@ import shutil
 import pytest
 
 from benchmarks.report import build
+from benchmarks.report.headline import headline_table
+from benchmarks.report.page import Report
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -21,6 +23,11 @@ def test_the_committed_report_is_that_of_the_committed_records():
     assert {path.name for path in (ROOT / "docs").glob("results*")} == set(files)
     for name, text in files.items():
         assert (ROOT / "docs" / name).read_text() == text, f"docs/{name} is not that of results/: run report.py"
+
+
+def test_the_table_of_the_readme_is_that_of_the_records():
+    table = headline_table(Report(ROOT / "results"))
+    assert table and f"<!-- headline: report.py -->\n{table}\n<!-- /headline -->" in (ROOT / "README.md").read_text()
 
 
 def test_every_plot_is_shown_and_every_record_that_is_named_exists():

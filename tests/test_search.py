@@ -11,7 +11,7 @@ import pytest
 from conformer.data import Pcm, Utterance
 from conformer.decode.greedy import GreedyDecoder
 from conformer.decode.prefix_beam import DecodeError
-from conformer.decode.search import SEARCH_FILE, Search, SearchError, make_decoder, read_lm, stored
+from conformer.decode.search import SEARCH_FILE, Search, SearchError, make_decoding, read_lm, stored
 from conformer.evaluation.tuning import TuningError, read_grid, tune
 from conformer.language.arpa import write_arpa
 from conformer.language.estimate import train_ngram
@@ -45,14 +45,14 @@ def heard(*texts):
 
 
 def text_of(search, log_probs):
-    decoder = make_decoder(search, LETTERS, read_lm(search, LETTERS))()
+    decoder = make_decoding(search, LETTERS, read_lm(search, LETTERS))[1]()
     decoder.step(log_probs)
     return LETTERS.decode([token.id for token in decoder.finish()])
 
 
 def test_the_decoder_of_settings(arpa):
     ((_, log_probs),) = heard("ac ab")
-    assert make_decoder(Search(), LETTERS, None) is GreedyDecoder
+    assert make_decoding(Search(), LETTERS, None) == (LETTERS, GreedyDecoder)
     assert text_of(Search(beam_size=4, hotwords=("ac",)), log_probs) == "ac ac"
     assert text_of(Search(beam_size=4, lm=arpa("ac ab")), log_probs) == "ac ab"
     assert text_of(Search(beam_size=4, lm=arpa("a c ▁ a b")), log_probs) == "ac ab"  # of units: it holds `▁`

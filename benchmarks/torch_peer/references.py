@@ -63,24 +63,81 @@ def make_transformers(folder: pathlib.Path, seed: int, audio: list, settings: di
 
 
 def make_nemo(folder: pathlib.Path, seed: int, audio: list, settings: dict) -> dict:
-    """`model.nemo` with characters for units, and its outputs of the batch under the mask of each context."""
-    from nemo.collections.asr.models import EncDecCTCModel
+    """`model.nemo`, and its outputs of the batch under the mask of each context.
+
+    A hybrid model computes with its CTC head. Weights may be narrow. Of sentencepiece models, also texts and their ids.
+    """
+    from nemo.collections.asr import models
     from omegaconf import OmegaConf
 
-    model = EncDecCTCModel(OmegaConf.create(settings))
+    hybrid, pieces = "Hybrid" in settings["kind"], "BPE" in settings["kind"]
+    model = getattr(models, settings["kind"])(OmegaConf.create(_nemo_config(folder, settings, hybrid, pieces)))
     randomise(model, seed)
-    model.save_to(str(folder / "model.nemo"))
+    featurizer = model.preprocessor.featurizer
+    constants = {"window": featurizer.window.clone(), "fb": featurizer.fb.clone()}
+    model.to(getattr(torch, settings["dtype"])).save_to(str(folder / "model.nemo"))
+    model = type(model).restore_from(str(folder / "model.nemo"), map_location="cpu").eval()
+    for name, constant in constants.items():  # which a narrow checkpoint has narrow too: ours computes them
+        setattr(model.preprocessor.featurizer, name, constant)
     lengths = torch.tensor([len(samples) for samples in audio])
     batch = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(samples) for samples in audio], batch_first=True)
     features, feature_lengths = model.preprocessor(input_signal=batch, length=lengths)
     found = {"features": features.swapaxes(1, 2), "feature_lengths": feature_lengths}
+    head = model.ctc_decoder if hybrid else model.decoder
     for context in model.encoder.att_context_size_all:
         model.encoder.set_default_att_context_size(context)
         encoder, found["lengths"] = model.encoder(audio_signal=features, length=feature_lengths)
         name = "{}_{}".format(*context)
         found[f"encoder_{name}"] = encoder.swapaxes(1, 2)
-        found[f"log_probs_{name}"] = model.decoder(encoder_output=encoder)
+        found[f"log_probs_{name}"] = head(encoder_output=encoder)
+    if pieces:
+        found["spelled"] = np.array(model.tokenizer.text_to_ids(TEXT))
+        found["decoded"] = np.array(model.tokenizer.ids_to_text(found["spelled"].tolist()))
     return found
+
+
+TEXT = "one two three cats sat on a mat and a rat sat there too while four dogs ran over the hill and into the blue bay"
+
+
+def _nemo_config(folder: pathlib.Path, settings: dict, hybrid: bool, pieces: bool) -> dict:
+    labels, dim = settings["labels"], settings["encoder"]["d_model"]
+    config = {"sample_rate": settings["preprocessor"]["sample_rate"], "labels": labels}
+    config |= {name: settings[name] for name in ("preprocessor", "encoder")} | {"optim": {"name": "adamw", "lr": 0.1}}
+    if pieces:
+        import sentencepiece
+
+        tokens = folder / "tokens"
+        tokens.mkdir()
+        trainer = sentencepiece.SentencePieceTrainer
+        trainer.train(
+            sentence_iterator=iter([TEXT] * 4),
+            model_prefix=str(tokens / "tokenizer"),
+            vocab_size=28,
+            hard_vocab_limit=False,
+            model_type=settings["spelling"],
+            bos_id=-1,
+            eos_id=-1,
+            minloglevel=2,
+        )
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(tokens / "tokenizer.model"))
+        labels = [processor.id_to_piece(unit) for unit in range(len(processor))]
+        (tokens / "vocab.txt").write_text("\n".join(labels[1:]))
+        config["tokenizer"] = {"dir": str(tokens), "type": "bpe"}
+    modules = "nemo.collections.asr.modules"
+    head = {"_target_": f"{modules}.ConvASRDecoder", "feat_in": dim, "num_classes": len(labels), "vocabulary": labels}
+    if not hybrid:
+        return config | {"decoder": head}
+    network = {"pred_hidden": 8, "pred_rnn_layers": 1, "dropout": 0.0}
+    joint = {"joint_hidden": 8, "activation": "relu", "encoder_hidden": dim, "pred_hidden": 8}
+    return config | {
+        "model_defaults": {"enc_hidden": dim, "pred_hidden": 8},
+        "decoder": {"_target_": f"{modules}.RNNTDecoder", "vocab_size": len(labels), "prednet": network},
+        "joint": {"_target_": f"{modules}.RNNTJoint", "num_classes": len(labels), "vocabulary": labels}
+        | {"jointnet": joint},
+        "decoding": {"strategy": "greedy_batch", "greedy": {"max_symbols": 10}},
+        "loss": {"loss_name": "default"},
+        "aux_ctc": {"decoder": head, "ctc_loss_weight": 0.3, "use_cer": False},
+    }
 
 
 class WenetEncoder(torch.nn.Module):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,14 @@ def read_yaml(path: pathlib.Path) -> dict[str, Any]:
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """A file of JSON. Raises ConversionError for one that cannot be used."""
     return _mapping(path, json.loads)
+
+
+def table(values: Mapping[str, Any], key: str, origin: Any) -> dict[str, Any]:
+    """A section of a configuration, empty where there is none. Raises ConversionError for one that is no table."""
+    section = values.get(key)
+    if section is not None and not isinstance(section, dict):
+        raise ConversionError(f"{origin}: {key}={section!r} is no table of options: restore the file")
+    return section or {}
 
 
 def _mapping(path: pathlib.Path, parse: Any) -> dict[str, Any]:

@@ -1,17 +1,20 @@
 """A `.nemo` file: a tar, compressed or not, of model_config.yaml, model_weights.ckpt and the tokenizer."""
 
 import contextlib
+import lzma
 import pathlib
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import yaml
 
-from conformer.checkpoints.imported import Imported
+from conformer.checkpoints.imported import Imported, table
 from conformer.checkpoints.names import NEMO
 from conformer.checkpoints.options import Options
 from conformer.checkpoints.tensors import ConversionError, Tensors
@@ -39,9 +42,12 @@ def read(path: pathlib.Path) -> Imported:
     with _opened(path) as archive:
         values = _settings(archive, path)
         hybrid = "aux_ctc" in values
-        head = (values.get("aux_ctc") or {}).get("decoder") if hybrid else values.get("decoder")
-        if not str((head or {}).get("_target_", "")).endswith("ConvASRDecoder"):
-            raise ConversionError(f"{path} has no CTC head (ConvASRDecoder): its target is {values.get('target')!r}")
+        head = table(table(values, "aux_ctc", path) if hybrid else values, "decoder", path)
+        if not str(head.get("_target_", "")).endswith("ConvASRDecoder"):
+            raise ConversionError(
+                f"{path} has no CTC head (ConvASRDecoder): its target is {values.get('target')!r}, which is not "
+                "supported; take a CTC or a hybrid RNNT/CTC model"
+            )
         features = _features(path, values)
         model, train, scale = _model(path, values, features)
         symbols, speller = _units(archive, path, values, head)
@@ -66,8 +72,11 @@ def _opened(path: pathlib.Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(path) as archive:
             yield archive
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ConversionError(f"{path} is no readable tar ({error}): fetch it again") from None
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # a full disk, say: it names itself
+            raise
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise ConversionError(f"{path} is no readable tar ({reason}): fetch it again") from None
 
 
 def _member(archive: tarfile.TarFile, path: pathlib.Path, name: str) -> Any:
@@ -133,15 +142,16 @@ def _model(path: pathlib.Path, values: dict, features: FeatureConfig) -> tuple[M
     target = options.get("_target_", "ConformerEncoder")
     if not target.endswith("ConformerEncoder"):
         raise ConversionError(f"{path}: encoder._target_={target} is not supported, only ConformerEncoder")
-    dim, taps = options.need("d_model"), options.get("conv_kernel_size", 31)
+    dim, taps = options.need("d_model"), options.need("conv_kernel_size", 31)
     options.choose("feat_in", features.num_mel_bins, (features.num_mel_bins,))
     options.choose("feat_out", -1, (-1, 0, dim))
     options.choose("self_attention_model", "rel_pos", ("rel_pos",))
     options.choose("reduction", "", ("",))
     options.choose("global_tokens", 0, (0,))
     options.choose("conv_dual_mode", False, (False,))
+    options.choose("conv_context_style", "regular", ("regular", "dcc"))  # dcc: chunks in training alone
     # Biases that are off, and u and v that blocks share, are in the tensors. The rest is of training, or of speed.
-    options.skip("use_bias", "untie_biases", "pos_emb_max_len", "att_context_probs")
+    options.skip("use_bias", "untie_biases", "pos_emb_max_len", "att_context_probs", "att_chunk_context_size")
     options.skip("reduction_position", "reduction_factor", "global_tokens_spacing", "global_attn_separate")
     options.skip("subsampling_conv_chunking_factor", "use_pytorch_sdpa", "use_pytorch_sdpa_backends")
     options.skip("sync_max_audio_length", "n_layers_to_freeze", "adapter", "export_cache_support")
@@ -165,8 +175,8 @@ def _model(path: pathlib.Path, values: dict, features: FeatureConfig) -> tuple[M
         subsampling_padding="causal" if options.get("causal_downsampling", False) else "symmetric",
         encoder_dim=dim,
         num_layers=options.need("n_layers"),
-        num_heads=options.get("n_heads", 4),
-        feed_forward_dim=dim * options.get("ff_expansion_factor", 4),
+        num_heads=options.need("n_heads", 4),
+        feed_forward_dim=dim * options.need("ff_expansion_factor", 4),
         kernel_size=taps,
         convolution_norm=norm,
         convolution_bias=norm == "layer_norm",
@@ -183,8 +193,13 @@ def _model(path: pathlib.Path, values: dict, features: FeatureConfig) -> tuple[M
 
 
 def _contexts(path: pathlib.Path, sizes: Any, options: Options) -> list[tuple[int, int]]:
-    """The (left, right) contexts in frames that attention knows, the default first; none = whole utterances."""
-    style = options.choose("att_context_style", "regular", ("regular", "chunked_limited"))
+    """The (left, right) contexts in frames that attention knows, the default first; none = whole utterances.
+
+    NeMo computes whole utterances by default where a chunk also has a right context ("_with_rc").
+    """
+    style = options.choose("att_context_style", "regular", ("regular", "chunked_limited", "chunked_limited_with_rc"))
+    if style == "chunked_limited_with_rc":
+        return []
     sizes = sizes or [-1, -1]
     pairs = [tuple(pair) for pair in (sizes if isinstance(sizes[0], list) else [sizes])]
     if all(pair == (-1, -1) for pair in pairs):
@@ -198,10 +213,10 @@ def _contexts(path: pathlib.Path, sizes: Any, options: Options) -> list[tuple[in
     return pairs
 
 
-def _units(archive: tarfile.TarFile, path: pathlib.Path, values: dict, head: Any) -> tuple[list[str], Any]:
+def _units(archive: tarfile.TarFile, path: pathlib.Path, values: dict, head: dict) -> tuple[list[str], Any]:
     """The units but the blank, which comes last, and the sentencepiece model."""
-    tokenizer = values.get("tokenizer")
-    if tokenizer is None:
+    tokenizer = table(values, "tokenizer", path)
+    if not tokenizer:
         return [str(label) for label in head.get("vocabulary") or values.get("labels") or []], None
     if tokenizer.get("type") != "bpe":
         raise ConversionError(f"{path}: tokenizer.type={tokenizer.get('type')!r} is not supported, only 'bpe'")
@@ -212,10 +227,17 @@ def _units(archive: tarfile.TarFile, path: pathlib.Path, values: dict, head: Any
 
 
 def _check_constants(tensors: Tensors, features: FeatureConfig, path: pathlib.Path) -> None:
-    """Raises ConversionError where the stored window or filters are not those that are computed here."""
+    """Raises ConversionError where the stored window or filters are not those that are computed here.
+
+    Narrow ones are those that are computed here, rounded.
+    """
     plan = plan_of(features)
     computed = {"window": plan.window, "fb": plan.filters.T[None]}
     for name, own in computed.items():
         full = f"preprocessor.featurizer.{name}"
-        if full in tensors and np.abs(tensors.take(full, *own.shape) - own).max() > 1e-5 * max(1.0, np.abs(own).max()):
+        if full not in tensors:
+            continue
+        stored, largest = tensors.take(full, *own.shape), np.abs(own).max()
+        rounding = float(jnp.finfo(tensors.dtype(full)).eps) * largest
+        if np.abs(stored - own).max() > max(1e-5, 1e-5 * largest, rounding):
             raise ConversionError(f"{path}: {full} is not what its configuration describes: it is not supported")

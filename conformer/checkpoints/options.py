@@ -33,10 +33,11 @@ class Options:
             raise ConversionError(f"{self._where}.{key}={value!r} is no {type(default).__name__}: restore the file")
         return value
 
-    def need(self, key: str) -> int:
-        """A whole number that has no default."""
+    def need(self, key: str, default: int | None = None) -> int:
+        """A whole number of at least 1; `default`, if there is one, where it is not there."""
         self._read.add(key)
         value = self._values.get(key)
+        value = default if value is None else value
         if type(value) is not int or value < 1:
             raise ConversionError(f"{self._where}.{key}={value!r} must be a whole number of at least 1")
         return value

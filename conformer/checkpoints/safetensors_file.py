@@ -36,7 +36,7 @@ def read_safetensors(path: pathlib.Path) -> Mapping[str, Stored]:
         header.pop("__metadata__", None)
         return {name: _stored(path, 8 + length, size, **entry) for name, entry in header.items()}
     except OSError as error:
-        raise ConversionError(f"{path} cannot be read ({error.strerror}): correct its permissions") from None
+        raise ConversionError(f"{path} cannot be read ({error.strerror}): it belongs to the checkpoint") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConversionError(f"{path} is damaged ({error}): fetch it again") from None
 
@@ -50,4 +50,4 @@ def _stored(path: pathlib.Path, start: int, size: int, dtype: str, shape: list[i
     def read() -> np.ndarray:
         return np.fromfile(path, kind, math.prod(shape), offset=start + first).reshape(shape)
 
-    return Stored(tuple(shape), read)
+    return Stored(tuple(shape), kind, read)

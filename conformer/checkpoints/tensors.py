@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 _SHOWN = 12  # names that a message lists
@@ -16,6 +17,7 @@ class Stored(NamedTuple):
     """A tensor that is still on disk."""
 
     shape: tuple[int, ...]
+    dtype: np.dtype
     read: Callable[[], np.ndarray]
 
 
@@ -32,9 +34,22 @@ class Tensors:
         self._taken: set[str] = set()
         self._missing: list[str] = []
         self._misshapen: list[str] = []
+        self._unusable: list[str] = []
 
     def __contains__(self, name: str) -> bool:
         return name in self._stored
+
+    def has_any(self, prefix: str) -> bool:
+        """Whether a name begins so."""
+        return any(name.startswith(prefix) for name in self._stored)
+
+    def miss(self, name: str) -> None:
+        """Notes something that is not there, which `finish` will report."""
+        self._missing.append(name)
+
+    def dtype(self, name: str) -> np.dtype:
+        """In which the tensor of that name is stored."""
+        return self._stored[name].dtype
 
     def take(self, name: str, *shape: int) -> np.ndarray:
         """The tensor of that name and shape; zeros where there is none, which `finish` will report."""
@@ -45,7 +60,14 @@ class Tensors:
         if self._stored[name].shape != shape:
             self._misshapen.append(f"{name} is {list(self._stored[name].shape)} and not {list(shape)}")
             return np.zeros(shape, np.float32)
-        return np.asarray(self._stored[name].read(), np.float32)
+        dtype = self.dtype(name)
+        if not jnp.issubdtype(dtype, np.floating):
+            self._unusable.append(f"{name} is {dtype}")
+            return np.zeros(shape, np.float32)
+        array = np.asarray(self._stored[name].read(), np.float32)
+        if not np.isfinite(array).all():
+            self._unusable.append(f"{name} is not finite")
+        return array
 
     def take_or_zeros(self, name: str, *shape: int) -> np.ndarray:
         """The same for a tensor that need not be there, such as a bias."""
@@ -61,6 +83,7 @@ class Tensors:
             and not name.endswith("num_batches_tracked")
         ]
         found = {"missing": self._missing, "left over": left, "of the wrong shape": self._misshapen}
+        found["not of finite floating-point numbers"] = self._unusable
         listed = [f"{kind}: {_listed(names)}" for kind, names in found.items() if names]
         if listed:
             raise ConversionError(

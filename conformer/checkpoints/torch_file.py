@@ -16,6 +16,7 @@ import numpy as np
 
 from conformer.checkpoints.tensors import ConversionError, Stored
 
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"  # how such files start
 DTYPES = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
@@ -60,10 +61,16 @@ def read_torch(file: Any, origin: str) -> Mapping[str, Stored]:
             state = _Unpickler(program, origin).load()
     except ConversionError:
         raise
-    except zipfile.BadZipFile:
-        raise ConversionError(
-            f"{origin} is no zip archive as torch.save writes since version 1.6: load it in torch and save it again"
-        ) from None
+    except zipfile.BadZipFile as error:
+        file.seek(0)
+        start = file.read(len(ZIP))
+        if start.startswith(PICKLE):
+            raise ConversionError(
+                f"{origin} is no zip archive, as torch.save writes since version 1.6, but a pickle: load it in torch "
+                "with weights_only=True and save it again"
+            ) from None
+        state = f"is cut off or damaged ({error})" if start == ZIP else "is no zip archive as torch.save writes"
+        raise ConversionError(f"{origin} {state}: fetch it again") from None
     except Exception as error:  # a damaged pickle raises whatever it happens to
         raise ConversionError(f"{origin} is damaged ({type(error).__name__}: {error}): fetch it again") from None
     for key in ("state_dict", "model_state_dict", "model"):
@@ -71,7 +78,10 @@ def read_torch(file: Any, origin: str) -> Mapping[str, Stored]:
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, _Tensor) for value in state.values()):
         raise ConversionError(f"{origin} holds no dictionary of tensors alone: save the model's state_dict()")
-    return {name: Stored(tensor.shape, _reader(archive, folder, tensor, origin)) for name, tensor in state.items()}
+    return {
+        name: Stored(tensor.shape, tensor.storage.dtype, _reader(archive, folder, tensor, origin))
+        for name, tensor in state.items()
+    }
 
 
 def _reader(archive: zipfile.ZipFile, folder: str, tensor: _Tensor, origin: str):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conformer.checkpoints.imported import Imported, read_json
+from conformer.checkpoints.imported import Imported, read_json, table
 from conformer.checkpoints.names import TRANSFORMERS
 from conformer.checkpoints.options import Options
 from conformer.checkpoints.safetensors_file import read_safetensors
@@ -31,7 +31,7 @@ def read(folder: pathlib.Path) -> Imported:
     if not 0 <= blank < units:
         raise ConversionError(f"{origin}: pad_token_id={blank}, the blank, must lie in 0 to {units - 1}")
     encoder = Options(origin, "encoder_config", values.get("encoder_config"))
-    bins = encoder.get("num_mel_bins", 80)
+    bins = encoder.need("num_mel_bins", 80)
     features = _features(folder, bins)
     model, scale = _model(encoder)
     symbols, speller = _units(folder, units, blank)
@@ -43,7 +43,7 @@ def read(folder: pathlib.Path) -> Imported:
 
 def _model(options: Options) -> tuple[ModelConfig, float]:
     """And the scale of the encoder's input."""
-    dim, heads = options.get("hidden_size", 1024), options.get("num_attention_heads", 8)
+    dim, heads = options.need("hidden_size", 1024), options.need("num_attention_heads", 8)
     options.choose("model_type", "parakeet_encoder", ("parakeet_encoder",))
     options.choose("hidden_act", "silu", ("silu", "swish"))
     options.choose("num_key_value_heads", heads, (heads,))
@@ -58,10 +58,10 @@ def _model(options: Options) -> tuple[ModelConfig, float]:
         subsampling_channels=options.get("subsampling_conv_channels", 256),
         subsampling_padding="symmetric",
         encoder_dim=dim,
-        num_layers=options.get("num_hidden_layers", 24),
+        num_layers=options.need("num_hidden_layers", 24),
         num_heads=heads,
-        feed_forward_dim=options.get("intermediate_size", 4096),
-        kernel_size=options.get("conv_kernel_size", 9),
+        feed_forward_dim=options.need("intermediate_size", 4096),
+        kernel_size=options.need("conv_kernel_size", 9),
         convolution_norm="batch_norm",
         causal_conv=False,
         positions="relative",
@@ -104,18 +104,28 @@ def _features(folder: pathlib.Path, bins: int) -> FeatureConfig:
 
 def _tensors(folder: pathlib.Path) -> Mapping[str, Stored]:
     """Of model.safetensors, or of the shards that its index lists."""
-    index = folder / "model.safetensors.index.json"
+    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if not index.is_file():
-        return read_safetensors(folder / "model.safetensors")
-    weights = read_json(index).get("weight_map") or {}
-    shards = {name: read_safetensors(folder / pathlib.PurePath(name).name) for name in set(weights.values())}
+        if not whole.exists():
+            raise ConversionError(f"{folder} holds no {whole.name}: save the model as safetensors (save_pretrained)")
+        return read_safetensors(whole)
+    names = set(map(str, table(read_json(index), "weight_map", index).values()))
+    shards = {name: read_safetensors(folder / pathlib.PurePath(name).name) for name in names}
     return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
 
 
 def _units(folder: pathlib.Path, count: int, blank: int) -> tuple[list[str], Any]:
     """The units by id, and a sentencepiece model that spells as tokenizer.json does."""
     path = folder / "tokenizer.json"
-    values = read_json(path)
+    try:
+        return _read_units(path, read_json(path), count, blank)
+    except ConversionError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ConversionError(f"{path} is damaged ({type(error).__name__}: {error}): restore it") from None
+
+
+def _read_units(path: pathlib.Path, values: dict[str, Any], count: int, blank: int) -> tuple[list[str], Any]:
     model = values.get("model") or {}
     kind, vocabulary = model.get("type"), model.get("vocab") or {}
     pieces: dict[str, int]
@@ -132,7 +142,7 @@ def _units(folder: pathlib.Path, count: int, blank: int) -> tuple[list[str], Any
     pieces |= {token["content"]: token["id"] for token in values.get("added_tokens", [])}
     symbols = [f"<unused_{index}>" for index in range(count)]
     for piece, index in pieces.items():
-        if index >= count:
+        if not 0 <= index < count:
             raise ConversionError(f"{path}: unit {piece!r} has id {index}, the model {count} units: restore both")
         symbols[index] = piece
     special = {token["content"] for token in values.get("added_tokens", []) if token.get("special")}

@@ -41,7 +41,11 @@ def parameters_of(source: Source, config: Config) -> Arrays:
     reader = _Reader(source, config)
     arrays |= _under("encoder.subsampling", reader.front_end())
     for index in range(config.model.num_layers):
-        arrays |= _under(f"encoder.blocks.{index}", reader.block(f"{source.names.blocks}.{index}."))
+        prefix = f"{source.names.blocks}.{index}."
+        if not source.tensors.has_any(prefix):  # a file of fewer blocks than its configuration counts
+            source.tensors.miss(f"{prefix}*")
+            break
+        arrays |= _under(f"encoder.blocks.{index}", reader.block(prefix))
     if config.model.final_norm:
         arrays |= _under("encoder.final_norm", reader.norm(source.names.final_norm))
     head = reader.linear(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from conformer.checkpoints.imported import Imported, read_yaml
+from conformer.checkpoints.imported import Imported, read_yaml, table
 from conformer.checkpoints.names import WENET
 from conformer.checkpoints.options import Options
 from conformer.checkpoints.tensors import ConversionError, Tensors
@@ -33,7 +33,11 @@ def read(folder: pathlib.Path) -> Imported:
     model, train, scale = _model(folder, values)
     checkpoint = _checkpoint(folder)
     symbols = _symbols(folder, values)
-    blank = (values.get("ctc_conf") or {}).get("ctc_blank_id", 0)
+    blank = table(values, "ctc_conf", folder / CONFIG_FILE).get("ctc_blank_id", 0)
+    if blank not in range(len(symbols)):
+        raise ConversionError(
+            f"{folder / CONFIG_FILE}: ctc_conf.ctc_blank_id={blank!r} is none of the {len(symbols)} units: restore both"
+        )
     tokenizer = make_tokenizer(symbols, blank, _speller(folder, values))
     config = Config(features=features, model=model, train=train).replace({"model.vocab_size": len(symbols)})
     with checkpoint.open("rb") as file:
@@ -50,12 +54,12 @@ def read(folder: pathlib.Path) -> Imported:
 
 
 def _features(folder: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
-    origin, data = str(folder / CONFIG_FILE), values.get("dataset_conf") or {}
+    origin, data = str(folder / CONFIG_FILE), table(values, "dataset_conf", folder / CONFIG_FILE)
     kind = data.get("feats_type", "fbank")
     if kind != "fbank":
         raise ConversionError(f"{origin}: dataset_conf.feats_type={kind!r} is not supported, only 'fbank'")
     bank = Options(origin, "dataset_conf.fbank_conf", data.get("fbank_conf") or {})
-    rate = (data.get("resample_conf") or {}).get("resample_rate", 16_000)
+    rate = table(data, "resample_conf", origin).get("resample_rate", 16_000)
     bins = bank.get("num_mel_bins", 23)
     if values.get("input_dim", bins) != bins:
         raise ConversionError(f"{origin}: input_dim={values['input_dim']} is not fbank_conf.num_mel_bins={bins}")
@@ -76,8 +80,9 @@ def _features(folder: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
 def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, TrainConfig, float]:
     """And the scale of the encoder's input."""
     options = Options(str(folder / CONFIG_FILE), "encoder_conf", values.get("encoder_conf") or {})
-    heads, dim = options.get("attention_heads", 4), options.get("output_size", 256)
+    heads, dim = options.need("attention_heads", 4), options.need("output_size", 256)
     causal, eps = options.get("causal", False), options.get("norm_eps", 1e-5)
+    norm = options.choose("cnn_module_norm", "batch_norm", ("batch_norm", "layer_norm"))
     dynamic, static = options.get("use_dynamic_chunk", False), options.get("static_chunk_size", 0)
     options.choose("normalize_before", True, (True,))
     options.choose("macaron_style", True, (True,))
@@ -99,12 +104,12 @@ def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, T
         subsampling_factor=options.choose("input_layer", "conv2d", INPUT_LAYERS),
         subsampling_channels=dim,
         encoder_dim=dim,
-        num_layers=options.get("num_blocks", 6),
+        num_layers=options.need("num_blocks", 6),
         num_heads=heads,
-        feed_forward_dim=options.get("linear_units", 2048),
-        kernel_size=options.get("cnn_module_kernel", 15),
-        convolution_norm=options.choose("cnn_module_norm", "batch_norm", ("batch_norm", "layer_norm")),
-        convolution_bias=values.get("encoder_conf", {}).get("cnn_module_norm", "batch_norm") == "layer_norm",
+        feed_forward_dim=options.need("linear_units", 2048),
+        kernel_size=options.need("cnn_module_kernel", 15),
+        convolution_norm=norm,
+        convolution_bias=norm == "layer_norm",
         pad_before_gate=causal,
         causal_conv=causal,
         norm_eps=eps,
@@ -123,7 +128,7 @@ def _checkpoint(folder: pathlib.Path) -> pathlib.Path:
     """final.pt, or the only one there is."""
     if (folder / "final.pt").is_file():
         return folder / "final.pt"
-    found = sorted(folder.glob("*.pt"))
+    found = sorted(path for path in folder.glob("*.pt") if path.is_file())
     if len(found) != 1:
         raise ConversionError(f"{folder} holds {len(found)} files *.pt and no final.pt: leave the one to import")
     return found[0]
@@ -136,12 +141,16 @@ def _file(folder: pathlib.Path, named: Any, *usual: str) -> pathlib.Path | None:
 
 
 def _symbols(folder: pathlib.Path, values: dict[str, Any]) -> list[str]:
-    named = (values.get("tokenizer_conf") or {}).get("symbol_table_path")
+    named = table(values, "tokenizer_conf", folder / CONFIG_FILE).get("symbol_table_path")
     path = _file(folder, named, "units.txt", "words.txt", "dict.txt", "lang_char.txt")
     if path is None:
         raise ConversionError(f"{folder} holds no table of units (units.txt): put it beside {CONFIG_FILE}")
     symbols = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConversionError(f"{path} is not UTF-8 ({error.reason}): restore the table") from None
+    for number, line in enumerate(lines):
         symbol, _, unit = line.strip().rpartition(" ")
         if not symbol or unit != str(number):
             raise ConversionError(f"{path}:{number + 1}: expected 'symbol {number}', found {line!r}: restore the table")
@@ -156,5 +165,6 @@ def _symbols(folder: pathlib.Path, values: dict[str, Any]) -> list[str]:
 def _speller(folder: pathlib.Path, values: dict[str, Any]) -> Any:
     """The sentencepiece model, if it lies in the folder."""
     models = sorted(folder.glob("*.model"))
-    path = _file(folder, (values.get("tokenizer_conf") or {}).get("bpe_path"), *(file.name for file in models[:1]))
+    named = table(values, "tokenizer_conf", folder / CONFIG_FILE).get("bpe_path")
+    path = _file(folder, named, *(file.name for file in models[:1]))
     return None if path is None else parse_model(path.read_bytes(), str(path))

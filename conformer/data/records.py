@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from conformer.audio import resample
 from conformer.data.manifest import DataError, Utterance
@@ -71,7 +70,7 @@ class Shard:
 
 def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
     """Writes a file that gives each record by its index; the same records make the same bytes."""
-    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")  # FLAC is compressed already
+    writer = _array_record().ArrayRecordWriter(str(path), "group_size:1,uncompressed")  # FLAC is compressed already
     try:
         for record in records:
             writer.write(record)
@@ -122,13 +121,24 @@ def _read(record: Record) -> bytes:
 
 
 @functools.lru_cache(maxsize=_OPEN_SHARDS)
-def _open(shard: pathlib.Path, num_records: int) -> ArrayRecordReader:
+def _open(shard: pathlib.Path, num_records: int) -> Any:
     if not shard.is_file():
         raise missing(shard)
-    reader = ArrayRecordReader(str(shard), "readahead_buffer_size:0", file_reader_buffer_size=1 << 15)
+    reader = _array_record().ArrayRecordReader(str(shard), "readahead_buffer_size:0", file_reader_buffer_size=1 << 15)
     if (count := reader.num_records()) != num_records:  # 0 for a file that has lost its end
         raise damaged(shard, f"{count} of its {num_records} records can be found")
     return reader
+
+
+def _array_record() -> Any:
+    """The library, imported when it is used: Windows has none, and does without prepared corpora."""
+    try:
+        from array_record.python import array_record_module
+    except ImportError:
+        raise DataError(
+            "prepared corpora need the package array_record, which has no wheel for Windows: name a manifest"
+        ) from None
+    return array_record_module
 
 
 _REMEDY = "run the command that prepared the corpus again, it makes the shards anew that are not there"

@@ -1,13 +1,11 @@
-"""From settings to a decoder: what eval.py and transcribe.py search with."""
+"""From settings to a decoder: what eval.py, transcribe.py and `conformer.load` search with."""
 
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
-
-from absl import flags
 
 from conformer import system
 from conformer.decode.fusion import TokenFusion, WordFusion
@@ -70,23 +68,22 @@ def read_lm(search: Search, tokenizer: Tokenizer) -> NgramModel | Lexicon | None
     return model if any(SPACE_SYMBOL in word for word in model.words) else Lexicon(model, tokenizer)
 
 
-def make_writer(search: Search, tokenizer: Tokenizer, lm: NgramModel | Lexicon | None) -> Tokenizer:
-    """The tokenizer that writes what a search finds: of words that sound alike, those that its model prefers."""
-    if search.lm is None or not isinstance(lm, Lexicon) or not isinstance(tokenizer, SoundTokenizer):
-        return tokenizer
-    return tokenizer.choosing(Homophones(lm.model))
+def make_decoding(
+    search: Search, tokenizer: Tokenizer, lm: NgramModel | Lexicon | None
+) -> tuple[Tokenizer, Callable[[], Decoder]]:
+    """Returns the tokenizer that writes what a search finds, and what makes the decoder of an utterance.
 
-
-def make_decoder(search: Search, tokenizer: Tokenizer, lm: NgramModel | Lexicon | None) -> Callable[[], Decoder]:
-    """What makes the decoder of an utterance, from what `read_lm` returned. LanguageModelError or HotWordsError.
-
-    A search that names no model is made without one, whatever `lm` is.
+    `lm` is what `read_lm` returned; a search that names no model is made without one, whatever `lm` is. Of words that
+    sound alike, the tokenizer writes those that the model prefers. Raises LanguageModelError or HotWordsError.
     """
-    if search.beam_size == 0:
-        return GreedyDecoder
-    scorers: list[Scorer] = []
     if search.lm is None:
         lm = None
+    writer = tokenizer
+    if isinstance(lm, Lexicon) and isinstance(tokenizer, SoundTokenizer):
+        writer = tokenizer.choosing(Homophones(lm.model))
+    if search.beam_size == 0:
+        return writer, GreedyDecoder
+    scorers: list[Scorer] = []
     if isinstance(lm, Lexicon):
         weights = dict(lm_weight=search.lm_weight, word_bonus=search.word_bonus, oov_rate=search.oov_rate)
         scorers.append(WordFusion(lm, tokenizer, **weights))
@@ -94,7 +91,7 @@ def make_decoder(search: Search, tokenizer: Tokenizer, lm: NgramModel | Lexicon 
         scorers.append(TokenFusion(lm, tokenizer, lm_weight=search.lm_weight, token_bonus=search.word_bonus))
     if search.hotwords:
         scorers.append(HotWords(search.hotwords, tokenizer, HOTWORD_BONUS))
-    return lambda: PrefixBeamDecoder(search.beam_size, scorers=scorers)
+    return writer, lambda: PrefixBeamDecoder(search.beam_size, scorers=scorers)
 
 
 def stored(folder: pathlib.Path) -> dict[str, Any]:
@@ -112,12 +109,21 @@ def stored(folder: pathlib.Path) -> dict[str, Any]:
     return settings
 
 
+def search_beside(folder: pathlib.Path, given: Mapping[str, Any]) -> Search:
+    """Returns the settings `given` by field; what they leave out is as `stored` in a model's folder.
+
+    With `beam_size=0` the search is greedy, whatever is stored. Raises SearchError or DecodeError.
+    """
+    return Search(**({} if given.get("beam_size") == 0 else stored(folder)) | given)
+
+
 def define_search_flags() -> Callable[[pathlib.Path], Search]:
     """Defines `--beam-size` and what goes with it.
 
-    Returns what reads them once they are parsed: what is not given is as `stored` in the model's folder.
-    `--beam-size=0` is greedy, whatever that says.
+    Returns what reads them, by `search_beside` a model, once they are parsed.
     """
+    from absl import flags  # here: an app that loads a model has no flags
+
     default = Search()
     flags.DEFINE_integer("beam-size", 0, "Prefixes of a beam search; 0 = greedy.", lower_bound=0)
     flags.DEFINE_string("lm", None, "N-gram model for it (lm.py, ARPA), of words or of the tokenizer's units.")
@@ -132,6 +138,6 @@ def define_search_flags() -> Callable[[pathlib.Path], Search]:
             flag = flags.FLAGS[field.name.replace("_", "-")]
             if flag.present:
                 given[field.name] = tuple(flag.value or ()) if field.name == "hotwords" else flag.value
-        return Search(**({} if given.get("beam_size") == 0 else stored(folder)) | given)
+        return search_beside(folder, given)
 
     return read

@@ -8,7 +8,7 @@ import numpy as np
 
 from conformer.data import Utterance
 from conformer.decode.lexicon import Lexicon
-from conformer.decode.search import Search, make_decoder, make_writer
+from conformer.decode.search import Search, make_decoding
 from conformer.evaluation.offline import decode
 from conformer.evaluation.scorer import Score
 from conformer.language.ngrams import NgramModel
@@ -53,8 +53,7 @@ def tune(
     """
     trials = []
     for search in grid:
-        decoder = make_decoder(search, tokenizer, lm)
-        score = decode(heard, {}, make_writer(search, tokenizer, lm), decoder).score()
+        score = decode(heard, {}, *make_decoding(search, tokenizer, lm)).score()
         report(search, score)
         trials.append((search, score))
     return sorted(trials, key=lambda trial: (trial[1].errors, trial[1].cer))

@@ -1,8 +1,9 @@
 """TensorFlow Lite Micro, for microcontrollers: integers in, logits out, and the C sources that firmware is built with.
 
-int16x8 has int8 weights and int16 activations, int8 has eight bits throughout. Every part of the state has one scale on
-its way in and out, so that firmware copies its bytes from step to step. The log-softmax is the host's: greedy decoding
-does not need it.
+int16x8 has int8 weights and int16 activations, int8 has eight bits throughout. In int16x8 the batched products of
+attention take and give int8 too: Ethos-U55 multiplies two activations in no other format, and would leave them to the
+processor. Every part of the state has one scale on its way in and out, so that firmware copies its bytes from step to
+step. The log-softmax is the host's: greedy decoding does not need it.
 """
 
 import functools
@@ -15,7 +16,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import interpreter as litert  # pyright: ignore[reportMissingImports]
 from ai_edge_litert import schema_py_generated as schema  # pyright: ignore[reportMissingImports]
-from ai_edge_quantizer import calibrator, quantizer, recipe  # pyright: ignore[reportMissingImports]
+from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe_manager  # pyright: ignore[reportMissingImports]
 from ai_edge_quantizer.utils import qsv_utils  # pyright: ignore[reportMissingImports]
 
 from conformer.artefacts.geometry import Geometry, zeros
@@ -27,13 +28,17 @@ from conformer.export.litert import convert
 from conformer.export.quiet import quiet
 from conformer.export.step import describe, flat_step
 
-RECIPES = {"int16x8": recipe.static_wi8_ai16, "int8": recipe.static_wi8_ai8}
+OPERATION = qtyping.TFLOperationName
+ACTIVATION_BITS = {  # of numerics; a later operation's prevail
+    "int16x8": {OPERATION.ALL_SUPPORTED: 16, OPERATION.BATCH_MATMUL: 8},
+    "int8": {OPERATION.ALL_SUPPORTED: 8},
+}
 
 
 def export(task: Task) -> Interface:
     """Writes the flatbuffer, NAME.cc with it as an array, and NAME.h with what the host needs."""
     flatbuffer = convert(flat_step(task.model, task.geometry, lambda logits: logits), task.geometry, "logits")
-    if task.numerics in RECIPES:
+    if task.numerics in ACTIVATION_BITS:
         flatbuffer = _quantise(flatbuffer, task)
     task.path.write_bytes(flatbuffer)
     artefact = TfliteMicro(task.path, task.geometry, task.config.features)
@@ -50,7 +55,10 @@ def _quantise(flatbuffer: bytes, task: Task) -> bytes:
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = pathlib.Path(folder, "float32.tflite")
         path.write_bytes(flatbuffer)
-        engine = quantizer.Quantizer(str(path), RECIPES[task.numerics]())
+        recipe = recipe_manager.RecipeManager()
+        for operation, bits in ACTIVATION_BITS[task.numerics].items():
+            recipe.add_static_config(".*", operation, activation_num_bits=bits, weight_num_bits=8)
+        engine = quantizer.Quantizer(str(path), recipe.get_quantization_recipe())
         measured = calibrator.Calibrator(str(path), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
         data = {SIGNATURE: list(_chained_inputs(path, task))}
         measured.calibrate(data, engine._recipe_manager)

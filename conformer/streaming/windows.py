@@ -56,6 +56,17 @@ class Windows:
         """Audio received so far."""
         return self._num_samples / self._rate
 
+    @property
+    def missing_seconds(self) -> float:
+        """Audio that must come at least before there is another window; 0 where there is one."""
+        frames = self._framing.window - len(self._pending)
+        return max(frames, 0) * self._framing.features.frame_shift_ms / 1000
+
+    @property
+    def encoded_seconds(self) -> float:
+        """How far the windows handed out reach into the audio."""
+        return self._num_encoded * self._framing.frame_seconds
+
     def accept(self, samples: Any, sample_rate: int | None = None) -> None:
         """Takes the next samples (see `as_samples`).
 

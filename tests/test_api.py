@@ -1,0 +1,129 @@
+"""`conformer.load` and what it gives: the examples of docs/api.md as they stand, what is taken, what is refused."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+import conformer
+from conformer.audio import AudioError
+
+ROOT = pathlib.Path(__file__).parents[1]
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
+HELLO = sorted(ROOT.glob("speech/hello/*.opus"))
+TEXTS = [path.stem.replace("_", " ") for path in HELLO]
+SLOW = [example for example in EXAMPLES if ".export(" in example or '"words"' in example]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return conformer.load(ROOT / "models" / "words_micro" / "onnx_int8.onnx")
+
+
+@pytest.fixture(scope="module")
+def speech():
+    return soundfile.read(HELLO[0], dtype="float32")
+
+
+def run(example, capsys):
+    exec(compile(example, "docs/api.md", "exec"), {"__name__": "example"})
+    return capsys.readouterr().out
+
+
+def test_the_examples_that_need_no_jax(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    quick = [example for example in EXAMPLES if example not in SLOW]
+    assert len(quick) == 3
+    one, several, live = (run(example, capsys) for example in quick)
+    assert one == "16000 left five right one\n"
+    assert several.startswith("['zero one five eight', ")
+    assert live.splitlines()[-1] == "segment: go right zero up" and len(live.splitlines()) > 2
+
+
+@pytest.mark.slow
+def test_the_examples_in_jax_and_the_export(capsys, monkeypatch, tmp_path):
+    for name in ("models", "speech"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)  # the export is written there
+    first, hotwords, export = (run(example, capsys) for example in SLOW)
+    assert first.startswith("go right zero up\n") and len(first.splitlines()) == 5
+    assert hotwords == "" and export.endswith("go right zero up\n")
+
+
+def test_an_import_loads_next_to_nothing():
+    code = "import sys, conformer; print([name for name in ('jax', 'numpy', 'absl') if name in sys.modules])"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert process.stdout == "[]\n"
+
+
+def test_an_artefact_runs_with_five_packages():
+    others = ("absl", "flax", "grain", "jax", "jaxlib", "jaxtyping", "jiwer", "optax", "orbax", "tqdm", "yaml")
+    code = f"import sys; sys.modules.update(dict.fromkeys({others}))\n" + EXAMPLES[1]
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout == "16000 left five right one\n", process.stderr
+
+
+def test_samples_of_every_clear_kind_give_the_same_text(model, speech):
+    samples, rate = speech
+    kinds = (
+        samples,
+        (samples * 32767).astype(np.int16),
+        samples.tolist(),
+        np.stack([samples, samples]),
+        np.stack([samples, samples], axis=1),
+    )
+    assert [result.text for result in model.transcribe(kinds, sample_rate=rate)] == [TEXTS[0]] * len(kinds)
+    assert model.transcribe(samples[::2].copy(), sample_rate=rate // 2).text == TEXTS[0]
+    assert [result.text for result in model.transcribe([str(path) for path in HELLO])] == TEXTS
+    assert model.transcribe(HELLO[1]).seconds == pytest.approx(soundfile.info(HELLO[1]).duration, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "audio, message",
+    [
+        ("absent.wav", "absent.wav: no such audio file"),
+        ([HELLO[0], "absent.wav"], "absent.wav: no such audio file"),
+        ([], "holds no samples"),
+        ([1, 2, 3], "samples of type int64: their scale is not clear: pass float32"),
+        ([np.zeros(9, np.float32), np.zeros(9, np.uint8)], "recording 1: samples of type uint8: their scale"),
+        (np.zeros((9, 9), np.float32), "not clear which axis the channels are: pass one channel"),
+        (np.full(9, np.nan, np.float32), "NaN"),
+    ],
+)
+def test_other_audio_is_refused_before_any_work(model, monkeypatch, audio, message):
+    monkeypatch.setattr(model, "stream", None)  # none is begun
+    with pytest.raises(AudioError, match=re.escape(message)):
+        model.transcribe(audio)
+
+
+def test_streams_of_one_model_do_not_disturb_each_other(model):
+    heard: list[list[str]] = [[] for _ in HELLO]
+    streams = [model.stream(on_segment=lambda segment, to=to: to.append(segment.text)) for to in heard]
+    blocks = [np.array_split(soundfile.read(path, dtype="float32")[0], 20) for path in HELLO]
+    for piece in zip(*blocks, strict=True):
+        for stream, block in zip(streams, piece, strict=True):
+            stream.accept(block)
+    for stream in streams:
+        stream.finish()
+    assert heard == [[text] for text in TEXTS]
+
+
+def test_what_cannot_be_loaded_is_named_with_the_remedy(model, tmp_path, monkeypatch):
+    artefact = ROOT / "models" / "words_micro" / "onnx_int8.onnx"
+    for name, options, message in (
+        ("wrods", {}, "wrods does not exist: .* english_small, words, words_micro"),
+        (artefact, {"chunk_size": 8}, "chunk_size does not go with an artefact: .* export it again"),
+        (artefact, {"beam": 8}, "load has no option beam"),
+        (tmp_path, {}, str(tmp_path)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            conformer.load(name, **options)
+    with pytest.raises(ValueError, match="an artefact cannot be exported again: load the work directory"):
+        model.export(tmp_path)
+    monkeypatch.setitem(sys.modules, "conformer.training.checkpoint", None)
+    with pytest.raises(ValueError, match=r"runs in JAX, and the package .* is missing"):
+        conformer.load("words")
