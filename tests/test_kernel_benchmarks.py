@@ -191,7 +191,7 @@ def _bare_environment(folder):
         if distribution.name not in packages:
             packages[distribution.name] = distribution
             needed = (line for line in distribution.requires or () if "extra ==" not in line)
-            missing += [re.match(r"[\w.-]+", line)[0] for line in needed]
+            missing += [re.split(r"[^\w.-]", line)[0] for line in needed]
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (site,) = folder.glob("lib/python*/site-packages")
     for distribution in packages.values():

@@ -84,10 +84,10 @@ def measure(case: Case, name: str, function: Callable[..., Any] | None = None) -
     """Times a contestant in JAX. Raises ValueError where it does not compute what "xla" computes."""
     if name == COPY:
         return copy_seconds(case.bytes // 2)
-    function = jax.jit(function or function_of(case, name))
+    compiled = jax.jit(function or function_of(case, name))
     if name != "xla":
-        _check(case, function)
-    return device_seconds(function, case.draw)
+        _check(case, compiled)
+    return device_seconds(compiled, case.draw)
 
 
 def _check(case: Case, function: Callable[..., Any]) -> None:

@@ -24,7 +24,7 @@ def run(
     format: str | None,
     implementation: str | None,
     file: str | None = None,
-    processes: Callable[..., Processes] = Processes,
+    processes: Callable[..., Any] = Processes,
 ) -> dict[str, Any]:
     """Measures the cases that the flags leave; with `implementation`, that one alone and no other library.
 
@@ -53,7 +53,7 @@ def run(
         if "skipped" in bounds:
             raise ValueError(f"this device's rates could not be measured: {bounds['skipped']}")
         print(
-            f"{device.kind}: copies {bounds['copy_bytes_per_second'] / 1e9:.0f} GB/s, multiplies matrices at "
+            f"{device.kind}: copies {bounds['copy_bytes_per_second'] / 1e9:.1f} GB/s, multiplies matrices at "
             f"{bounds['operations_per_second'] / 1e12:.2f} T operations/s (bfloat16)\n"
             f"copy: of 1 GiB; equal: of the same bytes; (cached): inputs that stay in the caches\n\n{HEADER}",
             flush=True,
