@@ -26,6 +26,7 @@ class LayerNorm(nnx.LayerNorm):
     """nnx.LayerNorm, which a model may use in its place: the same parameters."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        assert self.scale is not None and self.bias is not None
         return layer_norm(x, self.scale[...], self.bias[...], eps=self.epsilon)
 
 

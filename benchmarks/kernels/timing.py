@@ -76,7 +76,7 @@ def _kernel_seconds(function: Callable[..., Any], inputs: Sequence[tuple]) -> fl
     try:
         from jax._src.lib import mosaic_gpu  # what jax.experimental.mosaic.gpu.profiler calls, on one input alone
 
-        counter = mosaic_gpu._mosaic_gpu_ext
+        counter = mosaic_gpu._mosaic_gpu_ext  # pyright: ignore[reportPrivateImportUsage]
         counter._cupti_init()
     except (ImportError, AttributeError, RuntimeError):
         return None
