@@ -7,13 +7,14 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from benchmarks.kernels import compile as kernel_compile
-from benchmarks.kernels import figures, processes, run, tuning
+from benchmarks.kernels import figures, processes, run, timing, tuning
 from benchmarks.kernels.cases import Case, SelectionError, select
 from benchmarks.kernels.contestants import COPY, measure, names
 from kernels import autotune
@@ -60,6 +61,17 @@ def test_bytes_and_operations_are_those_that_cannot_be_spared():
 def test_a_contestant_that_computes_something_else_is_not_timed():
     with pytest.raises(ValueError, match="disagrees with xla"):
         measure(SMALL, "ours", lambda *arguments: jax.tree.map(lambda a: a + 1, SMALL.function("xla")(*arguments)))
+
+
+def test_the_time_on_a_gpu_is_that_of_all_kernels_of_a_call(monkeypatch):
+    """With a counter that reports two kernels for each of eight calls, the second half slow."""
+    times = [("norm", 1.0), ("scale", 2.0)] * 4 + [("norm", 3.0), ("scale", 4.0)] * 4
+    counter = types.SimpleNamespace(_cupti_init=lambda: None, _cupti_get_timings=lambda finalize: times)
+    monkeypatch.setitem(sys.modules, "jax._src.lib.mosaic_gpu", types.SimpleNamespace(_mosaic_gpu_ext=counter))
+    inputs = [(jnp.ones(2) * seed,) for seed in range(8)]
+    assert timing._kernel_seconds(jnp.negative, inputs) == pytest.approx(5.0e-3)
+    times.pop()  # the kernels of calls cannot be told apart: the wall's clock is taken
+    assert timing._kernel_seconds(jnp.negative, inputs) is None
 
 
 def test_other_attention_computes_that_of_xla():

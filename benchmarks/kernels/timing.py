@@ -81,10 +81,11 @@ def _kernel_seconds(function: Callable[..., Any], inputs: Sequence[tuple]) -> fl
     except (ImportError, AttributeError, RuntimeError):
         return None
     calls = max(ROUNDS, len(inputs))
+    _call(function, inputs, calls)
     try:
-        _call(function, inputs, calls)
-    finally:
         kernels = [milliseconds for _, milliseconds in counter._cupti_get_timings(True)]
+    except RuntimeError:
+        return None
     a_call, rest = divmod(len(kernels), calls)
     if rest or not a_call:
         return None
