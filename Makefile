@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup hello demo test test-all fuzz lint peers clean
+.PHONY: help setup hello web demo test test-all fuzz lint peers clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -58,6 +58,9 @@ $(HELLO_STAMP): requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock \
 	  absl-py numpy onnxruntime sentencepiece soundfile soxr
 	@touch $@
+
+web: $(HELLO_STAMP) ## build runs/web, a page that recognises speech in the browser, for any static server (needs npm)
+	@PYTHONPATH=. $(BIN)/python examples/web/build.py --out=runs/web
 
 demo: $(STAMP) ## train on synthetic speech, score unseen voices, transcribe in real time
 	@$(BIN)/python demo.py

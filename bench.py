@@ -6,7 +6,7 @@
     python bench.py numerics [--plots=FOLDER] [--json=FILE]
     python bench.py policies|differences --workdir=runs/words [--policies=int8,edge_fp16] [--json=FILE]
     python bench.py decoding --workdir=runs/english_small --lm=books.lm [--json=FILE]
-    python bench.py copies|device|micro|server [--json=FILE]
+    python bench.py copies|device|micro|web|server [--json=FILE]
     python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
     python bench.py front_ends|bandwidth|imported [--chunks=40] [--json=FILE]
     python bench.py long_audio --workdir=runs/words [--json=FILE]
@@ -52,6 +52,8 @@ micro       exports for microcontrollers, and of a model three times as large, c
 device      instructions and memory of the recogniser in C (examples/device), as valgrind counts them (4 minutes)
 server      serve.py with up to 200 live streams on one core: lag of texts, memory of a stream, refusals (5 minutes;
             Linux)
+web         the page of examples/web in Chromium, 20 recordings of words as files and as the microphone: texts beside
+            transcribe.py's, real-time factor on one core that is kept busy, memory (4 minutes)
 data        preparing a corpus and training-side reading: speed on the real speech of --source, memory on generated
             corpora of 10,000 and of 100,000 utterances (8 minutes)
 kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
@@ -98,7 +100,7 @@ _WORKDIR = flags.DEFINE_string(
 )
 _LM = flags.DEFINE_string("lm", None, "decoding: ARPA model of words.")
 _SOURCE = flags.DEFINE_string(
-    "source", None, "data, times, confidence: manifest, pack or LibriSpeech folder of real speech."
+    "source", None, "data, times, confidence, web: manifest, pack or LibriSpeech folder of real speech."
 )
 _OUTSIDE = flags.DEFINE_string("outside", None, "confidence: speech of other words than the model's, as --source.")
 _POLICIES = flags.DEFINE_list("policies", [], "policies, differences: these alone; default: all, and ablations.")
@@ -134,6 +136,7 @@ MEASUREMENTS = {
     "confidence": Measurement(lambda: (_WORKDIR.value, _SOURCE.value, _OUTSIDE.value), (_WORKDIR,)),
     "silence": Measurement(lambda: (_WORKDIR.value,)),
     "micro": Measurement(),
+    "web": Measurement(),
     "device": Measurement(),
     "server": Measurement(),
     "data": Measurement(lambda: (_SOURCE.value,), (_SOURCE,)),

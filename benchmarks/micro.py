@@ -1,7 +1,7 @@
 """What Arm's compiler Vela makes of exports for microcontrollers: operators, memory and predicted time on Ethos-U.
 
-Two models: the one that is shipped, and one three times as large with random weights, whose ranges are those of the
-check's synthetic sound, since memory is what it is for. Vela predicts times by its model of the NPU; nothing runs on one.
+Two models: the one that is shipped, and one three times as large, for memory alone: its weights are random, its ranges
+those of the check's synthetic sound. Vela predicts times by its model of the NPU; nothing runs on one.
 """
 
 import csv
@@ -16,6 +16,7 @@ from flax import nnx
 
 from benchmarks import harness
 from benchmarks.peers import ROOT
+from conformer import record
 from conformer.artefacts.card import load_cards
 from conformer.artefacts.geometry import Geometry
 from conformer.artefacts.loading import load_runtimes
@@ -58,7 +59,8 @@ def run() -> dict:
             rows += _rows(vela, SHIPPED / card.file, card.geometry, shipped, card.numerics)
             rows += _rows(vela, path, geometry, larger, card.numerics)
     chunk_seconds = framing.chunk_size * framing.frame_seconds
-    return {"vela": VERSION, "systems": SYSTEMS, "chunk_seconds": chunk_seconds, "rows": rows}
+    found = {"vela": VERSION, "systems": SYSTEMS, "chunk_seconds": chunk_seconds, "rows": rows}
+    return {"models": record.models(SHIPPED)} | found
 
 
 def _rows(vela: str, path: pathlib.Path, geometry: Geometry, config: Config, numerics: str) -> list[dict[str, Any]]:

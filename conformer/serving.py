@@ -57,7 +57,7 @@ class _Client:
         self.results: collections.deque[str] = collections.deque()  # of segments that have ended
         self.partial: str | None = None  # the newest, where it has not been sent
         self.error: str | None = None
-        self._shown, self._segment = "", 0
+        self._shown, self._segment, self._heard = "", 0, 0.0
 
     def feed(self, rate: int) -> None:
         """Gives the stream the audio that waits, once that is about enough for its next window."""
@@ -75,7 +75,11 @@ class _Client:
             self.taken.set()
 
     def collect(self) -> None:
-        """Notes what the last step has changed."""
+        """Notes what the last step has changed, if it was this stream's."""
+        heard = self.stream.audio.encoded_seconds
+        if heard == self._heard and not (self.stream.finished or self.error):
+            return
+        self._heard = heard
         for segment in self.stream.transcript.take_segments():
             self.results.append(self._final(segment))
             self._segment, self._shown, self.partial = self._segment + 1, "", None
@@ -95,8 +99,7 @@ class _Client:
         return self._message(segment.text, self._segment, True, **more, confidence=segment.confidence)
 
     def _message(self, text: str, segment: int, final: bool, **more: Any) -> str:
-        heard = round(self.stream.audio.encoded_seconds, 3)
-        return json.dumps({"text": text, "segment": segment, "is_final": final, "heard": heard} | more)
+        return json.dumps({"text": text, "segment": segment, "is_final": final, "heard": round(self._heard, 3)} | more)
 
 
 class Server:

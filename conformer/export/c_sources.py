@@ -4,11 +4,17 @@ import pathlib
 
 import numpy as np
 
+from conformer.artefacts import host
 from conformer.artefacts.geometry import Geometry
 from conformer.artefacts.micro import Tensor
-from conformer.audio import INT16_SCALE
 from conformer.config import FeatureConfig
-from conformer.filterbank import LOG_FLOOR, plan_of
+
+FILTERS = "// Filter m reads FILTER_SIZE[m] bins of the power spectrum from FILTER_START[m] on; weights in a row."
+COMMENTS = {
+    "INT16_SCALE": "  // of samples in [-1, 1)",
+    "PREEMPHASIS": "  // after a frame's mean is taken off",
+    "LOG_FLOOR": "  // least energy before the logarithm",
+}
 
 
 def write(
@@ -53,42 +59,18 @@ def write(
 
 
 def front_end(features: FeatureConfig, geometry: Geometry, prefix: str = "") -> list[str]:
-    """Lines of C with what a host of any artefact needs: sizes, and the constants of the log-mel filterbank.
-
-    Names begin with `prefix`.
-    """
-    plan = plan_of(features)
-    sizes = {
-        "SAMPLE_RATE": features.sample_rate,
-        "NUM_MEL_BINS": features.num_mel_bins,
-        "FRAME_SAMPLES": plan.window_length,
-        "SHIFT_SAMPLES": plan.shift,
-        "LEFT_SAMPLES": plan.left,  # of the first frame before the audio, which is reflected there
-        "TRAILING_SAMPLES": plan.trailing,  # of silence to add behind the audio
-        "FFT_SIZE": plan.fft_size,
-        "WINDOW_FRAMES": geometry.window,
-        "WINDOW_SHIFT_FRAMES": geometry.shift,
-        "SUBSAMPLING_FACTOR": geometry.subsampling_factor,
-        "RIGHT_CONTEXT": geometry.right_context,
-        "CHUNK_SIZE": geometry.chunk_size,
-        "LEFT_CONTEXT": geometry.left,
-        "VOCAB_SIZE": geometry.vocab_size,
-    }
-    filters = [np.flatnonzero(column) for column in plan.filters.T]
-    weights = np.concatenate([plan.filters[rows, mel] for mel, rows in enumerate(filters)])
-    return [
-        *(f"enum {{ {prefix}{key} = {value} }};" for key, value in sizes.items()),
-        f"#define {prefix}INT16_SCALE {INT16_SCALE}f  // of samples in [-1, 1)",
-        f"#define {prefix}PREEMPHASIS {features.preemphasis}f  // after a frame's mean is taken off",
-        f"#define {prefix}LOG_FLOOR {LOG_FLOOR!r}f  // least energy before the logarithm",
-        "",
-        "// Filter m reads FILTER_SIZE[m] bins of the power spectrum from FILTER_START[m] on; weights in a row.",
-        _array("int16_t", f"{prefix}FILTER_START", [int(rows[0]) for rows in filters]),
-        _array("int16_t", f"{prefix}FILTER_SIZE", [len(rows) for rows in filters]),
-        _array("float", f"{prefix}FILTER_WEIGHTS", weights),
-        _array("float", f"{prefix}ANALYSIS_WINDOW", plan.window),
-        "",
-    ]
+    """Lines of C with what a host of any artefact needs (`host.front_end`). Names begin with `prefix`."""
+    lines = []
+    for name, value in host.front_end(features, geometry).items():
+        if name == "FILTER_START":
+            lines += ["", FILTERS]
+        if isinstance(value, np.ndarray):
+            lines.append(_array("int16_t" if value.dtype.kind == "i" else "float", prefix + name, value))
+        elif isinstance(value, float):
+            lines.append(f"#define {prefix}{name} {value!r}f{COMMENTS[name]}")
+        else:
+            lines.append(f"enum {{ {prefix}{name} = {value} }};")
+    return [*lines, ""]
 
 
 def _array(kind: str, name: str, values) -> str:

@@ -14,8 +14,8 @@ import shlex
 import subprocess
 import sys
 
-from conformer.artefacts.card import load_cards
 from conformer.artefacts.formats import ExportError
+from conformer.artefacts.host import card_for
 from conformer.artefacts.onnx import cache_shapes
 from conformer.export.c_sources import front_end
 from conformer.tokenizer import load_tokenizer
@@ -28,20 +28,8 @@ def constants(path: pathlib.Path) -> str:
 
     Raises ExportError for what recognise.c cannot run.
     """
-    (card,) = load_cards(path.with_suffix(".json"))
-    geometry, features = card.geometry, card.features
-    usual = features.kind == "kaldi" and not features.normalise and geometry.subsampling_padding == "none"
-    if (
-        card.format != "onnx"
-        or geometry.whole
-        or card.sounds
-        or not usual
-        or features.fft_size & (features.fft_size - 1)
-    ):
-        raise ExportError(
-            f"{path}: recognise.c runs the ONNX step of models with Kaldi's features and a front end without padding, "
-            "whose units spell words: use `python transcribe.py --artefact`"
-        )
+    card = card_for(SOURCE.name, path)
+    geometry = card.geometry
     shapes = {f"{name.upper()}_SHAPE": shape for name, shape in cache_shapes(geometry).items()}
     tokens = load_tokenizer(path.parent, card.normalise).symbols
     lines = [
@@ -49,7 +37,7 @@ def constants(path: pathlib.Path) -> str:
         "#pragma once",
         "#include <stdint.h>",
         "",
-        *front_end(features, geometry),
+        *front_end(card.features, geometry),
         *(f"static const int64_t {name}[4] = {{{', '.join(map(str, shape))}}};" for name, shape in shapes.items()),
         f"static const char *const TOKENS[{len(tokens)}] = {{",
         *(f"    {json.dumps(token, ensure_ascii=False)}," for token in tokens),
