@@ -136,7 +136,7 @@ MEASUREMENTS = {
     "confidence": Measurement(lambda: (_WORKDIR.value, _SOURCE.value, _OUTSIDE.value), (_WORKDIR,)),
     "silence": Measurement(lambda: (_WORKDIR.value,)),
     "micro": Measurement(),
-    "web": Measurement(),
+    "web": Measurement(lambda: (_SOURCE.value,)),
     "device": Measurement(),
     "server": Measurement(),
     "data": Measurement(lambda: (_SOURCE.value,), (_SOURCE,)),
