@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from kernels.chunked_attention.blocks import Diagonals, key_blocks, query_blocks
 from kernels.chunked_attention.online import OnlineSoftmax, online_softmax
+from kernels.guard import called, varying
 from kernels.typing import Array
 
 HEAD_DIM = 64  # head dimensions are padded to a multiple of it
@@ -48,7 +49,7 @@ def attention(kernels: Kernels, query, key, value, relative_bias, key_start, key
     padding = (-head_dim) % HEAD_DIM
     query, key, value = (_pad(_pad(x, 1, (-x.shape[1]) % kernels.block), 3, padding) for x in (query, key, value))
     start, end = (_pad(x.astype(jnp.int32), 1, (-num_queries) % kernels.block) for x in (key_start, key_end))
-    arrays = query, key, value, tiles, start, end
+    arrays = varying(query, key, value, tiles, start, end)
     if online is None:
         out: Any = _attention(kernels, diagonals, *arrays)
     else:
@@ -75,7 +76,8 @@ def _forward_pass(
 ) -> tuple[Array, Array]:
     def forward(tiles, query, key, value, start, end):
         key_range = key_blocks(start, end, kernels.block)
-        return kernels.forward(diagonals, online, key_range, query, key, value, tiles, start, end)
+        forward = functools.partial(kernels.forward, diagonals, online, key_range)
+        return called("chunked_attention", forward, query, key, value, tiles, start, end)
 
     return _folded(forward, per_example=False)(tiles, query, key, value, start, end)
 
@@ -85,8 +87,8 @@ def _backward(kernels: Kernels, diagonals: Diagonals, residuals: tuple[Array, ..
         key_range = key_blocks(start, end, kernels.block)
         query_range = query_blocks(*key_range, key.shape[1] // kernels.block)
         delta = jnp.einsum("bqhd,bqhd->bhq", cotangent, out, preferred_element_type=jnp.float32)
-        arrays = query, key, value, tiles, start, end, lse, delta, cotangent
-        return kernels.backward(diagonals, key_range, query_range, *arrays)
+        backward = functools.partial(kernels.backward, diagonals, key_range, query_range)
+        return called("chunked_attention", backward, query, key, value, tiles, start, end, lse, delta, cotangent)
 
     query, key, value, tiles, start, end, out, lse = residuals
     gradients = _folded(backward, per_example=True)(tiles, query, key, value, start, end, out, lse, cotangent)
