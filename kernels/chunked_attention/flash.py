@@ -43,18 +43,20 @@ class Kernels(NamedTuple):
 def attention(kernels: Kernels, query, key, value, relative_bias, key_start, key_end, softmax) -> Array:
     """See `api.chunked_attention`. Raises Unsupported for another softmax than the exact one and `SoftmaxTables`."""
     online = online_softmax(softmax, key.shape[1], query.dtype)
-    num_queries, head_dim = query.shape[1], query.shape[3]
+    num_queries, value_dim = query.shape[1], value.shape[3]
     diagonals = Diagonals(num_queries, key.shape[1], relative_bias.shape[1] // 2, kernels.block)
     tiles = diagonals.tiles(relative_bias)
-    padding = (-head_dim) % HEAD_DIM
-    query, key, value = (_pad(_pad(x, 1, (-x.shape[1]) % kernels.block), 3, padding) for x in (query, key, value))
+    head_dim = -(-max(query.shape[3], value_dim) // HEAD_DIM) * HEAD_DIM
+    query, key, value = (
+        _pad(_pad(x, 1, (-x.shape[1]) % kernels.block), 3, head_dim - x.shape[3]) for x in (query, key, value)
+    )
     start, end = (_pad(x.astype(jnp.int32), 1, (-num_queries) % kernels.block) for x in (key_start, key_end))
     arrays = varying(query, key, value, tiles, start, end)
     if online is None:
         out: Any = _attention(kernels, diagonals, *arrays)
     else:
         out, _ = _forward_pass(kernels, diagonals, online, *arrays)
-    return out[:, :num_queries, :, :head_dim]
+    return out[:, :num_queries, :, :value_dim]
 
 
 def _pad(x: Array, axis: int, amount: int) -> Array:

@@ -20,13 +20,14 @@ from kernels.autotune import tuned
 from kernels.chunked_attention import flash
 from kernels.chunked_attention.blocks import Diagonals
 from kernels.chunked_attention.online import OnlineSoftmax
-from kernels.device import is_interpreted
+from kernels.device import current_device, is_interpreted
 from kernels.implementation import Unsupported
 from kernels.lut_softmax.mosaic_gpu import gather
 from kernels.typing import Array
 
 BLOCK = 64  # of queries and of keys: rows of one wgmma
 LARGEST_HEAD_DIM = 128  # beyond, accumulators no longer fit into the registers
+_BLACKWELL = 10.0  # the compute capability from which on there is no wgmma
 _NEVER = -1e30  # a score below all others, whose differences are finite
 _LOG2E = math.log2(math.e)
 _ROWS, _COLUMNS = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)  # one value for each row, or column
@@ -58,10 +59,15 @@ def chunked_attention(query, key, value, relative_bias, key_start, key_end, soft
             f"chunked_attention: query is {query.dtype}, and the products of a GPU's kernel take 16 bits: use bfloat16 "
             "or float16 (train.compute), or implementation='xla'"
         )
-    if query.shape[3] > LARGEST_HEAD_DIM:
+    if (head_dim := max(query.shape[3], value.shape[3])) > LARGEST_HEAD_DIM:
         raise Unsupported(
-            f"chunked_attention: head_dim={query.shape[3]} is more than {LARGEST_HEAD_DIM}: use more heads, or "
+            f"chunked_attention: head_dim={head_dim} is more than {LARGEST_HEAD_DIM}: use more heads, or "
             "implementation='xla'"
+        )
+    if (device := current_device()).capability >= _BLACKWELL:
+        raise Unsupported(
+            f"chunked_attention: implementation='mosaic_gpu' multiplies as Hopper does (wgmma), which {device.kind!r} "
+            "cannot: use implementation='xla'"
         )
     pipeline = tuned("chunked_attention", "mosaic_gpu", Pipeline, width=query.shape[3], format=query.dtype.name)
     kernels = _kernels(pipeline or Pipeline())
