@@ -90,7 +90,8 @@ class Rows(NamedTuple):
         """Of a matrix: as it was tuned, else as the heuristic says; a block is no larger than the matrix needs."""
         count, width = x.shape
         found = tuned(self.operation, "mosaic_gpu", Threads, width=width, format=x.dtype.name)
-        found = found or self.heuristic(width, x.dtype)
+        first = self.heuristic(width, x.dtype)
+        found = found if found and found.parts == first.parts else first  # one may have been tuned for wider rows
         return dataclasses.replace(found, rows=min(found.rows, pl.cdiv(count, found.tile_rows) * found.tile_rows))
 
     def filled(self, width: int) -> tuple[int, int, int]:
