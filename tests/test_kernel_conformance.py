@@ -62,10 +62,10 @@ def norm(x, scale, bias, cotangent, eps, centred):
     return x_hat * scale + bias, dx, (cotangent * x_hat).sum(rows), cotangent.sum(rows)
 
 
-NORMS = [(1, 192), (37, 760), (2, 3, 1128), (3, 8192), (5, 64), (2, 1041), (7, 8), (3, 2048), (2, 6144)]
+NORMS = [(1, 192), (37, 760), (2, 3, 1128), (3, 8192), (3, 64), (2, 1041), (7, 8), (3, 2048), (2, 6144)]
 
 
-@pytest.mark.slow_but("shape0-xla", "shape1-mosaic_gpu", "shape3-mosaic_gpu", "shape5-mosaic_tpu")
+@pytest.mark.slow_but("shape0-xla", "shape3-mosaic_gpu", "shape4-mosaic_gpu")
 @every
 @pytest.mark.parametrize("shape", NORMS)
 def test_norms_of_any_width(implementation, shape):
@@ -78,7 +78,7 @@ def test_norms_of_any_width(implementation, shape):
     else:
         got, cotangent = result_and_gradients(implementation, functools.partial(rms_norm, **options), x, scale)
     expected = norm(wide(x), wide(scale), wide(bias) if centred else 0.0, cotangent, 0.0, centred)
-    assert_close(got, expected[: len(got)], format, ("y", "x", "scale", "bias"))
+    assert_close(got, expected[: len(got)], format, ("y", "x", "scale", "bias")[: len(got)])
 
 
 def test_every_width_has_its_threads():
@@ -97,7 +97,7 @@ def test_every_width_has_its_threads():
 # --------------------------------------------------------------------- softmax
 
 
-@pytest.mark.slow_but("shape0-mask0-xla", "shape1-mask1-mosaic_gpu", "shape2-mask2-mosaic_gpu", "shape4-mask4-mosaic_tpu")
+@pytest.mark.slow_but("shape1-mask1-mosaic_gpu")
 @every
 @pytest.mark.parametrize(
     "shape, mask",
@@ -127,6 +127,7 @@ def test_softmax_of_any_keys_under_any_mask(implementation, shape, mask):
     assert (p[~shown] == 0).all()
 
 
+@pytest.mark.slow_but("mosaic_gpu")
 @every
 def test_integer_masks_are_true_where_they_are_not_zero(implementation):
     scores, mask = draw(0, 8, 32), jnp.tile(jnp.array([256, 0, -3, 0]), (8, 8))
@@ -164,7 +165,7 @@ ATTENTION = [  # batch axes, queries, keys, heads, of keys, head size, of values
 ]
 
 
-@pytest.mark.slow_but("case0-xla", "case1-mosaic_tpu", "case1-mosaic_gpu", "case3-mosaic_gpu")
+@pytest.mark.slow_but("case0-xla", "case3-mosaic_gpu")
 @every
 @pytest.mark.parametrize("case", ATTENTION, ids=[f"case{n}" for n in range(len(ATTENTION))])
 def test_attention_of_other_projects_arguments(implementation, case):

@@ -1,6 +1,8 @@
 """One suite for every implementation of the softmax: the kernels in the interpreters of their back ends."""
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +148,25 @@ def test_it_lowers_for_the_device(implementation, format, keys):
 
     scores, mask = jax.ShapeDtypeStruct((1001, keys), format), jax.ShapeDtypeStruct((1001, keys), "bool")
     assert lower(implementation, all_of_them, scores, mask).count("custom_call") >= 2 + len(TABLES)
+
+
+@pytest.mark.parametrize(
+    "shape, mask", [((2, 4, 64, 512), (2, 1, 1, 512)), ((2, 4, 64, 512), (2, 1, 64, 512)), ((512, 4096), (512, 4096))]
+)
+def test_the_gpu_kernel_reads_scores_and_mask_as_they_are(shape, mask):
+    """5 bytes an element of 16 bits: no pass over the scores or the mask stands beside the kernels."""
+
+    def both(scores, mask):
+        p, transpose = jax.vjp(lambda s: softmax(s, mask, implementation="mosaic_gpu"), scores)
+        return transpose(p)
+
+    program = lower("mosaic_gpu", both, *(jax.ShapeDtypeStruct(*a) for a in ((shape, "bfloat16"), (mask, "bool"))))
+    tensors = {
+        operation
+        for operation, sizes in re.findall(r"stablehlo\.(\w+)[^\n]*tensor<((?:\d+x)+)", program)
+        if math.prod(int(size) for size in sizes.split("x")[:-1]) >= math.prod(mask)
+    }
+    assert tensors == {"custom_call", "reshape"}, tensors
 
 
 def test_bad_input_is_named():

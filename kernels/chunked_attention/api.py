@@ -72,7 +72,9 @@ def chunked_attention(
     if lengths is not None:
         stop = jnp.minimum(lengths[..., None], stop)
     rows = (*batch, num_queries)
-    start = jnp.broadcast_to(first if key_start is None else jnp.maximum(key_start, first), rows).reshape(-1, num_queries)
+    start = jnp.broadcast_to(first if key_start is None else jnp.maximum(key_start, first), rows).reshape(
+        -1, num_queries
+    )
     end = jnp.broadcast_to(stop if key_end is None else jnp.minimum(key_end, stop), rows).reshape(-1, num_queries)
     query, key, value = (x.reshape(-1, *x.shape[-3:]) for x in (query * scale if scale != 1 else query, key, value))
     if (shared := query.shape[2] // key.shape[2]) > 1:
@@ -168,7 +170,11 @@ def _check(
     if relative_bias.shape[1] % 2 == 0:
         raise ValueError(f"relative_bias has {relative_bias.shape[1]} distances: give 2R + 1, for -R ... R")
     rows = (*batch, num_queries)
-    for name, given, wanted in (("key_start", key_start, rows), ("key_end", key_end, rows), ("lengths", lengths, rows[:-1])):
+    for name, given, wanted in (
+        ("key_start", key_start, rows),
+        ("key_end", key_end, rows),
+        ("lengths", lengths, rows[:-1]),
+    ):
         if given is not None and given.shape != wanted:
             raise ValueError(f"{name} of shape {given.shape} must be {wanted}, a number for each of them")
     if query.dtype.name not in formats.COMPUTED or not query.dtype == key.dtype == value.dtype:

@@ -110,9 +110,7 @@ _softmax.defvjp(_forward, _backward)
 # ------------------------------------------------------------------------- a block
 
 
-def exact(
-    scores: Float[Array, "rows keys"], seen: Bool[Array, "rows keys"], span: Span
-) -> Float[Array, "rows keys"]:
+def exact(scores: Float[Array, "rows keys"], seen: Bool[Array, "rows keys"], span: Span) -> Float[Array, "rows keys"]:
     """`reference.softmax`."""
     largest, some = _largest(scores, seen, span)
     weights = jnp.where(seen, jnp.exp(scores - across(jnp.where(some, largest, 0.0), scores)), 0.0)
