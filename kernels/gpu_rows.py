@@ -5,8 +5,8 @@ load `vector` neighbouring elements at a time, straight from global memory. A bl
 once, which are the memory accesses in flight. The last block overlaps the one before where the rows do not divide, and
 writes the same values.
 
-A row that is too wide for a warp lies in parts, each as a warp holds a row: a block of 1, 2, 4 or more groups of 4 warps
-then has one row, and what its warps found meets in shared memory.
+A row that is too wide for a warp lies in parts, each as a warp holds a row: a block of 1, 2 or 4 groups of 4 warps then
+has one row, and what its warps found meets in shared memory.
 """
 
 import dataclasses

@@ -69,7 +69,7 @@ def _lowered(context, *arrays, operation):
     manual = mesh is not None and frozenset(mesh.axis_names) == axes.manual_axes | set(mesh.manual_axes)
     if not manual and getattr(axes, "num_devices", mesh and mesh.size) not in (None, 1):
         raise Unsupported(
-            f"{operation}: XLA cannot divide a kernel among devices: call it inside jax.shard_map, over all axes of the "
+            f"{operation}: XLA cannot divide a kernel among devices: call it inside jax.shard_map over all axes of the "
             "mesh, or use implementation='xla'"
         )
     return arrays

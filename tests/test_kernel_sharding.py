@@ -67,7 +67,7 @@ def test_gradients_have_the_axes_of_shard_map(function, implementation):
 def test_a_second_derivative_is_an_error_that_names_the_alternative(implementation):
     (x, scale, bias), _ = problem(norm, implementation)
     loss = jax.grad(lambda s: jnp.sum(jnp.square(norm(x, s, bias, implementation=implementation))))
-    with interpreted(implementation), pytest.raises(Unsupported, match="layer_norm: .* no second: use .*'xla'"):
+    with interpreted(implementation), pytest.raises(Unsupported, match=r"layer_norm: .* no second: use .*'xla'"):
         jax.eval_shape(jax.grad(lambda s: jnp.sum(loss(s))), scale)
 
 
@@ -79,7 +79,7 @@ def test_a_gpu_after_hopper_is_named_where_attention_would_not_compile(capabilit
     monkeypatch.setattr(mosaic_gpu, "current_device", lambda: device)
     arguments, _ = problem(chunked_attention, "mosaic_gpu")
     attend = functools.partial(chunked_attention, implementation="mosaic_gpu")
-    with interpreted("mosaic_gpu"), pytest.raises(Unsupported, match="wgmma.*'NVIDIA B200' cannot: use .*'xla'"):
+    with interpreted("mosaic_gpu"), pytest.raises(Unsupported, match=r"wgmma.*'NVIDIA B200' cannot: use .*'xla'"):
         jax.eval_shape(attend, *arguments)
 
 
@@ -95,8 +95,8 @@ def test_eight_devices_compute_as_one_or_say_why_not():
 
 
 def check_on_eight_devices() -> None:
-    """The interpreter of a TPU runs norms and softmax on a mesh; that of a GPU waits for ever, and a grid whose size is
-    traced is beyond it: those are traced above."""
+    """Norms and softmax run in the interpreter of a TPU. Attention has a grid of traced size, which that does not take on
+    a mesh, and the interpreter of a GPU waits for ever there: they are traced above."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     for function in (norm, shared_softmax):
         arguments, divided = problem(function, "mosaic_tpu")
@@ -110,7 +110,7 @@ def check_on_eight_devices() -> None:
             arguments, divided = problem(function, implementation)
             placed = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip(arguments, divided, strict=True)]
             call = functools.partial(function, implementation=implementation)
-            with interpreted(implementation), pytest.raises(Unsupported, match="inside jax.shard_map, over all axes"):
+            with interpreted(implementation), pytest.raises(Unsupported, match=r"inside jax\.shard_map over all axes"):
                 jax.jit(call).lower(*placed)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from kernels import formats
 from kernels.chunked_attention import reference, xla
+from kernels.chunked_attention.rows import seen_keys
 from kernels.implementation import Unsupported, deferred, dispatch
 from kernels.lut_softmax import softmax as exact_softmax
 from kernels.typing import Array, Float, Int
@@ -79,15 +80,9 @@ def chunked_attention(
     query, key, value = (x.reshape(-1, *x.shape[-3:]) for x in (query * scale if scale != 1 else query, key, value))
     if (shared := query.shape[2] // key.shape[2]) > 1:
         key, value = (jnp.repeat(x, shared, axis=2) for x in (key, value))
-    # Products of matrices multiply what is not seen by zero, and NaN times zero is NaN: it is made zero first.
-    sees = (start < end)[..., None, None]
-    lowest = jnp.min(jnp.where(start < end, start, num_keys), axis=1, keepdims=True)
-    highest = jnp.max(jnp.where(start < end, end, 0), axis=1, keepdims=True)
-    seen = ((lowest <= jnp.arange(num_keys)) & (jnp.arange(num_keys) < highest))[..., None, None]
-    query, key, value = jnp.where(sees, query, 0), jnp.where(seen, key, 0), jnp.where(seen, value, 0)
     arrays = query, key, value, bias, start, end
     out = dispatch("chunked_attention", IMPLEMENTATIONS, implementation, *arrays, softmax, chunks)
-    return jnp.where(sees, out, 0).reshape(shape)
+    return out.reshape(shape)
 
 
 def biased_attention(
@@ -116,11 +111,27 @@ def biased_attention(
     return reference.biased_attention(query, key, value, bias, key_start, key_end, softmax)
 
 
+def _cleaned(function: Callable[..., Array]) -> Callable[..., Array]:
+    """The same function of frames that are zero where nobody sees them, and so are their cotangents.
+
+    Products of matrices multiply what is not seen by zero, and NaN times zero is NaN.
+    """
+
+    def attend(query, key, value, bias, start, end, *options):
+        lowest, highest = (limit[:, None] for limit in seen_keys(start, end))
+        keys = jnp.arange(key.shape[1])
+        seen, sees = (a[..., None, None] for a in ((lowest <= keys) & (keys < highest), start < end))
+        query, key, value = jnp.where(sees, query, 0), jnp.where(seen, key, 0), jnp.where(seen, value, 0)
+        return jnp.where(sees, function(query, key, value, bias, start, end, *options), 0)
+
+    return attend
+
+
 IMPLEMENTATIONS = {
-    "reference": lambda *arguments: reference.chunked_attention(*arguments[:-1]),  # the rows are all it needs
-    "xla": xla.chunked_attention,
-    "mosaic_gpu": deferred("kernels.chunked_attention.mosaic_gpu", "chunked_attention"),
-    "mosaic_tpu": deferred("kernels.chunked_attention.mosaic_tpu", "chunked_attention"),
+    "reference": _cleaned(lambda *arguments: reference.chunked_attention(*arguments[:-1])),  # the rows are all it needs
+    "xla": _cleaned(xla.chunked_attention),
+    "mosaic_gpu": deferred("kernels.chunked_attention.mosaic_gpu", "chunked_attention"),  # cleans its blocks itself
+    "mosaic_tpu": _cleaned(deferred("kernels.chunked_attention.mosaic_tpu", "chunked_attention")),
 }
 
 

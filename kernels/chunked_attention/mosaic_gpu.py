@@ -20,6 +20,7 @@ from kernels.autotune import tuned
 from kernels.chunked_attention import flash
 from kernels.chunked_attention.blocks import Diagonals
 from kernels.chunked_attention.online import OnlineSoftmax
+from kernels.chunked_attention.rows import seen_keys
 from kernels.device import current_device, is_interpreted
 from kernels.implementation import Unsupported
 from kernels.lut_softmax.mosaic_gpu import gather
@@ -81,7 +82,7 @@ def _forward(pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | N
     batch, length, heads, head_dim = query.shape
     tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
 
-    def kernel(b, h, i, first, last, q_all, k_all, v_all, tiles, start, end, *refs):
+    def kernel(b, h, i, first, last, seen_from, seen_to, q_all, k_all, v_all, tiles, start, end, *refs):
         *tables, out_all, lse_all, q, row, barrier = refs
         queries = _part(i)
         _fetch(barrier, (q_all.at[b, queries, h], q))
@@ -103,6 +104,7 @@ def _forward(pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | N
                 lookups = gather(tables[0], plgpu.Layout.WGMMA), gather(tables[0], _ROWS)
                 weights, decay = online.weigh(scores, seen, maximum, new, lambda x: _across(x, 0), *lookups)
             total = total * decay + jnp.sum(weights, axis=1)
+            _clean_keys(v, j, seen_from[b], seen_to[b])
             accumulator = _product(weights.astype(v.dtype), v, onto=accumulator * _across(decay, 0, head_dim))
             return accumulator, new, total
 
@@ -123,7 +125,8 @@ def _forward(pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | N
     sums = jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)
     scratch = [_buffer(query), plgpu.SMEM((BLOCK,), jnp.float32), plgpu.Barrier()]
     call = _call(kernel, query, (jax.ShapeDtypeStruct(query.shape, query.dtype), sums), scratch)
-    return call(*key_range, query, *arrays, *map(jnp.asarray, tables))
+    limits = seen_keys(*arrays[-2:])
+    return call(*key_range, *limits, query, *arrays, *map(jnp.asarray, tables))
 
 
 # ----------------------------------------------------------------------- backward
@@ -137,7 +140,7 @@ def _backward(pipeline: Pipeline, diagonals: Diagonals, key_range, query_range, 
 
 
 def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, *arrays):
-    def kernel(b, h, i, first, last, q_all, k_all, v_all, tiles, *refs):
+    def kernel(b, h, i, first, last, seen_from, seen_to, q_all, k_all, v_all, tiles, *refs):
         *vectors, do_all, dq_all, q, do, barrier = refs
         queries = _part(i)
         _fetch(barrier, (q_all.at[b, queries, h], q), (do_all.at[b, queries, h], do))
@@ -147,6 +150,7 @@ def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, 
         def step(j, k, v, accumulator):
             tile = tiles.at[h, diagonals.index(i, j)]
             _, d_scores = _gradients(q, k, v, do, tile, rows, keys=j * BLOCK)
+            _clean_keys(k, j, seen_from[b], seen_to[b])
             return _product(d_scores.astype(k.dtype), k, onto=accumulator)
 
         met = first[b, i], last[b, i]
@@ -155,11 +159,12 @@ def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, 
 
     scratch = [_buffer(query), _buffer(query), plgpu.Barrier(num_arrivals=2)]
     call = _call(kernel, query, jax.ShapeDtypeStruct(query.shape, query.dtype), scratch)
-    return call(*key_range, query, *arrays)
+    _, _, _, start, end, *_ = arrays
+    return call(*key_range, *seen_keys(start, end), query, *arrays)
 
 
 def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, query_range, query, key, value, tiles, *arrays):
-    def kernel(b, h, j, first, last, q_all, k_all, v_all, tiles, *refs):
+    def kernel(b, h, j, first, last, whole, q_all, k_all, v_all, tiles, *refs):
         *vectors, do_all, dk_all, dv_all, k, v, barrier = refs
         keys = _part(j)
         _fetch(barrier, (k_all.at[b, keys, h], k), (v_all.at[b, keys, h], v))
@@ -170,6 +175,7 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, query_range, query, 
             columns = _vectors(vectors, b, h, _part(i), _COLUMNS)
             tile = tiles.at[h, diagonals.index(i, j)]
             weights, d_scores = _gradients(k, q, do, v, tile, columns, keys=j * BLOCK, transposed=True)
+            _clean(whole[b, i] == 0, lambda: _sees(vectors, b, _part(i)), q, do)
             v_accumulator = _product(weights.astype(do.dtype), do, onto=v_accumulator)
             k_accumulator = _product(d_scores.astype(q.dtype), q, onto=k_accumulator)
             return k_accumulator, v_accumulator
@@ -180,7 +186,9 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, query_range, query, 
 
     scratch = [_buffer(key), _buffer(value), plgpu.Barrier(num_arrivals=2)]
     call = _call(kernel, key, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (key, value)], scratch)
-    return call(*query_range, query, key, value, tiles.swapaxes(2, 3), *arrays)
+    start, end, *_ = arrays
+    whole = jnp.all((start < end).reshape(len(start), -1, BLOCK), axis=2).astype(jnp.int32)
+    return call(*query_range, whole, query, key, value, tiles.swapaxes(2, 3), *arrays)
 
 
 def _tiles_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, key, value, tiles, *arrays):
@@ -247,7 +255,8 @@ def _gradients(a, b, c, d, tile, vectors: list[Array], *, keys, transposed: bool
     scores = _product(a, b.transpose((1, 0)), onto=_load(tile, plgpu.Layout.WGMMA)) * _LOG2E
     seen = _seen(keys, 1 - axis, start, end)
     weights = jnp.exp2(jnp.where(seen, scores - _across(lse, axis), _NEVER))
-    return weights, weights * (_product(d, c.transpose((1, 0)), onto=BLOCK) - _across(delta, axis))
+    d_weights = _product(d, c.transpose((1, 0)), onto=BLOCK) - _across(delta, axis)
+    return weights, jnp.where(seen, weights * d_weights, 0.0)
 
 
 # ------------------------------------------------------------------------- common
@@ -352,6 +361,37 @@ def _seen(keys: Array, axis: int, start: Array, end: Array) -> Array:
     """(BLOCK, BLOCK): which of the keys, along `axis`, from number `keys` on, the queries see."""
     index = keys + plgpu.broadcasted_iota(jnp.int32, (BLOCK, BLOCK), axis, layout=plgpu.Layout.WGMMA)
     return (_across(start, 1 - axis) <= index) & (index < _across(end, 1 - axis))
+
+
+def _clean_keys(block: Any, j: Array, seen_from: Array, seen_to: Array) -> None:
+    """Zeros where no query of the sequence sees the keys of block j: NaN times a weight of zero is NaN."""
+    place = j * BLOCK
+
+    def seen() -> Array:
+        keys = place + plgpu.layout_cast(lax.iota(jnp.int32, BLOCK), _ROWS)
+        return (seen_from <= keys) & (keys < seen_to)
+
+    _clean((place < seen_from) | (seen_to < place + BLOCK), seen, block)
+
+
+def _clean(needed: Array, kept: Callable[[], Array], *blocks: Any) -> None:
+    """Zeros in the rows of blocks in shared memory that are not kept."""
+
+    @pl.when(needed)
+    def _():
+        rows = kept()
+        for block in blocks:
+            for first in range(0, block.shape[1], BLOCK):  # as many columns as registers are free for
+                part = block.at[:, pl.ds(first, BLOCK)]
+                values = _load(part, plgpu.Layout.WGMMA)
+                part[...] = jnp.where(_across(rows, 0), values, jnp.zeros_like(values))
+        plgpu.commit_smem()
+
+
+def _sees(vectors: Any, b: Array, queries: Any) -> Array:
+    """Which of the queries see a key."""
+    start, end, *_ = (_load(x.at[b, queries], _ROWS) for x in vectors[:2])
+    return start < end
 
 
 def _across(vector: Array, axis: int, size: int = BLOCK) -> Array:

@@ -68,7 +68,7 @@ def softmax(kernels: Kernels, scores: Array, mask: Array | None, tables: Softmax
 
 
 def _mask(mask: Array, shape: tuple[int, ...]) -> Mask:
-    """Rows of a mask that broadcasts against scores of this shape; it is repeated where one axis of heads is not all."""
+    """Rows of a mask that broadcasts against scores of this shape; repeated where what is shared is not one stretch."""
     *batch, num_keys = shape
     mask = mask.reshape((1,) * (len(shape) - mask.ndim) + mask.shape)
     mask = jnp.broadcast_to(mask, (*mask.shape[:-1], num_keys))
