@@ -91,6 +91,7 @@ def _forward(pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | N
 
         def step(j, k, v, carry):
             accumulator, maximum, total = carry
+            _clean_keys(v, j, seen_from[b], seen_to[b])
             bias = _load(tiles.at[h, diagonals.index(i, j)], plgpu.Layout.WGMMA)
             scores = _product(q, k.transpose((1, 0)), onto=bias) * (_LOG2E if online is None else 1.0)
             seen = _seen(j * BLOCK, 1, row_start, row_end)
@@ -104,7 +105,6 @@ def _forward(pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | N
                 lookups = gather(tables[0], plgpu.Layout.WGMMA), gather(tables[0], _ROWS)
                 weights, decay = online.weigh(scores, seen, maximum, new, lambda x: _across(x, 0), *lookups)
             total = total * decay + jnp.sum(weights, axis=1)
-            _clean_keys(v, j, seen_from[b], seen_to[b])
             accumulator = _product(weights.astype(v.dtype), v, onto=accumulator * _across(decay, 0, head_dim))
             return accumulator, new, total
 
@@ -148,9 +148,9 @@ def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, 
         plgpu.barrier_wait(barrier)
 
         def step(j, k, v, accumulator):
+            _clean_keys(k, j, seen_from[b], seen_to[b])
             tile = tiles.at[h, diagonals.index(i, j)]
             _, d_scores = _gradients(q, k, v, do, tile, rows, keys=j * BLOCK)
-            _clean_keys(k, j, seen_from[b], seen_to[b])
             return _product(d_scores.astype(k.dtype), k, onto=accumulator)
 
         met = first[b, i], last[b, i]
@@ -172,10 +172,10 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, query_range, query, 
 
         def step(i, q, do, carry):
             k_accumulator, v_accumulator = carry
+            _clean(whole[b, i] == 0, lambda: _sees(vectors, b, _part(i)), q, do)
             columns = _vectors(vectors, b, h, _part(i), _COLUMNS)
             tile = tiles.at[h, diagonals.index(i, j)]
             weights, d_scores = _gradients(k, q, do, v, tile, columns, keys=j * BLOCK, transposed=True)
-            _clean(whole[b, i] == 0, lambda: _sees(vectors, b, _part(i)), q, do)
             v_accumulator = _product(weights.astype(do.dtype), do, onto=v_accumulator)
             k_accumulator = _product(d_scores.astype(q.dtype), q, onto=k_accumulator)
             return k_accumulator, v_accumulator
