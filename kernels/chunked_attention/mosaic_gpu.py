@@ -164,11 +164,12 @@ def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, 
 
 
 def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, query_range, query, key, value, tiles, *arrays):
-    def kernel(b, h, j, first, last, whole, q_all, k_all, v_all, tiles, *refs):
+    def kernel(b, h, j, first, last, seen_from, seen_to, whole, q_all, k_all, v_all, tiles, *refs):
         *vectors, do_all, dk_all, dv_all, k, v, barrier = refs
         keys = _part(j)
         _fetch(barrier, (k_all.at[b, keys, h], k), (v_all.at[b, keys, h], v))
         plgpu.barrier_wait(barrier)
+        _clean_keys(v, j, seen_from[b], seen_to[b])
 
         def step(i, q, do, carry):
             k_accumulator, v_accumulator = carry
@@ -188,7 +189,7 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, query_range, query, 
     call = _call(kernel, key, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (key, value)], scratch)
     start, end, *_ = arrays
     whole = jnp.all((start < end).reshape(len(start), -1, BLOCK), axis=2).astype(jnp.int32)
-    return call(*query_range, whole, query, key, value, tiles.swapaxes(2, 3), *arrays)
+    return call(*query_range, *seen_keys(start, end), whole, query, key, value, tiles.swapaxes(2, 3), *arrays)
 
 
 def _tiles_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, key, value, tiles, *arrays):
@@ -256,7 +257,8 @@ def _gradients(a, b, c, d, tile, vectors: list[Array], *, keys, transposed: bool
     seen = _seen(keys, 1 - axis, start, end)
     weights = jnp.exp2(jnp.where(seen, scores - _across(lse, axis), _NEVER))
     d_weights = _product(d, c.transpose((1, 0)), onto=BLOCK) - _across(delta, axis)
-    return weights, jnp.where(seen, weights * d_weights, 0.0)
+    # Transposed, what is not seen was made zero in all that this is made of; to select again would take registers.
+    return weights, weights * d_weights if transposed else jnp.where(seen, weights * d_weights, 0.0)
 
 
 # ------------------------------------------------------------------------- common
@@ -385,7 +387,7 @@ def _clean(needed: Array, kept: Callable[[], Array], *blocks: Any) -> None:
                 part = block.at[:, pl.ds(first, BLOCK)]
                 values = _load(part, plgpu.Layout.WGMMA)
                 part[...] = jnp.where(_across(rows, 0), values, jnp.zeros_like(values))
-        plgpu.commit_smem()
+                plgpu.commit_smem()  # part after part, lest registers hold several
 
 
 def _sees(vectors: Any, b: Array, queries: Any) -> Array:
