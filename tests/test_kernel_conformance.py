@@ -1,6 +1,7 @@
 """Shapes and arguments that the tests of other projects' kernels take, against the formulas in float64 NumPy.
 
-Norms and softmax as QuACK's tests have them (widths that are no powers of two, few and odd rows, up to 32,768 keys), attention as tokamax's (grouped queries, values of another width, lengths, scale, any batch axes).
+Norms and softmax as QuACK's tests have them (widths that are no powers of two, few and odd rows, up to 32,768 keys),
+attention as tokamax's (grouped queries, values of another width, lengths, scale, any batch axes).
 """
 
 import functools

@@ -1,6 +1,7 @@
 """Kernels on several devices, and where XLA or JAX would have to look inside one.
 
-Eight devices are shares of this machine's processor, in a process of their own (`python tests/test_kernel_sharding.py`).
+Eight devices are shares of this machine's processor, in a process of their own (`python
+tests/test_kernel_sharding.py`).
 """
 
 import functools
@@ -95,8 +96,11 @@ def test_eight_devices_compute_as_one_or_say_why_not():
 
 
 def check_on_eight_devices() -> None:
-    """Norms and softmax run in the interpreter of a TPU. Attention has a grid of traced size, which that does not take on
-    a mesh, and the interpreter of a GPU waits for ever there: they are traced above."""
+    """Runs norms and softmax in the interpreter of a TPU, and looks for errors in the others.
+
+    Attention has a grid of traced size, which that interpreter does not take on a mesh, and that of a GPU waits for ever
+    there: they are traced above.
+    """
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     for function in (norm, shared_softmax):
         arguments, divided = problem(function, "mosaic_tpu")
