@@ -98,8 +98,8 @@ def test_eight_devices_compute_as_one_or_say_why_not():
 def check_on_eight_devices() -> None:
     """Runs norms and softmax in the interpreter of a TPU, and looks for errors in the others.
 
-    Attention has a grid of traced size, which that interpreter does not take on a mesh, and that of a GPU waits for ever
-    there: they are traced above.
+    Attention has a grid of traced size, which that interpreter does not take on a mesh, and that of a GPU waits for
+    ever there: they are traced above.
     """
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     for function in (norm, shared_softmax):
