@@ -251,7 +251,7 @@ def call(
     return run(at_rows, threads, width, filled, count // slab * blocks, out_type, (*tensors, *others))
 
 
-def laid[A: Array | None](x: A, threads: Threads, filled: int, rows: int) -> A:
+def laid(x: Array | None, threads: Threads, filled: int, rows: int) -> Any:
     """A matrix as `threads` read it: filled up to the width, and to so many rows; parts of rows below one another.
 
     A vector of columns likewise.

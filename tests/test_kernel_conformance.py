@@ -187,10 +187,10 @@ def test_attention_of_other_projects_arguments(implementation, case):
             jax.eval_shape(function, q, k, v)
         return
     got, cotangent = result_and_gradients(implementation, function, q, k, v)
-    flat = [np.nan_to_num(wide(a)).reshape(-1, *a.shape[-3:]) for a in (q, k, v, cotangent)]
-    seen = np.ones((len(flat[0]), queries, keys), bool)
+    q, k, v, do = (np.nan_to_num(wide(a)).reshape(-1, *a.shape[-3:]) for a in (q, k, v, cotangent))
+    seen = np.ones((len(q), queries, keys), bool)
     seen[:, :, -4:] = seen[:, -2:] = False
-    expected = [a.reshape(*batch, *a.shape[1:]) for a in attention(*flat, seen, size**-0.5)]
+    expected = [a.reshape(*batch, *a.shape[1:]) for a in attention(q, k, v, do, seen, size**-0.5)]
     assert_close(got, expected, format, ("out", "query", "key", "value"))
 
 

@@ -45,12 +45,15 @@ def normalise(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 5))
 def _normalise(kernels: Kernels, x, residual, scale, bias, norm: Norm) -> tuple[Array, Array | None]:
-    forward = functools.partial(kernels.forward, norm=norm)
-    return called("layer_norm", forward, x, residual, scale, bias)
+    return _called(kernels, x, residual, scale, bias, norm)
+
+
+def _called(kernels: Kernels, x, residual, scale, bias, norm: Norm) -> tuple[Array, Array | None]:
+    return called("layer_norm", functools.partial(kernels.forward, norm=norm), x, residual, scale, bias)
 
 
 def _forward(kernels: Kernels, x, residual, scale, bias, norm: Norm):
-    y, total = _normalise.__wrapped__(kernels, x, residual, scale, bias, norm)
+    y, total = _called(kernels, x, residual, scale, bias, norm)
     return (y, total), (x if total is None else total, residual, scale, bias)
 
 

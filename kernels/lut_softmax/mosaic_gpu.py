@@ -79,8 +79,8 @@ def _backward(probabilities: Array, cotangent: Array) -> Array:
     filled = _ROWS.filled(num_keys)[0]
 
     def body(block, row, probabilities_ref, cotangent_ref, out_ref):
-        arrays = (block.load(ref, row) for ref in (probabilities_ref, cotangent_ref))
-        out_ref.at[block.place(row)][...] = rowwise.gradient(*arrays, block.span).astype(out_ref.dtype)
+        gradient = rowwise.gradient(block.load(probabilities_ref, row), block.load(cotangent_ref, row), block.span)
+        out_ref.at[block.place(row)][...] = gradient.astype(out_ref.dtype)
 
     tensors = [laid(a, threads, filled, threads.rows) for a in (probabilities, cotangent)]
     (out,) = gpu_rows.call(body, threads, tensors, width=num_keys)

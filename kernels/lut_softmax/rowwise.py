@@ -62,8 +62,11 @@ def softmax(kernels: Kernels, scores: Array, mask: Array | None, tables: Softmax
     if mask is not None:
         found = _mask(mask, scores.shape)
         seen, shared = found.seen, found[1:]
-    arguments = kernels, *varying(flat, seen), shared
-    result: Any = _probabilities(*arguments, tables) if tables is not None else _softmax(*arguments)
+    flat, seen = varying(flat, seen)
+    if tables is not None:
+        result: Any = _probabilities(kernels, flat, seen, shared, tables)
+    else:
+        result = _softmax(kernels, flat, seen, shared)
     return result.reshape(scores.shape)
 
 
