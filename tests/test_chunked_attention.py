@@ -398,8 +398,8 @@ def test_memory_of_a_training_step_is_linear_in_the_length(implementation, chunk
         ({"relative_bias": (1, 4)}, r"2R \+ 1"),
         ({"relative_bias": (2, 5)}, r"\(1 heads, 2R \+ 1\)"),
         ({"key": (1, 3, 1, 2), "value": (1, 3, 1, 2)}, "4 queries but 3 keys"),
-        ({"query": (4, 1, 2)}, "query of shape .* has 3 axes, not 4"),
-        ({"value": (1, 4, 1, 3)}, "do not fit query"),
+        ({"query": (4, 1, 2)}, "key of shape .* has 4 axes, not 3"),
+        ({"value": (1, 5, 1, 2)}, "do not fit query"),
         ({"key_end": (1, 3)}, "key_end of shape .* must be .1, 4."),
     ],
 )
