@@ -40,7 +40,7 @@ class LoadError(ValueError):
 
 
 class Transcription(NamedTuple):
-    """What was recognised in a recording."""
+    """The result for a recording: its text, its segments and its length."""
 
     text: str
     segments: tuple[Segment, ...]  # each with its text, words, times in seconds and confidence
@@ -329,10 +329,10 @@ def _load_workdir(
 
 
 def _is_artefact(path: pathlib.Path) -> bool:
-    """Whether a path is a file that export.py wrote; that of Core ML is a folder with a suffix."""
+    """Returns whether a path is an artefact of export.py: a file or, for Core ML, a folder with its suffix."""
     return path.is_file() or (path.is_dir() and path.suffix == FORMATS["coreml"].suffix)
 
 
 def _is_recording(item: Any) -> bool:
-    """Whether an item of a list is a recording, not a sample."""
+    """Returns whether an item of a list is a recording, not a sample."""
     return isinstance(item, str | os.PathLike | list | tuple) or getattr(item, "ndim", 0) > 0

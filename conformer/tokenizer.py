@@ -97,7 +97,7 @@ class Tokenizer(abc.ABC):
         return words
 
     def _join(self, ids: Iterable[int]) -> str:
-        """What ids spell, in the characters of units."""
+        """Returns what ids spell, in the characters of the units. Raises TokenizerError for an id out of range."""
         pieces = []
         for id in ids:
             if not 0 <= id < self.vocab_size:

@@ -13,7 +13,7 @@ from conformer.config import FeatureConfig
 
 @dataclasses.dataclass
 class Card:
-    """What is known of an artefact."""
+    """The card of an artefact: its origin, interface, sizes and accuracy."""
 
     file: str  # its name, in the folder of the card
     format: str
@@ -37,7 +37,7 @@ class Card:
 
     @property
     def name(self) -> str:
-        """Of the artefact, without its suffix."""
+        """The name of the artefact's file, without its suffix."""
         return artefact_name(self.format, self.numerics, self.geometry.kind)
 
     def save(self, folder: pathlib.Path) -> None:

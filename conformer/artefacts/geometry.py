@@ -73,7 +73,7 @@ class Geometry:
         return self.chunk_size * self.subsampling_factor
 
     def framing(self, features: FeatureConfig) -> Framing:
-        """How audio is cut for it."""
+        """Returns the way in which audio is cut for the artefact."""
         return Framing(features, self.lengths, self.chunk_size, self.whole)
 
     @property
@@ -98,9 +98,10 @@ class Geometry:
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of a state's parts, in order: keys, values and newest inputs of the convolution (key_0, value_0, inputs_0),
-        block after block; last, where positions are absolute, the frames of the stream before the chunk. None where
-        recordings go in as a whole.
+        """The shapes of a state's parts, in order; empty for whole recordings.
+
+        Each block has its keys, values and newest inputs of the convolution (key_0, value_0, inputs_0). Where positions
+        are absolute, the number of frames of the stream before the chunk comes last.
         """
         if self.whole:
             return {}
@@ -111,11 +112,11 @@ class Geometry:
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of all that goes in, in order, where the format has no interface of its own.
+        """The shapes of all inputs, in order, for formats without an interface of their own.
 
-        A step takes its features, a mask of the keys to add to their scores and the state. A whole recording comes with
-        1 for each encoder frame inside it and 0 for others, and the same of its feature frames where the front end is
-        padded.
+        A step takes features, a mask that is added to the scores of the keys, and the state. A whole recording comes
+        with a mask of its encoder frames, 1 inside it and 0 outside, and, where the front end is padded, with such a
+        mask of its feature frames.
         """
         window = {"window": (self.window, self.num_mel_bins)}
         if not self.whole:

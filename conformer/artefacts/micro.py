@@ -56,7 +56,7 @@ class TfliteMicro(Runtime):
 
     @property
     def arena_bytes(self) -> int:
-        """As the interpreter's own recording allocator counts after a step."""
+        """The working memory that the interpreter's own recording allocator counts after a step."""
         if self._arena is None:
             self.warm_up()
             self._arena = _print_allocations(self._interpreter)

@@ -43,7 +43,10 @@ class Options:
         return value
 
     def choose[T](self, key: str, default: T, supported: Mapping[Any, T] | Sequence[Any]) -> Any:
-        """What a value stands for; null is `default`, unless it is supported. Raises ConversionError for another."""
+        """Returns what a value stands for; null stands for `default`, unless null itself is supported.
+
+        Raises ConversionError for a value that is not supported.
+        """
         self._read.add(key)
         value = self._values.get(key, default)
         value = default if value is None and None not in supported else value

@@ -40,7 +40,7 @@ class Tensors:
         return name in self._stored
 
     def has_any(self, prefix: str) -> bool:
-        """Whether a name begins so."""
+        """Returns whether the name of any tensor begins with `prefix`."""
         return any(name.startswith(prefix) for name in self._stored)
 
     def miss(self, name: str) -> None:
@@ -48,7 +48,7 @@ class Tensors:
         self._missing.append(name)
 
     def dtype(self, name: str) -> np.dtype:
-        """In which the tensor of that name is stored."""
+        """Returns the type that a tensor is stored in."""
         return self._stored[name].dtype
 
     def take(self, name: str, *shape: int) -> np.ndarray:

@@ -71,7 +71,7 @@ def plain_model(scores: Mapping[str, float], kind: str) -> Any:
 
 
 def pieces_of(model: Any) -> list[str]:
-    """Of a ModelProto, by id."""
+    """Returns the pieces of a ModelProto, in the order of their ids."""
     return [piece.piece for piece in model.pieces]
 
 

@@ -68,7 +68,7 @@ def _check_format(sound: soundfile.SoundFile) -> None:
 
 
 def layout_of(head: bytes) -> soundfile.SoundFile:
-    """What the header of a WAV stream says of its samples."""
+    """Returns the format that the header of a WAV stream gives for its samples, as a closed SoundFile."""
     with temporary_file() as copy:
         copy.write(head[:-4] + bytes(4))  # the size of the audio, of which there is none
         os.lseek(copy.fileno(), 0, os.SEEK_SET)

@@ -131,7 +131,7 @@ class UnfitError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What an utterance must satisfy to be trained on.
+    """The conditions that an utterance must meet to be trained on.
 
     Attributes:
         tokenizer: makes its labels.
@@ -278,7 +278,7 @@ class Plan:
 
 
 def _shuffled(index: int, count: int, *key: int) -> int:
-    """What range(count) has at index % count, in the order of epoch index // count. Computed: no order is held."""
+    """Returns element index % count of range(count) in the order of epoch index // count, without storing the order."""
     return cast(int, _order(count, key)[index])
 
 

@@ -43,7 +43,7 @@ class Draw:
 
     @functools.cached_property
     def by_speaker(self) -> bool:
-        """Whether whole speakers are drawn."""
+        """True where whole speakers are drawn, False where single utterances are."""
         if "" in self._speakers:
             return False
         left = [n for name, n in self._speakers.items() if self._speaker_names.split_of(name) == "train"]

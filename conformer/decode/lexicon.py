@@ -1,4 +1,4 @@
-"""What a word language model says of words that are not complete yet: language-model look-ahead over a trie.
+"""Applies a word language model to words that are not complete yet: language-model look-ahead over a trie.
 
 A beam search that hears of p(word | words before) only at a word's end has long dropped the words that only the model
 favours. Hence the model is spread over the letters (Ortmanns, Ney and Eiden, 1996, "Language-model look-ahead for large
@@ -34,7 +34,7 @@ _LEAST = 1e-300  # of a sum of probabilities: differences of a model that is not
 
 
 class Correction(NamedTuple):
-    """What the words listed behind a context add to the sums of its shorter one: of the first k, `sums[k]`."""
+    """The sums that the words listed behind a context add to those of the shorter context; `sums[k]` of the first k."""
 
     places: memoryview  # of their spellings
     sums: memoryview  # one more

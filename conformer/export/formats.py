@@ -1,4 +1,4 @@
-"""What a format is asked for, and what it can and cannot take: decided before any work."""
+"""The request for an export, and the check that its format can hold it: made before any work."""
 
 import importlib
 import pathlib
@@ -15,7 +15,7 @@ from conformer.model import ConformerCTC
 
 
 class Task(NamedTuple):
-    """What a back end is asked for."""
+    """The export that a back end is asked to make."""
 
     config: Config
     model: ConformerCTC
@@ -26,7 +26,7 @@ class Task(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """What a back end wrote: name -> [dtype, shape] of each tensor, in order."""
+    """The interface of an artefact: name -> [dtype, shape] of each input and output, in order."""
 
     inputs: dict[str, list]
     outputs: dict[str, list]

@@ -89,7 +89,7 @@ def export(
 
 
 def reference(config: Config, model: ConformerCTC, geometry: Geometry) -> Stepper:
-    """What an artefact is compared with: the model in JAX float32, with the same windows."""
+    """Returns the model in JAX float32, with the windows of an artefact, for the artefact to be compared with."""
     if geometry.whole:
         return WholeEngine(model, geometry.framing(config.features))
     return Engine(config, model, chunk_size=geometry.chunk_size, num_left_chunks=geometry.num_left_chunks)

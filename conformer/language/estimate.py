@@ -134,7 +134,7 @@ def renumber(levels: Iterable[Level], kept: Sequence[np.ndarray]) -> list[Level]
 
 
 def _continuations(level: Counts, longer: Counts) -> np.ndarray:
-    """How many words were seen before each; for those that open a sentence, where none can be, how often they occur."""
+    """Counts the distinct words seen before each n-gram; for n-grams that open a sentence, their occurrences."""
     return np.where(level.opens, level.count, np.bincount(longer.suffix, minlength=len(level.word)))
 
 

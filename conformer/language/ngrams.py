@@ -212,7 +212,7 @@ class NgramModel:
 
 
 class Following:
-    """What follows the contexts of a model: ln p of some words, and the contexts behind them; remembered."""
+    """Looks up ln p of some words behind a context, and the contexts that they lead to; remembers the results."""
 
     def __init__(self, model: NgramModel, ids: Int[np.ndarray, " words"]):
         self._model, self._ids = model, ids

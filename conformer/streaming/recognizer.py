@@ -49,7 +49,7 @@ class Recognizer:
 
     @property
     def text(self) -> str:
-        """What has been recognised so far, less the segments taken."""
+        """The text recognised so far, less the segments taken."""
         return self.stream.transcript.text
 
     @property

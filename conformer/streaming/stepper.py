@@ -1,4 +1,4 @@
-"""What a stream needs of a network: the numbers that its audio is cut by, and a step that keeps the state."""
+"""The interface between a stream and a network: the sizes that audio is cut by, and a step that keeps the state."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from kernels.typing import Bool, Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class Framing:
-    """How audio becomes windows of features, and each window a chunk of encoder frames.
+    """The sizes by which audio is cut into windows of features, each of which becomes a chunk of encoder frames.
 
     With `whole`, a window holds a recording from its beginning to its end, followed by zeros.
     """
@@ -65,7 +65,7 @@ class Framing:
         return self.lengths.output_lengths(feature_frames)
 
     def end(self, window: Float[np.ndarray, "window mel"], num_frames: int) -> int:
-        """Where in its window a whole recording ends that has so many encoder frames.
+        """Returns the feature frame of a window at which a whole recording of `num_frames` encoder frames ends.
 
         That is behind the last frame that is not zero, or the earliest place that gives as many.
         """

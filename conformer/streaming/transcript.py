@@ -120,7 +120,7 @@ class Transcript:
 
     @property
     def tokens(self) -> list[Token]:
-        """Of the current segment; `frame` counts from the start of the stream."""
+        """The tokens of the current segment; `frame` counts from the start of the stream."""
         return self._decoder.tokens
 
     def take_segments(self) -> list[Segment]:
@@ -132,7 +132,7 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """What has been recognised so far, every segment that has not been taken."""
+        """The text recognised so far, with every segment that has not been taken."""
         texts = [segment.text for segment in self.segments] + [self._tokenizer.decode([t.id for t in self.tokens])]
         return " ".join(text for text in texts if text)
 

@@ -64,7 +64,7 @@ class Windows:
 
     @property
     def encoded_seconds(self) -> float:
-        """How far the windows handed out reach into the audio."""
+        """The seconds of audio that the windows handed out so far reach to."""
         return self._num_encoded * self._framing.frame_seconds
 
     def accept(self, samples: Any, sample_rate: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Where a run's arrays lie on several devices: the one mesh, and the place of state, batch and random bits on it.
+"""Places a run's arrays on several devices: the one mesh, and the place of state, batch and random bits on it.
 
 The mesh has two axes, ("data", "fsdp"). Rows of a batch are spread over both, so that every device computes on rows of
 its own. The state is spread over "fsdp" alone, and copied along "data": with fsdp=1 each device holds all of it (data

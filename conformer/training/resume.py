@@ -1,4 +1,4 @@
-"""What a work directory is bound to: the configuration and the utterances that its run began with."""
+"""Binds a work directory to the configuration and the utterances that its run began with."""
 
 import hashlib
 import json
@@ -92,7 +92,7 @@ def check_data(workdir: pathlib.Path, digest: dict[str, int | str]) -> None:
 
 
 def digest_of(utterances: Utterances) -> dict[str, int | str]:
-    """What tells utterances from others, wherever they lie: their number and a hash."""
+    """Returns the number of utterances and a hash of them, which tell them from others, wherever their files lie."""
     parts = (
         utterances.checksums()
         if isinstance(utterances, Corpus)

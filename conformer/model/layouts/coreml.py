@@ -157,7 +157,7 @@ class CoreMl(Layout):
 
 
 def _relative_shift(scores: Any, num_queries: int, num_keys: int) -> Any:
-    """As `conformer.model.positions.relative_shift`, of (1, queries, 1, distances)."""
+    """Shifts scores (1, queries, 1, distances) as `conformer.model.positions.relative_shift` does."""
     if num_queries == 1:
         return scores
     distances = scores.shape[3]

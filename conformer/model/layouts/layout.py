@@ -21,7 +21,7 @@ Scale = float | tuple[float, ...]  # one factor, or one for each of as many equa
 
 
 class Past(NamedTuple):
-    """What a block remembers of a stream: zeros at the start."""
+    """The state that a block keeps of a stream: zeros at the start."""
 
     key: Any  # of the left context
     value: Any
@@ -151,7 +151,7 @@ class Layout(abc.ABC):
         """The normalisation of each frame that `module` holds."""
 
     def norm_of_sum(self, module: Any, x: Frames, y: Frames) -> Frames:
-        """That of x + y."""
+        """The normalisation of each frame of x + y."""
         return self.norm(module, self.add(x, y))
 
     # ------------------------------------------------------------------ time
