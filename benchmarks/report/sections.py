@@ -250,7 +250,7 @@ IN_ORDER = (
 
 
 def circumstances(report: Report) -> None:
-    """Where, when, with what and how each record was made."""
+    """Writes the circumstances of each record: date, device, versions, seed, command."""
     report.say("## Records")
     rows = [(f"`results/{name}.json`", *facts(report.used[name])) for name in sorted(report.used)]
     report.say(markdown(("record", "date", "device", "versions", "seed", "command"), rows))
