@@ -17,7 +17,7 @@ _TOKENS = (
 
 
 class Damage(NamedTuple):
-    """What was done to a file."""
+    """The damage that was done to a file."""
 
     data: bytes
     kinds: tuple[str, ...]

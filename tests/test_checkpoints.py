@@ -61,7 +61,7 @@ def with_settings(golden, tmp_path, name, **changes):
 
 
 class Malicious:
-    """What a pickle runs when it is loaded."""
+    """An object whose pickle runs a command when it is loaded."""
 
     def __reduce__(self):
         return os.system, ("touch /tmp/executed",)

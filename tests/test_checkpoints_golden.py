@@ -28,7 +28,7 @@ STREAMING = ((WENET, 16, 4), (WENET, 4, 2), (FASTCONFORMER, 4, 2), (FASTCONFORME
 
 
 class Golden(NamedTuple):
-    """What a reference computed, frames before channels."""
+    """The results of a reference, frames before channels."""
 
     audio: np.ndarray
     audio_lengths: np.ndarray
@@ -83,7 +83,7 @@ def read_golden(path: pathlib.Path, units: int) -> Golden:
     feature_lengths = stored["feature_lengths"].astype(np.int32)
 
     def fed(row):
-        """What the reference's stream read."""
+        """Returns the features that the reference's stream read."""
         return stored[f"stream_features_{row}"].T if nemo else features[row, : feature_lengths[row]]
 
     streamed = {"chunk16_left4_": "stream16_left4_", "chunk4_left2_": "stream4_left2_"}
@@ -126,7 +126,7 @@ def forward(model, execution="sequence"):
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_features_are_those_of_the_reference(load, name):
-    """Of a padded batch, and of streams in pieces.
+    """Compares the features of a padded batch, and of streams in pieces.
 
     A spectrum of float32 (of unit roundoff u) errs by about u times the frame's amplitude in every bin, so a filter
     with a share s of the frame's energy is known up to u / sqrt(s): more than 1e-3 below a share of 4e-9 (-84 dB).

@@ -44,7 +44,7 @@ def no_flags():
 
 
 def help_of(script: str, monkeypatch, capsys) -> str:
-    """What `python SCRIPT --help` prints. Run in this process, which has imported most of it."""
+    """Returns what `python SCRIPT --help` prints. Runs in this process, which has imported most of it."""
     before = set(flags.FLAGS)
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     try:

@@ -326,7 +326,7 @@ def test_position_biases_are_laid_out_for_one_size():
 
 @pytest.mark.parametrize("num_layers", [1, 3])
 def test_one_transpose_in_each_attention_and_no_reshape(num_layers):
-    """In the graph of a chunk, besides one transpose where features come in and one where frames go out."""
+    """Counts in the graph of a chunk, which transposes the features that come in and the frames that go out, too."""
     config = make_config(causal_conv=True, num_layers=num_layers, execution="channels_first")
     counts = graph_copies(config)
     assert counts["transpose"][0] == num_layers + 2

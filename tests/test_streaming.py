@@ -72,7 +72,7 @@ class Scripted(Decoder):
 
 
 def scripted(script, *, seconds, endpoint=None) -> Transcript:
-    """Of a stream whose decoder follows `script`."""
+    """Returns the transcript of a stream whose decoder follows `script`."""
     transcript = Transcript(TOKENIZER, FRAMING, decoder=lambda: Scripted(script), endpoint=endpoint)
     for frames in np.split(
         np.zeros((round(seconds / FRAME), TOKENIZER.vocab_size), np.float32), range(CHUNK, 50, CHUNK)

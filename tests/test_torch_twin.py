@@ -63,7 +63,7 @@ def random_model(config: Config) -> tuple[nnx.GraphDef, nnx.State]:
 
 
 def random_features(config: Config) -> dict[str, np.ndarray]:
-    """What the twin computes on: four utterances, the last of no encoder frame."""
+    """Returns inputs of the twin: four utterances, the last of no encoder frame."""
     rng = np.random.default_rng(config.seed)
     return {
         "features": rng.standard_normal((4, 130, config.features.num_mel_bins), np.float32),
