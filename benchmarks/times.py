@@ -52,7 +52,7 @@ def run(workdir: str | pathlib.Path, source: str | pathlib.Path) -> dict:
 
 
 def borders_of(recipe: Recipe) -> Borders:
-    """When each clip of a recipe begins and ends, in seconds."""
+    """Returns the start and the end of each clip of a recipe, in seconds."""
     position, borders = recipe.lead, []
     for name, gap in recipe.segments:
         first = position + gap

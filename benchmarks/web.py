@@ -78,7 +78,7 @@ def run(source: str | None) -> dict[str, Any]:
 
 
 def recordings(source: str | None = None, count: int = FILES) -> list[Float[np.ndarray, " samples"]]:
-    """So many of the test split, from all of it."""
+    """Returns `count` recordings, spread evenly over the test split."""
     test = [utterance for utterance in load_manifest(pathlib.Path(source or SOURCE)) if utterance.split == "test"]
     return [utterance.samples(RATE) for utterance in test[:: max(len(test) // count, 1)][:count]]
 

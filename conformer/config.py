@@ -325,7 +325,7 @@ class Config:
 
     @property
     def not_streaming(self) -> str | None:
-        """Why the model recognises no streams, and the remedy; None where it does."""
+        """The reason why the model cannot recognise streams, and the remedy; None where it can."""
         if not self.model.causal_conv:
             return (
                 "a model with model.causal_conv=False looks ahead and cannot stream: fine-tune it with "

@@ -41,7 +41,7 @@ class Dictionary:
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Dictionary":
-        """That of the words of texts, the most frequent first, as espeak-ng pronounces them. Raises EspeakError."""
+        """Makes a dictionary of the words of texts, the most frequent first, by espeak-ng. Raises EspeakError."""
         counts = Counter(word for text in texts for word in text.split())
         dictionary = cls()
         dictionary.extend(word for word, _ in counts.most_common())

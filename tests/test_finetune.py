@@ -122,7 +122,7 @@ def lora(folder, **train) -> Config:
 
 
 def test_adapters_begin_as_the_model_that_is_adapted(trained):
-    """To the bit; all linear maps of the blocks have one, and nothing else of the encoder is trained."""
+    """They equal it to the bit. All linear maps of the blocks have one; nothing else of the encoder is trained."""
     folder, model = trained
     config = lora(folder)
     state, random = begin_with(state_of(config), folder)
@@ -270,7 +270,7 @@ def test_given_units_need_a_model():
 
 
 def test_a_finished_model_is_not_trained_in_place(trained):
-    """Neither by its own configuration nor by another, and nothing is written."""
+    """Both its own configuration and another are refused, and nothing is written."""
     folder, _ = trained
     before = sorted(path.name for path in folder.iterdir())
     for config in (CONFIG, CONFIG.replace({"train.learning_rate": 1.0})):

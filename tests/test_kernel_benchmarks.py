@@ -64,7 +64,7 @@ def test_a_contestant_that_computes_something_else_is_not_timed():
 
 
 def test_the_time_on_a_gpu_is_that_of_all_kernels_of_a_call(monkeypatch):
-    """With a counter that reports two kernels for each of eight calls, the second half slow."""
+    """The counter reports two kernels for each of eight calls, the second half slow."""
     times = [("norm", 1.0), ("scale", 2.0)] * 4 + [("norm", 3.0), ("scale", 4.0)] * 4
     counter = types.SimpleNamespace(_cupti_init=lambda: None, _cupti_get_timings=lambda finalize: times)
     monkeypatch.setitem(sys.modules, "jax._src.lib.mosaic_gpu", types.SimpleNamespace(_mosaic_gpu_ext=counter))
@@ -258,7 +258,7 @@ def _tune(seconds, *flags):
 
 
 def test_tuning_keeps_the_fastest_choice_and_the_fastest_implementation(folders):
-    """With a stopwatch that likes blocks of 8 rows, and the kernel less than XLA with all others."""
+    """The stopwatch favours blocks of 8 rows; with all others the kernel is slower than XLA."""
     flags = "layer_norm", "rows_512", "bfloat16"
     with interpreted("mosaic_gpu"):
         assert preferred("layer_norm") == "xla"

@@ -72,7 +72,7 @@ def contexts(model):
 
 
 def check_sums(model, tolerance=1e-9):
-    """Behind every context the probabilities of all words, `</s>` and `<unk>` sum to 1."""
+    """Asserts that the probabilities of all words, `</s>` and `<unk>` sum to 1 behind every context."""
     ids = np.arange(1, len(model.vocabulary))
     for context in contexts(model):
         assert np.exp(model.score(np.full(len(ids), context), ids)[0]).sum() == pytest.approx(1, abs=tolerance)

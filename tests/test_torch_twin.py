@@ -213,7 +213,7 @@ def test_wrong_contestant_is_named(tmp_path):
 @pytest.mark.parametrize("subsampling", ["vanilla", "depthwise_separable"])
 @pytest.mark.parametrize("subsampling_factor", [4, 6, 8])
 def test_operations_are_those_of_the_step(subsampling, subsampling_factor):
-    """Against the products of matrices and convolutions in the traced step."""
+    """The counts equal those of the products of matrices and convolutions in the traced step."""
     config = small_config(subsampling=subsampling, subsampling_factor=subsampling_factor)
     graphdef, state = random_model(config)
     model = nnx.merge(graphdef, jax.device_put(state))

@@ -86,7 +86,7 @@ def numerics(report: Report) -> None:
 
 
 def training(report: Report, name: str, record: Mapping) -> str:
-    """Which training a record is of: said where it is another than the one that the error rates are of."""
+    """Returns which training a record is of; says so where the error rates are of another one."""
     latest = report.record(name)
     earlier = latest is not None and latest["step"] != record["step"]
     return f"after {record['step']:,} updates" + (" (an earlier model)" if earlier else "")

@@ -39,7 +39,7 @@ class Geometry:
     def of(
         cls, config: Config, model: "ConformerCTC", chunk_size: int, num_left_chunks: int, kind: str = "step"
     ) -> "Geometry":
-        """That of a model in streams of one chunk size and left context, or of whole recordings."""
+        """Returns the geometry of a model for streams of one chunk size and left context, or for whole recordings."""
         sizes = config.model
         return cls(
             chunk_size,
@@ -59,12 +59,12 @@ class Geometry:
 
     @property
     def lengths(self) -> Lengths:
-        """Those of the front end."""
+        """The numbers of frames that go into the front end and come out."""
         return Lengths(self.subsampling_factor, self.right_context, self.subsampling_padding)
 
     @property
     def window(self) -> int:
-        """Feature frames that go in."""
+        """Feature frames of a window."""
         return self.lengths.window(self.chunk_size)
 
     @property
@@ -78,7 +78,7 @@ class Geometry:
 
     @property
     def whole(self) -> bool:
-        """True where recordings go in as a whole."""
+        """True where the artefact takes whole recordings."""
         return self.kind == "whole"
 
     @property
@@ -125,7 +125,7 @@ class Geometry:
         return window | heard | {"inside": (self.chunk_size, 1)}
 
     def valid_keys(self, frames_seen: int, num_frames: int) -> Bool[np.ndarray, " keys"]:
-        """Those that the next chunk, of `num_frames` valid frames, attends to."""
+        """Returns which keys the next chunk, of `num_frames` valid frames, attends to."""
         key = np.arange(self.num_keys)
         return (key >= self.left - min(frames_seen, self.left)) & (key < self.left + num_frames)
 

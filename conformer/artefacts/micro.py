@@ -29,7 +29,7 @@ class Tensor(NamedTuple):
     position: int  # among the inputs or outputs
 
     def quantise(self, x: np.ndarray) -> np.ndarray:
-        """To the nearest integer, within the format."""
+        """Quantises x to the nearest integer, within the range of the format."""
         if self.scale == 0:
             return np.ascontiguousarray(x, np.float32)
         limits = np.iinfo(self.dtype)

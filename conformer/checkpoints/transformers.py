@@ -42,7 +42,7 @@ def read(folder: pathlib.Path) -> Imported:
 
 
 def _model(options: Options) -> tuple[ModelConfig, float]:
-    """And the scale of the encoder's input."""
+    """Reads the configuration of the model, and the scale of the encoder's input."""
     dim, heads = options.need("hidden_size", 1024), options.need("num_attention_heads", 8)
     options.choose("model_type", "parakeet_encoder", ("parakeet_encoder",))
     options.choose("hidden_act", "silu", ("silu", "swish"))

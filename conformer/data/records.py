@@ -217,7 +217,7 @@ class Corpus:
         return map(self.__getitem__, range(len(self)))
 
     def of_splits(self, splits: Iterable[str]) -> "Corpus":
-        """Those of some splits."""
+        """Returns the corpus of some splits."""
         return Corpus(self._folder, splits, self._level)
 
     def checksums(self) -> list[str]:

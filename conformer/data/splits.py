@@ -15,7 +15,7 @@ def hash_of(name: str) -> int:
 
 
 class Draw:
-    """Is given all utterances of a source, and then says the split of each.
+    """Draws splits: it takes all utterances of a source, and then gives the split of each.
 
     Whole speakers are drawn, so that none is heard in two splits. Single utterances are, by their ids, where one has no
     speaker, or too few speakers leave too little to train on. Where any utterance names a split, nothing is drawn: one
@@ -30,7 +30,7 @@ class Draw:
         self._speakers: collections.Counter[str] = collections.Counter()
 
     def add(self, id: str, speaker: str, split: str) -> None:
-        """One more utterance of the source, with the split that it names, or ""."""
+        """Takes one more utterance of the source, with the split that it names, or ""."""
         self.named |= split != ""
         self._ids.add(id)
         self._speakers[speaker] += 1

@@ -40,7 +40,7 @@ class Correction(NamedTuple):
     sums: memoryview  # one more
 
     def between(self, first: int, stop: int) -> float:
-        """That of the words whose spellings lie from `first` up to `stop`."""
+        """Returns the sum over the words whose spellings lie from `first` up to `stop`."""
         low = bisect.bisect_left(self.places, first)
         return self.sums[bisect.bisect_left(self.places, stop, low)] - self.sums[low]
 
@@ -122,7 +122,7 @@ class Lexicon:
         return terms, scale
 
     def _correct(self, context: int) -> Correction:
-        """From the words listed behind a context."""
+        """Computes the correction by the words listed behind a context."""
         model = self.model
         first, stop = int(model.begin[context]), int(model.begin[context + 1])
         words, suffix = model.word[first:stop].astype(np.int64), int(model.suffix[context])

@@ -33,7 +33,7 @@ def judge(transcripts: Transcripts) -> list[Judged]:
 
 
 def right_words(reference: str, words: Sequence[str], level: str) -> Bool[np.ndarray, " words"]:
-    """Which of the words the alignment with a reference, spelled as `normalise` does at `level`, calls right."""
+    """Returns which of the words are right, by alignment with a reference that `normalise` spells at `level`."""
     right = np.zeros(len(words), bool)
     alignment = jiwer.process_words(normalise(reference, level), " ".join(words)).alignments[0] if reference else []
     for chunk in alignment:

@@ -101,7 +101,7 @@ def _check_whole(config: Config, format: str, numerics: str, max_seconds: float)
 
 
 def not_for_sherpa(config: Config) -> str | None:
-    """Why the stock clients of sherpa-onnx cannot serve a model; None where they can."""
+    """Returns why the stock clients of sherpa-onnx cannot serve a model; None where they can."""
     factor = config.model.subsampling_factor
     if factor != 4:
         return (

@@ -183,7 +183,7 @@ class _Streams(CalibrationDataReader):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the advice to optimise the graph first; ONNX Runtime does, later."""
+    """Silences the advice to optimise the graph first: ONNX Runtime optimises it later."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -139,7 +139,7 @@ def _continuations(level: Counts, longer: Counts) -> np.ndarray:
 
 
 def _kept(counts: Sequence[Counts], min_counts: Sequence[int]) -> list[np.ndarray]:
-    """Which n-grams are listed: those that are frequent enough, or begin one that is."""
+    """Returns which n-grams are listed: those that are frequent enough, or begin one that is."""
     least = [0, *min_counts[1:], *[1] * len(counts)]
     kept = [level.count >= least[n] for n, level in enumerate(counts)]
     for n in range(len(counts) - 1, 0, -1):

@@ -26,7 +26,7 @@ class Framing:
 
     @classmethod
     def of_whole(cls, features: FeatureConfig, lengths: Lengths, seconds: float) -> "Framing":
-        """For recordings that last at most so long."""
+        """Returns the framing of whole recordings that last at most `seconds`."""
         plan, samples = plan_of(features), math.ceil(seconds * features.sample_rate)
         frames = -(-(samples + plan.trailing) // plan.shift) + 1  # one more, which resampling may give
         return cls(features, lengths, max(lengths.output_lengths(frames), 1), whole=True)

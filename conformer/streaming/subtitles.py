@@ -41,7 +41,7 @@ class Cues:
         return cues
 
     def finish(self) -> list[Cue]:
-        """No more segments will come: the last cue, if there is one."""
+        """Ends the subtitles and returns the last cue, if there is one."""
         return [self._cut(len(self._words))] if self._words else []
 
     def _cut(self, count: int) -> Cue:

@@ -94,7 +94,7 @@ class Windows:
             )
 
     def end(self) -> None:
-        """No more audio will come: silence follows (`features.trailing_silence`). May be called again."""
+        """Ends the audio and puts silence behind it (`features.trailing_silence`). May be called again."""
         if self._remaining is not None:
             return
         framing, features = self._framing, self._features

@@ -59,7 +59,7 @@ class Constant(Layout):
         return jax.nn.softmax(scores)
 
     def log_softmax(self, logits: Any) -> Any:
-        """Over units."""
+        """Computes the log-softmax over units."""
         return jax.nn.log_softmax(logits)
 
     def mask(self, x, inside):

@@ -178,7 +178,7 @@ def _convolve(
 
 
 def _reduce(kind: str, x: Any) -> Any:
-    """Over channels."""
+    """Reduces x over its channels."""
     return getattr(mb, f"reduce_{kind}")(x=x, axes=[1], keep_dims=True)
 
 

@@ -55,7 +55,7 @@ class Tensor:
         return self.size // self.shape[-1]
 
     def like(self, *shape: int) -> "Tensor":
-        """Another shape for the same batch."""
+        """Returns a tensor of another shape for the same batch."""
         return Tensor(self.batch_size, *shape)
 
 

@@ -32,7 +32,7 @@ class Written(Arithmetic):
         return jnp.sum(x, axis, keepdims=keepdims)
 
     def power_of_two_below(self, x: Float[Array, "*rows 1"]) -> Float[Array, "*rows 1"]:
-        """By comparison, within float16's normal range: exact in any arithmetic, and graphs have no bits of numbers."""
+        """Compares with the powers of two that float16 holds: exact in any arithmetic, and graphs cannot read bits."""
         return jnp.max(jnp.where(x >= _POWERS, _POWERS, _POWERS[0]), axis=-1, keepdims=True)
 
 
