@@ -212,13 +212,16 @@ class Model:
         return StreamPool(Slots(self._stepper, size), self._tokenizer)
 
     def warm_up(self) -> None:
-        """Takes what a first step costs more than others, such as compilation, ahead of the first audio."""
+        """Runs a first step ahead of the first audio: it takes longer than others, for compilation."""
         if not self._warm:
             self._stepper.warm_up()
             self._warm = True
 
     def _source(self, recording: Any, sample_rate: int | None, where: str) -> tuple[Iterator[np.ndarray], int]:
-        """The blocks of a recording and their rate. What is wrong with it is told here, if it can be told so soon."""
+        """Returns the blocks of a recording and their rate, in Hz.
+
+        Raises AudioError for what is known to be wrong before any of it is recognised.
+        """
         if isinstance(recording, str | os.PathLike):
             if not os.path.exists(recording) or os.path.isfile(recording):
                 audio_seconds(recording)  # raises AudioError for what is no audio

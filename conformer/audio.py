@@ -186,7 +186,7 @@ def _is_regular(file: BinaryIO) -> bool:
 
 @contextlib.contextmanager
 def _reporting(name: str) -> Iterator[None]:
-    """Makes of what can go wrong inside an AudioError."""
+    """Turns the errors of files and decoders that occur inside into AudioError."""
     try:
         yield
     except ContainerError as error:

@@ -118,7 +118,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _own_flags(script: str) -> list[flags.Flag]:
-    """The flags of a command, of its libraries none: in the order of their definition."""
+    """Returns a command's own flags, without those of its libraries, in the order of their definition."""
     modules = flags.FLAGS.flags_by_module_dict()
     return [flag for name, own in modules.items() if name == script or name.startswith(_ROOMS) for flag in own]
 

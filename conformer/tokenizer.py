@@ -170,7 +170,7 @@ class SoundTokenizer(BpeTokenizer):
         self._choose: Chooser = first_of_each
 
     def choosing(self, chooser: Chooser) -> "SoundTokenizer":
-        """One that chooses otherwise among words that sound alike, where this one writes the more frequent."""
+        """Returns a tokenizer in which `chooser` chooses among words that sound alike, not their frequency."""
         other = copy.copy(self)
         other._choose = chooser
         return other
@@ -184,7 +184,7 @@ class SoundTokenizer(BpeTokenizer):
         return self.dictionary.sounds(word)
 
     def write(self, words: list[str]) -> list[str]:
-        """The words that sound so."""
+        """Returns words for sounds, chosen among those that sound alike."""
         return self._choose([self.dictionary.words(sounds) for sounds in words])
 
     def save(self, directory: str | pathlib.Path) -> None:

@@ -1,4 +1,4 @@
-"""The sizes of an artefact, and the state that it carries: what those who write it and those who run it agree on."""
+"""The sizes of an artefact and the state that it carries, on which exporters and runtimes agree."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ MASKED = -1e4  # what a key that is not valid adds to its scores: exp of it is z
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """The sizes that an artefact has for ever."""
+    """The fixed sizes of an artefact."""
 
     chunk_size: int  # encoder frames
     num_left_chunks: int

@@ -70,11 +70,11 @@ class Tensors:
         return array
 
     def take_or_zeros(self, name: str, *shape: int) -> np.ndarray:
-        """The same for a tensor that need not be there, such as a bias."""
+        """Returns a tensor, or zeros where there is none, for one that may be missing, such as a bias."""
         return self.take(name, *shape) if name in self._stored else np.zeros(shape, np.float32)
 
     def finish(self) -> None:
-        """Raises ConversionError unless all that was asked for was there, and all that is there was asked for."""
+        """Raises ConversionError for tensors that are missing, left over or of the wrong shape, or not finite."""
         left = [
             name
             for name in self._stored

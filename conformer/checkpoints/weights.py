@@ -1,4 +1,4 @@
-"""From the tensors of a checkpoint to the parameters of the one network.
+"""Makes the parameters of the one network from the tensors of a checkpoint.
 
 Some terms have no option in the network and are multiplied into its weights, which changes nothing but rounding: the
 scale of the encoder's input, u of attention, and the bias of a depthwise convolution before a map over channels. Biases

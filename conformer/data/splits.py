@@ -17,9 +17,9 @@ def hash_of(name: str) -> int:
 class Draw:
     """Draws splits: it takes all utterances of a source, and then gives the split of each.
 
-    Whole speakers are drawn, so that none is heard in two splits. Single utterances are, by their ids, where one has no
-    speaker, or too few speakers leave too little to train on. Where any utterance names a split, nothing is drawn: one
-    that names none is of "train". Memory grows with the number of speakers alone.
+    Whole speakers are drawn, so that none is heard in two splits. Where an utterance has no speaker, or few speakers
+    would leave too little to train on, single utterances are drawn by their ids. Where any utterance names a split,
+    nothing is drawn, and utterances that name none belong to "train". Memory grows with the number of speakers alone.
 
     Attributes:
         named: whether any utterance names a split.
@@ -58,9 +58,9 @@ class Draw:
 
 
 class _Names:
-    """Names by their hashes: low ones are of "dev", high ones of "test", at least one each.
+    """Splits names by their hashes: low ones are of "dev", high ones of "test", at least one each.
 
-    So names that come later move few others.
+    Names that are added later thus move few others to another split.
     """
 
     def __init__(self):

@@ -54,7 +54,7 @@ class HotWords:
         return -self._bonus * _held(node, paid)
 
     def _complete(self, state: "_State") -> "_State":
-        """A word ends here: what was held for the longest phrase that ends with it is paid."""
+        """Ends a word: the bonus of the longest phrase that ends with it can no longer be taken back."""
         return state._replace(paid=state.paid | ((1 << state.node.completes) - 1))
 
     def _add(self, phrase: str, tokenizer: Tokenizer) -> None:

@@ -118,7 +118,7 @@ def estimate(vocabulary: Vocabulary, counts: Sequence[Counts], min_counts: Seque
 
 
 def discounts(counts: Int[np.ndarray, " ngrams"]) -> Float[np.ndarray, " 4"]:
-    """D of counts 0, 1, 2, and 3 or more. Texts too few for three get one, Y; those too few for that get 0.5."""
+    """Returns D of counts 0, 1, 2, and 3 or more. With few texts all three are Y; with too few for Y, 0.5."""
     n = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].astype(float)
     one = n[0] / (n[0] + 2 * n[1]) if n[0] and n[1] else FALLBACK_DISCOUNT
     of = np.arange(1, 4)
@@ -128,7 +128,7 @@ def discounts(counts: Int[np.ndarray, " ngrams"]) -> Float[np.ndarray, " 4"]:
 
 
 def renumber(levels: Iterable[Level], kept: Sequence[np.ndarray]) -> list[Level]:
-    """N-grams whose parents are places among all of one length, with their places among those that were kept."""
+    """Renumbers the parents of n-grams: from places among all of one length to places among those kept."""
     places = [np.zeros(1, np.int32), *(np.cumsum(mask, dtype=np.int32) - 1 for mask in kept)]
     return [level._replace(parent=place[level.parent]) for level, place in zip(levels, places, strict=False)]
 

@@ -44,7 +44,7 @@ class Recognizer:
         return self._advance()
 
     def take_segments(self) -> list[Segment]:
-        """Hands over the segments that are over, and forgets them (see `Transcript.take_segments`)."""
+        """Returns the segments that are over, and forgets them (see `Transcript.take_segments`)."""
         return self.stream.transcript.take_segments()
 
     @property

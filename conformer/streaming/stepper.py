@@ -53,7 +53,7 @@ class Framing:
 
     @property
     def longest(self) -> float:
-        """Seconds that a recording may last: all that a window holds, where that is whole."""
+        """Seconds that a recording may last: those of a window, where a window is a whole recording."""
         if not self.whole:
             return math.inf
         plan = plan_of(self.features)
@@ -103,7 +103,7 @@ class Stepper(Protocol):
         ...
 
     def warm_up(self) -> None:
-        """Takes what a first step costs more than others ahead of the first audio."""
+        """Runs a first step ahead of the first audio, since it takes longer than others."""
         ...
 
     @property

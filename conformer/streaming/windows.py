@@ -18,7 +18,7 @@ class StreamError(ValueError):
 
 
 class Window(NamedTuple):
-    """Features of one chunk, how many encoder frames of it are valid, and the next levels.
+    """The features of one chunk, the number of its valid encoder frames, and the next levels.
 
     Levels are the loudness of feature frames, as far as the valid encoder frames reach. Those that have not come by
     then, where the front end is padded, come with the next window.

@@ -13,7 +13,7 @@ from conformer.training.checkpoint import WEIGHTS_FILE, Checkpoints
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
-# Keys that change nothing of what a run learns: they may change when it resumes.
+# Keys that have no effect on what a run learns: they may change when it resumes.
 FREE = {
     "data.source",  # moved; that it holds the same utterances is checked by itself
     "data.also_train",
@@ -65,7 +65,7 @@ def resumed(config: Config, workdir: pathlib.Path, extend: int | None) -> Config
 
 
 def _extended(config: Config, stored: Config, workdir: pathlib.Path, extend: int) -> Config:
-    """More updates than the run had. The same command again goes on with them."""
+    """Returns the configuration for more updates than the run had. The same command again goes on with them."""
     total, planned = config.train.num_steps + extend, stored.train.num_steps
     if total < planned:
         raise ConfigError(f"--extend={extend}: {workdir} is trained for {planned} updates already: raise it")

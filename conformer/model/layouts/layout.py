@@ -44,7 +44,7 @@ class Layout(abc.ABC):
         return contextlib.nullcontext()
 
     def lay_out[M: nnx.Module](self, model: M, chunk_size: int, num_left_chunks: int) -> M:
-        """A copy of the model for streams of one chunk size and left context: what position adds is laid out."""
+        """Returns a copy of the model for one chunk size and left context, with the terms of positions laid out."""
         model = nnx.clone(model)
         for _, module in list(nnx.iter_modules(model)):
             if (lay_out := getattr(module, "lay_out", None)) is not None:
