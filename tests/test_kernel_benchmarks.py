@@ -140,7 +140,7 @@ def test_a_contestant_that_hangs_is_ended(worker):
 
 
 class Answers:
-    """In the place of the processes: answers, and counts what it is asked."""
+    """Takes the place of the processes: answers, and keeps what it is asked."""
 
     def __init__(self, answer=lambda **request: {"seconds": 1.0, "clock": "wall", "cached": True}):
         self.answer, self.asked = answer, []
@@ -241,7 +241,7 @@ MODULES = {"layer_norm": gpu_norm, "lut_softmax": gpu_softmax, "chunked_attentio
 
 
 def _tune(seconds, *flags):
-    """With times of `seconds(case, choice)`, choice None for XLA; how often it was asked."""
+    """Tunes with the times of `seconds(case, choice)`, choice None for XLA. Returns how often it was asked."""
     asked = []
 
     def ask(name, command, implementation, case, candidate):
@@ -289,7 +289,7 @@ def test_what_the_package_brings_holds_until_the_user_measures(folders):
 
 
 def test_attention_is_tuned_for_all_shapes_of_a_head_together(folders):
-    """With a stopwatch that likes one choice by far for the longest shape, and another a little for the others."""
+    """The stopwatch favours one choice by far for the longest shape, and another one a little for the others."""
 
     def seconds(case, choice):
         if choice is None:
@@ -326,7 +326,7 @@ def test_a_choice_that_fails_in_a_shape_is_not_chosen(folders):
 
 
 def test_the_whole_search_is_few_compilations(folders):
-    """At most 2.5 s for each, and it is done in 8 minutes."""
+    """At no more than 2.5 s for each, the search ends within 8 minutes."""
     with interpreted("mosaic_gpu"):
         assert _tune(lambda case, choice: 1.0, None, None, None) * 2.5 < 8 * 60
 
