@@ -86,7 +86,7 @@ def numerics(report: Report) -> None:
 
 
 def training(report: Report, name: str, record: Mapping) -> str:
-    """Returns which training a record is of; says so where the error rates are of another one."""
+    """Which training a record is of: said where it is another than the one that the error rates are of."""
     latest = report.record(name)
     earlier = latest is not None and latest["step"] != record["step"]
     return f"after {record['step']:,} updates" + (" (an earlier model)" if earlier else "")
@@ -250,7 +250,7 @@ IN_ORDER = (
 
 
 def circumstances(report: Report) -> None:
-    """Writes the circumstances of each record: date, device, versions, seed, command."""
+    """Where, when, with what and how each record was made."""
     report.say("## Records")
     rows = [(f"`results/{name}.json`", *facts(report.used[name])) for name in sorted(report.used)]
     report.say(markdown(("record", "date", "device", "versions", "seed", "command"), rows))

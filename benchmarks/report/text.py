@@ -1,4 +1,4 @@
-"""The fixed texts of the report: about itself, and about figures that are not this project's."""
+"""What the report says of itself, and of figures that are not this project's."""
 
 HEAD = """
 # Results
