@@ -49,7 +49,7 @@ def output_and_gradients(function, arguments):
 
 @functools.cache
 def expected(shape, format):
-    """By the reference in float32, of inputs in a narrower format."""
+    """Computes the reference in float32, of inputs in a narrower format."""
     arguments = shape.arguments(jax.random.key(0), format)
     wide = [x.astype(jnp.float32) for x in arguments[:4]]
     return output_and_gradients(lambda *a: chunked_attention(*a, implementation="reference"), [*wide, *arguments[4:]])

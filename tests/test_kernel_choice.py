@@ -65,7 +65,7 @@ def test_logits_and_gradients_do_not_depend_on_the_kernels(name, compute, tolera
 
 @functools.cache
 def emulated_attention(name, compute):
-    """Of a recogniser under the policy of a float16 device, whose tables are those of its attention."""
+    """Computes a recogniser's attention under the policy of a float16 device, with its softmax from tables."""
     config = make_config(kernels=name, num_layers=1)
     model = nnx.eval_shape(lambda: ConformerCTC(config, compute=compute, rngs=nnx.Rngs(0)))
     model = nnx.merge(nnx.graphdef(model), nnx.state(random_model(make_config(num_layers=1), seed=1, vectors=0.3)))

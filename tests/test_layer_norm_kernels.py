@@ -148,7 +148,7 @@ def test_no_rows_are_no_rows_and_leave_no_gradient(implementation, shape):
 
 
 def loss(implementation, norm, x, residual, scale, bias):
-    """Of all three functions, both outputs of the second, weighted at random."""
+    """Sums the outputs of all three functions, both of `add_layer_norm`, weighted at random."""
     y, total = add_layer_norm(x, residual, scale, bias, pre_normaliser=norm, implementation=implementation)
     outputs = (
         y,
