@@ -19,10 +19,10 @@ def front_ends(report: Report) -> None:
     if found is None:
         return
     report.say(
-        "A front end turns audio features into the frames that the encoder reads. Each row is one training with the same "
-        "encoder, seed and number of updates (`configs/front_ends.py`). The column *front end* is its share of all "
-        "multiply-accumulates (MACs). Where intervals overlap, these trainings do not say which front end is better. The "
-        "record also holds trainings on libri_mini. They are too short to recognise words, and only their costs count."
+        "A front end turns audio features into the frames that the encoder reads. Each trial is one training with the "
+        "same encoder, seed and number of updates (`configs/front_ends.py`). The column *front end* is its share of all "
+        "multiply-accumulates (MACs). Where intervals overlap, these trainings do not say which front end is better. "
+        "The record also holds trainings on libri_mini. They are too short to recognise words, so they are not shown."
     )
     found = found | {"rows": [row for row in found["rows"] if row["trial"].startswith("words")]}
     sweep_plot(report, found, "subsampling", "Front ends: word error rate on test")
@@ -32,7 +32,7 @@ def front_ends(report: Report) -> None:
 def latency(report: Report) -> None:
     report.say("## Whole utterances and streams")
     report.say(
-        "A stream is cut into chunks. A larger chunk lets the model hear more before it decides, and lets the user wait "
+        "A stream is cut into chunks. With a larger chunk the model hears more before it decides, and the user waits "
         "longer."
     )
     for name, label in (("words", "words"), ("english_small_dev", "english_small, dev")):
@@ -87,7 +87,7 @@ def numerics(report: Report) -> None:
         report.plot(
             f"numerics_{name}",
             intervals(ways, "word error rate (%)"),
-            f"{name}: word error rate under each policy, with and without stabilisers, and with a larger residual stream",
+            f"{name}: word error rate under each policy, without each stabiliser, and with a larger residual stream",
             f"`results/numerics_{name}.json`, `rows`",
         )
 
@@ -98,9 +98,9 @@ ARTEFACT = ("artefact", "WER, streams", "largest difference", "file", "speed, me
 def artefacts(report: Report) -> None:
     report.say("## Exported models")
     report.say(
-        "Each artefact recognises the test split as streams of 640 ms, beside JAX in float32. The difference is that of "
-        "a log-probability. The speed is that of the artefact's runtime on this machine, relative to JAX. "
-        "`docs/deployment.md` says more."
+        "Each artefact recognises the test split as streams of 640 ms, beside JAX in float32. The difference is that "
+        "of a log-probability. The speed is that of the artefact's runtime on the machine that made the record, "
+        "relative to JAX. `docs/deployment.md` says more."
     )
     shown = False
     for name in ("words_micro", "words", "english_small"):
@@ -159,9 +159,7 @@ def fine_tuning(report: Report) -> None:
             (name, f"{found['seconds'][name] / 60:.1f}", f"{found['load_average'][name]:.0f}")
             for name in found["seconds"]
         ]
-        report.say(
-            markdown(("trial", "minutes of training and scoring", "load of the machine at the end"), cells)
-        )
+        report.say(markdown(("trial", "minutes of training and scoring", "load of the machine at the end"), cells))
         report.say("Source: `results/sweeps/fine_tuning.json`, `seconds` and `load_average`.")
 
 
@@ -200,8 +198,8 @@ def kernel_speeds(report: Report) -> None:
         report.say(f"```\n{kernels.table(record)}\n```\n\nSource: `results/{name}.json`.")
     if not names:
         report.say(
-            "Open, for lack of hardware: no record yet. `python bench.py kernels --json=results/kernels.json` makes one "
-            "on a GPU. `docs/kernels.md` says what is tested without a GPU."
+            "Open, for lack of hardware: no record yet. `python bench.py kernels --json=results/kernels.json` makes "
+            "one on a GPU. `docs/kernels.md` says what is tested without a GPU."
         )
 
 

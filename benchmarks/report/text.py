@@ -3,7 +3,8 @@
 HEAD = """
 # Results
 
-How well do the shipped models recognise speech, and what do they cost? `python report.py` writes this page and its plots
+How well do the shipped models recognise speech, and what do they cost? `python report.py` writes this page and its
+plots
 from the records in `results/`. Each table and plot names its record.
 
 - **WER** is the word error rate, **CER** the character error rate, both on the test split unless the title says dev.
@@ -17,9 +18,11 @@ from the records in `results/`. Each table and plot names its record.
 - **words**: strings of nine command words, real voices. The test split has 75 utterances with 345 words, by 30 speakers
   that training never hears. One word is 0.29 % of the error rate, so a difference of a few words between two trainings
   is no evidence.
-- **english_small** (the pack libri_mini): read English. Its test split has 99 utterances by 8 speakers. Nearly a tenth of
+- **english_small** (the pack libri_mini): read English. Its test split has 99 utterances by 8 speakers. Nearly a tenth
+  of
   the words in dev never occur in training.
-- **The same weights, the same recordings**: where two rows share both, their difference is real for these recordings. It
+- **The same weights, the same recordings**: where two rows share both, their difference is real for these recordings.
+  It
   says little about others.
 - **One seed**: every training ran once. The intervals hold for the choice of utterances, not for another seed.
 - **No published figure is comparable**: neither test set is LibriSpeech's test-clean.
@@ -35,7 +38,8 @@ LIBRISPEECH = """
     python eval.py --workdir=runs/small --split=test-other --streaming --chunk-size=8,16,32 --json=small_other.json
 
 `medium` and `large` are trained in the same way. **The following figures are others', not ours.** They say where such a
-training should arrive. These models recognise whole utterances, attend to the future, and use no language model. Ours is
+training should arrive. These models recognise whole utterances, attend to the future, and use no language model. Ours
+is
 causal and streams, which costs accuracy.
 
 | published word error rate | small | medium | large |
