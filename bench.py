@@ -14,7 +14,7 @@
     python bench.py confidence --workdir=models/words [--source=PACK] [--outside=PACK] [--json=FILE]
     python bench.py silence [--workdir=runs/words] [--json=FILE]
     python bench.py data --source=../shared/data/libri_mini [--json=FILE]
-    python bench.py kernels [--op=, --shape=, --dtype=, --implementation=] [--plots=FOLDER] [--autotune] [--json=FILE]
+    python bench.py kernels [--op=, --shape=, --dtype=, --implementation=] [--autotune] [--plots=FOLDER] [--json=FILE]
 
 training    a full training step of a 10 M parameter model, JAX and eager PyTorch in alternation (about 2 minutes on
             2 cores)
@@ -30,6 +30,8 @@ policies    word error rates of a trained model under every numerics policy, wit
             larger residual stream (most of the time is compilation); nothing is timed
 differences what policies change in the log-probabilities of models (--workdir=A,B,C), imports with random weights among
             them, in both layouts and with a larger residual stream; nothing is timed
+half_precision  word error rates of a trained model compiled to float16 (the extra iree), with and without each repair,
+            and the errors of examples/large_residuals.py (15 minutes); nothing is timed
 decoding    word error rates of a trained model, greedy and with a beam, a closed and an open lexicon with a language
             model (lm.py), tuned on dev; its learning curve (10 minutes); nothing is timed
 copies      operations that move data, by layout: in the graph, as compiled for the CPU, as exported to ONNX (a minute);
@@ -57,8 +59,10 @@ web         the page of examples/web in Chromium, 20 recordings of words as file
 data        preparing a corpus and training-side reading: speed on the real speech of --source, memory on generated
             corpora of 10,000 and of 100,000 utterances (8 minutes)
 kernels     norms, attention and softmax: our kernels, XLA, other libraries, beside the device's own copy and matrix
-            rate; a training step with kernels and without. On a CPU, small shapes and XLA alone. --op=training_step
-            measures the step alone; --autotune searches block sizes and keeps them for this kind of device
+            rate. On a CPU, small shapes and XLA alone. Rows that are in --json already are not measured again: a run
+            that was cut short goes on. --op=training_step measures a training step with kernels and without.
+            --autotune searches block sizes and keeps them in ~/.cache/edge-conformer for this kind of device. Needs
+            JAX, NumPy and absl, no more, except for the training step
 
 PyTorch runs in an environment of its own, which `make peers` makes; ONNX Runtime and LiteRT need the extra `export`.
 What is missing, `streaming` does without, and says so. Leave the machine otherwise idle.
@@ -67,40 +71,14 @@ What is missing, `streaming` does without, and says so. Leave the machine otherw
 import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
 
 # isort: split
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from benchmarks import (
-    bandwidth,
-    confidence,
-    copies,
-    cost,
-    data,
-    decoding,
-    device,
-    differences,
-    front_ends,
-    harness,
-    imported,
-    long_audio,
-    micro,
-    numerics,
-    plots,
-    policies,
-    server,
-    silence,
-    streaming,
-    times,
-    training,
-    transcription,
-    web,
-)
-from benchmarks.kernels import run as kernels
-from benchmarks.kernels import tuning
-from benchmarks.kernels.cases import SelectionError
+from benchmarks import harness, plots
 from conformer import record, runtime
 from conformer.command import run_command
 
@@ -120,7 +98,7 @@ _DEVICE = flags.DEFINE_enum("device", "x86", ["x86", "h200"], "cost: whose profi
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "policies, differences, decoding, long_audio, times, confidence, silence: folder of a training run.",
+    "policies, differences, half_precision, decoding, long_audio, times, confidence, silence: folder of a run.",
 )
 _LM = flags.DEFINE_string("lm", None, "decoding: ARPA model of words.")
 _SOURCE = flags.DEFINE_string(
@@ -131,64 +109,62 @@ _POLICIES = flags.DEFINE_list("policies", [], "policies, differences: these alon
 
 
 class Measurement(NamedTuple):
-    """One of the measurements."""
+    """One of the measurements: the arguments of its module's `run`, and the flags that it needs.
 
-    module: Any
-    run: Callable[[], dict]
+    Its module, of the same name in `benchmarks` unless told, is imported when it is chosen: most need packages that a
+    machine for another one lacks.
+    """
+
+    arguments: Callable[[], tuple] = tuple
     needs: tuple[flags.FlagHolder, ...] = ()
+    module: str = ""
 
 
-def measurements() -> dict[str, Measurement]:
-    """What can be measured: a module with `table`, the call of its `run`, the flags that it needs."""
-    chunks, workdir = _CHUNKS.value, _WORKDIR.value or ""
-    return {
-        "training": Measurement(training, lambda: training.run(_STEPS.value, _COMPUTE.value)),
-        "streaming": Measurement(streaming, lambda: streaming.run(chunks)),
-        "transcription": Measurement(transcription, lambda: transcription.run(_RUNS.value, _MINUTES.value)),
-        "numerics": Measurement(numerics, numerics.run),
-        "policies": Measurement(policies, lambda: policies.run(workdir, _POLICIES.value), (_WORKDIR,)),
-        "differences": Measurement(
-            differences, lambda: differences.run(workdir.split(","), _POLICIES.value), (_WORKDIR,)
-        ),
-        "decoding": Measurement(decoding, lambda: decoding.run(workdir, _LM.value or ""), (_WORKDIR, _LM)),
-        "copies": Measurement(copies, copies.run),
-        "cost": Measurement(cost, lambda: cost.run(chunks, _DEVICE.value)),
-        "front_ends": Measurement(front_ends, lambda: front_ends.run(chunks)),
-        "bandwidth": Measurement(bandwidth, lambda: bandwidth.run(chunks)),
-        "imported": Measurement(imported, lambda: imported.run(chunks)),
-        "long_audio": Measurement(long_audio, lambda: long_audio.run(workdir), (_WORKDIR,)),
-        "times": Measurement(times, lambda: times.run(workdir, _SOURCE.value or ""), (_WORKDIR, _SOURCE)),
-        "confidence": Measurement(
-            confidence, lambda: confidence.run(workdir, _SOURCE.value, _OUTSIDE.value), (_WORKDIR,)
-        ),
-        "silence": Measurement(silence, lambda: silence.run(_WORKDIR.value)),
-        "micro": Measurement(micro, micro.run),
-        "device": Measurement(device, device.run),
-        "server": Measurement(server, server.run),
-        "web": Measurement(web, lambda: web.run(_SOURCE.value)),
-        "data": Measurement(data, lambda: data.run(_SOURCE.value or ""), (_SOURCE,)),
-        "kernels": Measurement(tuning, lambda: tuning.run(_OP.value))
-        if _AUTOTUNE.value
-        else Measurement(kernels, lambda: kernels.run(_OP.value, _SHAPE.value, _DTYPE.value, _IMPLEMENTATION.value)),
-    }
+MEASUREMENTS = {
+    "training": Measurement(lambda: (_STEPS.value, _COMPUTE.value)),
+    "streaming": Measurement(lambda: (_CHUNKS.value,)),
+    "transcription": Measurement(lambda: (_RUNS.value, _MINUTES.value)),
+    "numerics": Measurement(),
+    "policies": Measurement(lambda: (_WORKDIR.value, _POLICIES.value), (_WORKDIR,)),
+    "differences": Measurement(lambda: ((_WORKDIR.value or "").split(","), _POLICIES.value), (_WORKDIR,)),
+    "half_precision": Measurement(lambda: (_WORKDIR.value, _JSON.value), (_WORKDIR,)),
+    "decoding": Measurement(lambda: (_WORKDIR.value, _LM.value), (_WORKDIR, _LM)),
+    "copies": Measurement(),
+    "cost": Measurement(lambda: (_CHUNKS.value, _DEVICE.value)),
+    "front_ends": Measurement(lambda: (_CHUNKS.value,)),
+    "bandwidth": Measurement(lambda: (_CHUNKS.value,)),
+    "imported": Measurement(lambda: (_CHUNKS.value,)),
+    "long_audio": Measurement(lambda: (_WORKDIR.value,), (_WORKDIR,)),
+    "times": Measurement(lambda: (_WORKDIR.value, _SOURCE.value), (_WORKDIR, _SOURCE)),
+    "confidence": Measurement(lambda: (_WORKDIR.value, _SOURCE.value, _OUTSIDE.value), (_WORKDIR,)),
+    "silence": Measurement(lambda: (_WORKDIR.value,)),
+    "micro": Measurement(),
+    "web": Measurement(lambda: (_SOURCE.value,)),
+    "device": Measurement(),
+    "server": Measurement(),
+    "data": Measurement(lambda: (_SOURCE.value,), (_SOURCE,)),
+    "kernels": Measurement(
+        lambda: (_OP.value, _SHAPE.value, _DTYPE.value, _IMPLEMENTATION.value, _JSON.value), module="kernels.run"
+    ),
+}
+AUTOTUNE = Measurement(lambda: (_OP.value, _SHAPE.value, _DTYPE.value), module="kernels.tuning")
 
 
 def main(argv: list[str]) -> None:
-    known = measurements()
-    if len(argv) != 2 or argv[1] not in known:
-        raise app.UsageError(f"name what to measure: {', '.join(known)}")
-    name, (module, run, needs) = argv[1], known[argv[1]]
-    if missing := [f"--{flag.name}" for flag in needs if flag.value is None]:
+    if len(argv) != 2 or argv[1] not in MEASUREMENTS:
+        raise app.UsageError(f"name what to measure: {', '.join(MEASUREMENTS)}")
+    name = argv[1]
+    chosen = AUTOTUNE if name == "kernels" and _AUTOTUNE.value else MEASUREMENTS[name]
+    if missing := [f"--{flag.name}" for flag in chosen.needs if flag.value is None]:
         raise app.UsageError(f"{name} needs {' and '.join(missing)}: --help says what they are")
-    if _PLOTS.value and name not in plots.PLOTS:
+    if _PLOTS.value and (name not in plots.PLOTS or _AUTOTUNE.value or _OP.value == "training_step"):
         raise app.UsageError(f"--plots: {name} has none; {' and '.join(plots.PLOTS)} have")
+    module = importlib.import_module(f"benchmarks.{chosen.module or name}")
     folders = _WORKDIR.value.split(",") if _WORKDIR.value else ()
     circumstances: dict[str, Any] = record.describe_run(*folders) | {"benchmark": name}
     runtime.set_up()
     try:
-        result = run()
-    except SelectionError as error:
-        raise app.UsageError(str(error)) from None
+        result = module.run(*chosen.arguments())
     except ValueError as error:  # what every error of bad input is
         sys.exit(f"bench.py: {error}")
     result = circumstances | {"versions": record.versions("jax", "jaxlib", "flax", "numpy")} | result

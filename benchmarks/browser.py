@@ -73,8 +73,12 @@ class Page:
     @property
     def process(self) -> int:
         """The process that runs the page."""
-        processes = self._send("SystemInfo.getProcessInfo", whole=True)["processInfo"]
-        return max(process["id"] for process in processes if process["type"] == "renderer")
+        return self._renderer()["id"]
+
+    @property
+    def processor_seconds(self) -> float:
+        """Processor time that this process has taken, all of its threads."""
+        return self._renderer()["cpuTime"]
 
     def evaluate(self, expression: str, **options: Any) -> Any:
         """The value of an expression, awaited. Raises BrowserError where it throws."""
@@ -118,6 +122,10 @@ class Page:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _renderer(self) -> dict[str, Any]:
+        processes = self._send("SystemInfo.getProcessInfo", whole=True)["processInfo"]
+        return max((one for one in processes if one["type"] == "renderer"), key=lambda one: one["cpuTime"])
 
     def _send(self, method: str, whole: bool = False, **parameters: Any) -> dict[str, Any]:
         """Calls a method: of the page once there is one, or of the whole browser."""

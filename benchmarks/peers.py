@@ -10,10 +10,14 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from typing import Any
+import tempfile
+import threading
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flax import nnx
+
+if TYPE_CHECKING:
+    from flax import nnx  # the kernels' benchmark runs without it
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 REQUIREMENTS = pathlib.Path(__file__).with_name("peers-requirements.txt")
@@ -32,39 +36,73 @@ class Peer:
         module: dotted name, such as "benchmarks.torch_peer.training".
         variables: added to the process's environment.
         python: the interpreter that runs it; None = that of the peers' environment.
+        quiet: what the process says of its own is kept for the message of a PeerError, and not shown.
     """
 
-    def __init__(self, module: str, variables: dict[str, str] | None = None, python: str | os.PathLike | None = None):
+    def __init__(
+        self,
+        module: str,
+        variables: dict[str, str] | None = None,
+        python: str | os.PathLike | None = None,
+        quiet: bool = False,
+    ):
         self.module = module
+        self._said = tempfile.TemporaryFile("w+", errors="replace") if quiet else None  # noqa: SIM115
         self._process = subprocess.Popen(
             [python or peers_python(), "-m", module],
             cwd=ROOT,
             env={**os.environ, **(variables or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._said,
             text=True,
         )
 
-    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """Sends one request and waits for its reply. Raises PeerError when the process ends instead."""
+    def ask(self, command: str, *, limit: float | None = None, **arguments: Any) -> dict[str, Any]:
+        """Sends one request and waits for its reply.
+
+        Raises PeerError when the process ends instead, or is ended because `limit` seconds are over.
+        """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
+        over = threading.Event()
+        alarm = threading.Timer(limit or 0, lambda: (over.set(), self._process.kill()))
+        if limit is not None:
+            alarm.start()
         try:
             stdin.write(json.dumps({"command": command, **arguments}) + "\n")
             stdin.flush()
             reply = stdout.readline()
         except BrokenPipeError:
             reply = ""
-        if not reply:
-            status = self._process.wait()
-            raise PeerError(f"{self.module} ended with status {status} at {command!r}: its own message is above")
-        return json.loads(reply)
+        finally:
+            alarm.cancel()
+        if reply:
+            return json.loads(reply)
+        status = self._process.wait()
+        if over.is_set():
+            raise PeerError(f"{self.module} was ended at {command!r} after its time limit of {limit:g} s")
+        raise PeerError(f"{self.module} ended with status {status} at {command!r}: {self._last_words()}")
+
+    def kill(self) -> None:
+        """Ends the process whatever it does."""
+        self._process.kill()
+        self.__exit__()
+
+    def _last_words(self) -> str:
+        if self._said is None:
+            return "its own message is above"
+        self._said.seek(0)
+        lines = [line.strip() for line in self._said if line.strip()] or ["it said nothing"]
+        return next((line for line in reversed(lines) if "rror" in line), lines[-1])
 
     def __enter__(self) -> "Peer":
         return self
 
     def __exit__(self, *_) -> None:
         self._process.communicate()  # closes its input, which ends it
+        if self._said:
+            self._said.close()
 
 
 def peers_python() -> pathlib.Path:
@@ -98,8 +136,10 @@ def make_environment() -> None:
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--requirement", REQUIREMENTS], check=True)
 
 
-def flat_weights(*states: nnx.State) -> dict[str, np.ndarray]:
+def flat_weights(*states: "nnx.State") -> dict[str, np.ndarray]:
     """Every array of a model under its path, such as "encoder.blocks.0.norm.scale"."""
+    from flax import nnx
+
     return {
         ".".join(map(str, path)): np.asarray(variable[...])
         for state in states

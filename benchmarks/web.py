@@ -34,8 +34,22 @@ FILES = 20
 STATE = "document.body.dataset.state"
 WORDS = "[...document.querySelectorAll('.word')].map(word => ({...word.dataset}))"
 LEAD = 1.0  # seconds of silence in front of what the microphone hears
+# What the page hands to its worker is kept: a capture device loses sound where the machine is busy, and a stream that
+# begins elsewhere is cut into other chunks.
+KEEP = """
+const post = Worker.prototype.postMessage;
+Worker.prototype.postMessage = function (message, transfer) {
+  if (message.start) window.heard = [];
+  if (message.samples) window.heard.push(...message.samples);
+  return post.call(this, message, transfer);
+}; 0"""
+HEARD = """
+(() => {
+  const bytes = new Uint8Array(Float32Array.from(window.heard).buffer);
+  return btoa(Array.from(bytes, byte => String.fromCharCode(byte)).join(""));
+})()"""
 TAIL = 1.0  # and behind, before it is stopped
-PICTURE = (760, 460)  # pixels
+PICTURE = (760, 490)  # pixels
 
 
 def run(source: str | None) -> dict[str, Any]:
@@ -48,12 +62,18 @@ def run(source: str | None) -> dict[str, Any]:
         with system.on_cores(system.cores()[:1]), _busy():
             files = by_file(out, samples)
         microphone = by_microphone(out, samples)
+        heard = by_python(ARTEFACT, [row["heard"] for row in microphone["rows"]])
     return {
         "models": record.models(ARTEFACT.parent),
         "runtime": page.RUNTIME,
         "artefact": ARTEFACT.name,
         "files": summary(files, expected),
-        "microphone": summary(microphone, expected),
+        "microphone": summary(microphone, heard)
+        | {
+            "same_text_as_file": sum(
+                row["text"] == record["text"] for row, record in zip(microphone["rows"], expected, strict=True)
+            )
+        },
     }
 
 
@@ -75,12 +95,15 @@ def picture(path: pathlib.Path) -> None:
 
 def table(result: dict[str, Any]) -> str:
     """A line for each way in."""
-    return "\n".join(
-        f"{way:<11}{row['same_text']} of {row['recordings']} texts as transcribe.py's; "
-        f"real-time factor {row['real_time_factor']:.3f}; "
+    return "\n".join(f"{way:<11}{_line(result[way])}" for way in ("files", "microphone"))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['same_text']} of {row['recordings']} texts as transcribe.py's; real-time factor "
+        f"{row['real_time_factor']:.3f}, {row['processor_factor']:.3f} of processor time; "
         f"{row['shown_bytes'] / 2**20:.1f} MiB shown, {harness.mebibytes(row['process_mib'])} of its process; "
         f"times within {row['time_difference']:.3f} s, confidence within {row['confidence_difference']:.3f}"
-        for way, row in ((way, result[way]) for way in ("files", "microphone"))
     )
 
 
@@ -100,6 +123,7 @@ def summary(result: dict[str, Any], expected: Sequence[dict[str, Any]]) -> dict[
         "audio_seconds": sum(row["audio_seconds"] for row in rows),
         "real_time_factor": sum(row["compute_seconds"] for row in rows) / sum(row["audio_seconds"] for row in rows),
         "highest_real_time_factor": max(row["compute_seconds"] / row["audio_seconds"] for row in rows),
+        "processor_factor": result["processor_seconds"] / sum(row["audio_seconds"] for row in rows),
         "shown_bytes": max(row["shown_bytes"] for row in rows),
         "process_mib": result["process_mib"],
         "feature_difference": result["feature_difference"],
@@ -122,7 +146,7 @@ def page_builder() -> Any:
 def by_python(artefact: pathlib.Path, samples: Sequence[Float[np.ndarray, " samples"]]) -> list[dict[str, Any]]:
     """What transcribe.py records of each recording."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = [_write(pathlib.Path(folder, f"{index}.wav"), row) for index, row in enumerate(samples)]
+        paths = [_write(pathlib.Path(folder, f"{index}.wav"), row, exact=True) for index, row in enumerate(samples)]
         results = pathlib.Path(folder, "results.json")
         command = [sys.executable, "transcribe.py", f"--artefact={artefact}", f"--json={results}", *map(str, paths)]
         subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
@@ -132,21 +156,22 @@ def by_python(artefact: pathlib.Path, samples: Sequence[Float[np.ndarray, " samp
 def by_file(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samples"]]) -> dict[str, Any]:
     """What the page shows of each recording, chosen as a file."""
     with tempfile.TemporaryDirectory() as folder, _opened(page) as view:
-        rows = []
+        rows, before = [], view.processor_seconds
         for row in samples:
             view.choose("#file", _write(pathlib.Path(folder, "speech.wav"), row))
             view.until(f"{STATE} !== 'ready'")
             view.until(f"{STATE} === 'ready'")
             rows.append(_shown(view))
-        return _result(view, rows)
+        return _result(view, rows, before)
 
 
 def by_microphone(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samples"]]) -> dict[str, Any]:
-    """What the page shows of each recording, played to its microphone after a second of silence."""
+    """What the page shows of each recording, played to its microphone after a second of silence, and what it heard."""
     with tempfile.TemporaryDirectory() as folder:
         heard = pathlib.Path(folder, "microphone.wav")
         with _opened(page, *_fake_microphone(heard)) as view:
-            rows = []
+            view.evaluate(KEEP)
+            rows, before = [], view.processor_seconds
             for row in samples:
                 _write(heard, np.concatenate([np.zeros(int(LEAD * RATE), np.float32), row]))
                 seconds = LEAD + len(row) / RATE + TAIL
@@ -155,10 +180,9 @@ def by_microphone(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samp
                 view.until(f"parseFloat(document.querySelector('#audio').textContent) >= {seconds}")
                 view.evaluate("document.querySelector('#microphone').click()")
                 view.until(f"{STATE} === 'ready'")
-                rows.append(_shown(view))
-                for word in rows[-1]["words"]:
-                    word["start"], word["end"] = word["start"] - LEAD, word["end"] - LEAD
-            return _result(view, rows)
+                heard_samples = np.frombuffer(base64.b64decode(view.evaluate(HEARD)), np.float32)
+                rows.append(_shown(view) | {"heard": heard_samples})
+            return _result(view, rows, before)
 
 
 def _fake_microphone(path: pathlib.Path) -> list[str]:
@@ -180,8 +204,8 @@ def _opened(page: pathlib.Path, *options: str) -> Iterator[browser.Page]:
         yield view
 
 
-def _write(path: pathlib.Path, samples: Float[np.ndarray, " samples"]) -> pathlib.Path:
-    soundfile.write(path, samples, RATE, "PCM_16")
+def _write(path: pathlib.Path, samples: Float[np.ndarray, " samples"], exact: bool = False) -> pathlib.Path:
+    soundfile.write(path, samples, RATE, "FLOAT" if exact else "PCM_16")
     return path
 
 
@@ -189,7 +213,7 @@ def _shown(view: browser.Page) -> dict[str, Any]:
     """The words and figures of the page. Raises BrowserError where it reports a problem."""
     if problem := view.evaluate("document.querySelector('#problem').textContent"):
         raise browser.BrowserError(problem)
-    words = [
+    words: list[dict[str, Any]] = [
         {"text": word["text"]} | {name: float(word[name]) for name in ("start", "end", "confidence")}
         for word in view.evaluate(WORDS)
     ]
@@ -205,9 +229,10 @@ def _shown(view: browser.Page) -> dict[str, Any]:
     }
 
 
-def _result(view: browser.Page, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _result(view: browser.Page, rows: list[dict[str, Any]], before: float) -> dict[str, Any]:
     return {
         "rows": rows,
+        "processor_seconds": view.processor_seconds - before,  # of the whole page, drawing and decoding too
         "browser": view.version,
         "process_mib": system.peak_memory_mib(view.process),
         "feature_difference": float(view.evaluate("document.querySelector('#check').textContent")),

@@ -270,7 +270,7 @@ def load(
     if unknown := search.keys() - {field.name for field in dataclasses.fields(Search)}:
         raise LoadError(f"load has no option {', '.join(sorted(unknown))}: its documentation lists them")
     options = dict(numerics=numerics, execution=execution, chunk_size=chunk_size, num_left_chunks=num_left_chunks)
-    given = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     settings = search_beside(folder, search)
     confidence = Confidence.load(folder)
     if artefact:

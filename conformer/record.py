@@ -3,6 +3,7 @@
 Standard library only: the peers' processes import it too.
 """
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -51,8 +52,12 @@ def hash_of(path: pathlib.Path) -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Versions of Python and of installed packages."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+    """Versions of Python and of those packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def write(path: str | os.PathLike, record: dict) -> None:

@@ -127,7 +127,7 @@ class Server:
         Raises OSError where the address cannot be had.
         """
         self._model.warm_up()
-        limits = dict(max_size=MESSAGE_BYTES, max_queue=MESSAGES, compression=None)
+        limits: dict[str, Any] = dict(max_size=MESSAGE_BYTES, max_queue=MESSAGES, compression=None)
         async with serve(self._handle, host, port, process_request=self._answer, **limits) as server:
             if ready is not None:
                 ready.set_result(next(iter(server.sockets)).getsockname()[1])

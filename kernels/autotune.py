@@ -1,6 +1,7 @@
 """What was measured on each kind of device: which implementation is the fastest, and with which choices.
 
-`kernels/OPERATION/tuned/DEVICE.json` holds it; `python bench.py kernels --autotune` writes it:
+`kernels/OPERATION/tuned/DEVICE.json` comes with the package. `python bench.py kernels --autotune` writes the user's
+own, `~/.cache/edge-conformer/kernels/OPERATION/tuned/DEVICE.json` (or in $XDG_CACHE_HOME), which counts before it:
 
     {"implementation": "mosaic_gpu",
      "choices": [{"implementation": "mosaic_gpu", "width": 512, "format": "bfloat16", "choice": {"rows": 16, ...}}]}
@@ -11,6 +12,7 @@ A choice is a dataclass of an implementation's own: how it cuts its work up.
 import contextlib
 import functools
 import json
+import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -26,7 +28,8 @@ _tried = jax.make_user_context(None)  # part of the key of jit's cache: another 
 
 def preferred(operation: str) -> str:
     """The implementation that was measured to be the fastest on this kind of device; "xla" where nothing was."""
-    return _read(tuned_file(operation)).get("implementation", "xla")
+    found = (table.get("implementation") for table in _tables(operation))
+    return next(filter(None, found), "xla")
 
 
 def tuned[C](operation: str, implementation: str, kind: type[C], *, width: int, format: str) -> C | None:
@@ -38,9 +41,11 @@ def tuned[C](operation: str, implementation: str, kind: type[C], *, width: int, 
     """
     if (tried := _tried.value) is not None and isinstance(tried, kind):
         return tried
-    for row in _read(tuned_file(operation)).get("choices", ()):
-        if (row["implementation"], row["width"], row["format"]) == (implementation, width, format):
-            return kind(**row["choice"])
+    for table in _tables(operation):
+        for row in table.get("choices", ()):
+            if (row["implementation"], row["width"], row["format"]) == (implementation, width, format):
+                with contextlib.suppress(TypeError):  # kept by another version, whose choices had other fields
+                    return kind(**row["choice"])
     return None
 
 
@@ -51,21 +56,41 @@ def trying(choice: Any) -> Iterator[None]:
         yield
 
 
-def tuned_file(operation: str) -> pathlib.Path:
-    """Where the measurements of an operation on this kind of device are kept."""
-    name = re.sub(r"\W+", "_", current_device().kind).lower()
-    return FOLDER / operation / "tuned" / f"{name}.json"
+def user_folder() -> pathlib.Path:
+    """Where this user's measurements are kept."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(cache) / "edge-conformer" / "kernels"
+
+
+def kept(operation: str) -> dict:
+    """The user's own measurements of an operation on this kind of device, empty where there are none."""
+    return _read(_file(user_folder(), operation))
 
 
 def keep(operation: str, record: dict) -> pathlib.Path:
-    """Writes the measurements of an operation on this kind of device, which hold from now on."""
-    file = tuned_file(operation)
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(record, indent=2) + "\n")
+    """Writes the user's own measurements of an operation on this kind of device, which hold from now on."""
+    file = _file(user_folder(), operation)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.replace(file)
     _read.cache_clear()
     return file
 
 
+def _tables(operation: str) -> list[dict]:
+    """The user's before the package's."""
+    return [_read(_file(folder, operation)) for folder in (user_folder(), FOLDER)]
+
+
+def _file(folder: pathlib.Path, operation: str) -> pathlib.Path:
+    name = re.sub(r"\W+", "_", current_device().kind).lower()
+    return folder / operation / "tuned" / f"{name}.json"
+
+
 @functools.cache
 def _read(file: pathlib.Path) -> dict:
-    return json.loads(file.read_text()) if file.exists() else {}
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):  # none, or one that was not written to its end
+        return {}

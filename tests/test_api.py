@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,12 +136,13 @@ def test_streams_of_one_model_do_not_disturb_each_other(model):
 
 def test_what_cannot_be_loaded_is_named_with_the_remedy(model, tmp_path, monkeypatch):
     artefact = ROOT / "models" / "words_micro" / "onnx_int8.onnx"
-    for name, options, message in (
+    cases: tuple[tuple[Any, dict[str, Any], str], ...] = (
         ("wrods", {}, "wrods does not exist: .* english_small, words, words_micro"),
         (artefact, {"chunk_size": 8}, "chunk_size does not go with an artefact: .* export it again"),
         (artefact, {"beam": 8}, "load has no option beam"),
         (tmp_path, {}, str(tmp_path)),
-    ):
+    )
+    for name, options, message in cases:
         with pytest.raises(ValueError, match=message):
             conformer.load(name, **options)
     with pytest.raises(ValueError, match="an artefact cannot be exported again: load the work directory"):

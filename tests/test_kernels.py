@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import kernels_in_your_model
 from kernels.depthwise_conv import depthwise_conv
 from kernels.depthwise_conv import reference as depthwise_reference
 from kernels.layer_norm import layer_norm
@@ -133,3 +134,27 @@ def test_depthwise_conv_of_an_empty_batch_is_empty():
     y, transpose = jax.vjp(depthwise_conv, jnp.zeros((0, 9, 8)), kernel)
     assert y.shape == (0, 7, 8)
     np.testing.assert_array_equal(transpose(y)[1], np.zeros(kernel.shape))
+
+
+# ------------------------------------------------- in models that are not the recogniser
+
+
+def test_models_of_others_compute_what_they_do_with_the_functions_of_jax():
+    differences = kernels_in_your_model.differences()
+    assert set(differences) == {"vision transformer", "language model"}
+    assert all(difference < 1e-5 for difference in differences.values())
+
+
+def test_models_of_others_are_trained_through_the_kernels():
+    parameters, tokens = kernels_in_your_model.random_parameters(0), jnp.arange(24)[None] % 7
+    both = {}
+    for name, functions in {
+        "ours": (),
+        "theirs": (kernels_in_your_model.jax_rms_norm, kernels_in_your_model.jax_attention),
+    }.items():
+        loss = lambda parameters, own=functions: jnp.sum(  # noqa: E731
+            jax.nn.log_softmax(kernels_in_your_model.language_model(parameters, tokens, *own))[..., 3]
+        )
+        both[name] = jax.jit(jax.grad(loss))(parameters)
+    for ours, theirs in zip(*map(jax.tree.leaves, both.values()), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4 * float(jnp.abs(theirs).max()))

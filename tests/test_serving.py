@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def model():
     return conformer.load(ARTEFACT)
 
 
-def serving(model, use, **limits):
+def serving(model, use, **limits) -> Any:
     """Runs `use(address, server)` beside a server."""
 
     async def both():

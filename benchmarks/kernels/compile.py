@@ -3,18 +3,19 @@
     python -m benchmarks.kernels.compile --target-config=h200.txtpb [--cuda=FOLDER]
 
 Needs, beside JAX and of its version, `pip install --no-deps jax-cuda13-plugin jax-cuda13-pjrt nvidia-cuda-nvcc
-nvidia-nvvm` (250 MB), best in an environment of its own, and a description of the device: XLA's source has one for each
-GPU (xla/backends/gpu/target_config/specs/h200.txtpb).
+nvidia-nvvm` (250 MB; where CUDA's own nvcc is installed, the first two), best in an environment of its own, and a
+description of the device: XLA's source has one for each GPU (xla/backends/gpu/target_config/specs/h200.txtpb).
 """
 
 import argparse
-import importlib.util
 import os
 import pathlib
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+
+from benchmarks.kernels.processes import cuda_folder
 
 SPILL = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 REGISTERS = re.compile(r"Used (\d+) registers")
@@ -23,16 +24,16 @@ REGISTERS = re.compile(r"Used (\d+) registers")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target-config", required=True, help="description of the device, XLA's GpuTargetConfigProto")
-    parser.add_argument("--cuda", default=None, help="folder with bin/ptxas; by default that of nvidia-cuda-nvcc")
+    parser.add_argument("--cuda", default=None, help="folder with bin/ptxas; by default the wheel's or CUDA's own")
     parser.add_argument("--op", default=None, help="one operation alone")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         _compile_all(arguments.target_config, arguments.op)
         return 0
-    cuda = arguments.cuda or _cuda_folder()
+    cuda = arguments.cuda or cuda_folder()
     if not pathlib.Path(arguments.target_config).is_file() or cuda is None:
-        missing = "nvidia-cuda-nvcc is not installed" if cuda is None else f"{arguments.target_config} does not exist"
+        missing = "found no ptxas" if cuda is None else f"{arguments.target_config} does not exist"
         sys.exit(f"benchmarks.kernels.compile: {missing}: see --help for what this needs")
     # ptxas reports from inside the compiler: its lines are read from a process of their own.
     environment = os.environ | {
@@ -70,14 +71,6 @@ def report(lines: Iterable[str], wait: Callable[[], int]) -> int:
         return 1
     print(f"{kernels} kernels, {spills} of them spill registers")
     return 1 if spills else 0
-
-
-def _cuda_folder() -> str | None:
-    specification = importlib.util.find_spec("nvidia")
-    for folder in (specification.submodule_search_locations or []) if specification else []:
-        for ptxas in pathlib.Path(folder).glob("*/bin/ptxas"):
-            return str(ptxas.parents[1])
-    return None
 
 
 def _compile_all(target_config: str, operation: str | None) -> None:

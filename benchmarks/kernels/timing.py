@@ -1,48 +1,57 @@
 """Device time of a function, and the rates of the device that bound it.
 
-A run applies the function a number of times in one program, to several inputs in turn, together larger than the caches.
-Its results become the inputs of the next application to the same, behind a barrier, so that no compiler can leave one
-out or merge two. The difference of a long and a short run holds neither the launch of the program nor its transfers: it
-is device time alone.
+A function is compiled once and called again and again, on different inputs in turn, together larger than the caches
+where they are not small. On an NVIDIA GPU the time is that of its kernels, as CUPTI counts it for JAX's own Mosaic GPU:
+neither launches nor the gaps between kernels are in it. Elsewhere it is the wall's, of many calls at once.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+Draw = Callable[[int], tuple[jax.Array, ...]]
 ROTATED_BYTES = 2**28  # of inputs together; the caches of an H200 hold 2^26
 MOST_INPUTS = 8
 ROUNDS = 7
+BLOCK_SECONDS, MOST_CALLS = 0.02, 1000  # of a round
 
 
-def device_seconds(function: Callable[..., Any], draw: Callable[[int], tuple[jax.Array, ...]]) -> float:
-    """The median time of one application."""
+class Timing(NamedTuple):
+    """Args:
+    seconds: the median of one application.
+    clock: "cupti" or "wall".
+    cached: whether all inputs together are small enough to stay in the caches.
+    """
+
+    seconds: float
+    clock: str
+    cached: bool
+
+
+def device_seconds(function: Callable[..., Any], draw: Draw) -> Timing:
+    """Times a function of what `draw` gives for a seed; it is compiled here, once, unless it is jitted already."""
     first = draw(0)
     size = sum(a.nbytes for a in first)
     count = min(MOST_INPUTS, max(2, -(-ROTATED_BYTES // size)))
     inputs = [first, *(draw(seed) for seed in range(1, count))]
-    runs = [jax.jit(_repeated(function, times)) for times in (count, 3 * count)]
-    for run in runs:
-        jax.block_until_ready(run(inputs))
-    rounds = [[_seconds(run, inputs) for run in runs] for _ in range(ROUNDS)]
-    short, long = (statistics.median(times) for times in zip(*rounds, strict=True))
-    if long <= short:
-        raise RuntimeError("too short to be timed beside what else this machine does")
-    return (long - short) / (2 * count)
+    function = function if isinstance(function, jax.stages.Wrapped) else jax.jit(function)
+    for arguments in inputs[:2]:
+        jax.block_until_ready(function(*arguments))
+    cached = count * size < ROTATED_BYTES
+    if jax.default_backend() == "gpu" and (seconds := _kernel_seconds(function, inputs)):
+        return Timing(seconds, "cupti", cached)
+    return Timing(_wall_seconds(function, inputs), "wall", cached)
 
 
 def rates() -> dict[str, float]:
     """Bytes a second of a copy, read and written, and operations a second of a product of bfloat16 matrices."""
     large = jax.default_backend() != "cpu"
-    elements, size = (2**28, 8192) if large else (2**25, 512)
-
-    def vector(seed: int) -> tuple[jax.Array]:
-        return (jnp.full(elements, seed, jnp.float32),)
+    elements, size = (2**28, 8192) if large else (2**24, 512)
 
     def matrices(seed: int) -> tuple[jax.Array, ...]:
         keys = jax.random.split(jax.random.key(seed))
@@ -52,38 +61,46 @@ def rates() -> dict[str, float]:
         return jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(jnp.bfloat16)
 
     return {
-        "copy_bytes_per_second": 8 * elements / device_seconds(jnp.negative, vector),
-        "operations_per_second": 2 * size**3 / device_seconds(product, matrices),
+        "copy_bytes_per_second": 8 * elements / copy_seconds(4 * elements).seconds,
+        "operations_per_second": 2 * size**3 / device_seconds(product, matrices).seconds,
     }
 
 
-def _repeated(function: Callable[..., Any], times: int) -> Callable[[list], Any]:
-    def run(inputs: list) -> Any:
-        for index in range(times):
-            place = index % len(inputs)
-            results = jax.tree.leaves(function(*inputs[place]))
-            inputs = lax.optimization_barrier(
-                [*inputs[:place], _fed_back(inputs[place], results), *inputs[place + 1 :]]
-            )
-        return inputs
-
-    return run
+def copy_seconds(size: int) -> Timing:
+    """Of reading so many bytes and writing as many."""
+    return device_seconds(jnp.negative, lambda seed: (jnp.full(-(-size // 4), seed, jnp.float32),))
 
 
-def _fed_back(arguments: Sequence[jax.Array], results: list[jax.Array]) -> list[jax.Array]:
-    """The arguments, each result in the place of one of its shape and format: gradients first, then the result."""
-    fed, free = list(arguments), list(range(len(arguments)))
-    for result in reversed(results):
-        alike = [i for i in free if (fed[i].shape, fed[i].dtype) == (result.shape, result.dtype)]
-        if alike:
-            fed[alike[0]] = result
-            free.remove(alike[0])
-    if len(free) == len(arguments):
-        raise ValueError("no result has the shape and format of an argument: it would not be computed")
-    return fed
+def _kernel_seconds(function: Callable[..., Any], inputs: Sequence[tuple]) -> float | None:
+    """By CUPTI; None where it does not work, or another tool has it."""
+    try:
+        from jax._src.lib import mosaic_gpu  # what jax.experimental.mosaic.gpu.profiler calls, on one input alone
+
+        counter = mosaic_gpu._mosaic_gpu_ext  # pyright: ignore[reportPrivateImportUsage]
+        counter._cupti_init()
+    except (ImportError, AttributeError, RuntimeError):
+        return None
+    calls = max(ROUNDS, len(inputs))
+    _call(function, inputs, calls)
+    try:
+        kernels = [milliseconds for _, milliseconds in counter._cupti_get_timings(True)]
+    except RuntimeError:
+        return None
+    a_call, rest = divmod(len(kernels), calls)
+    if rest or not a_call:
+        return None
+    return statistics.median(sum(kernels[i * a_call : (i + 1) * a_call]) for i in range(calls)) / 1000
 
 
-def _seconds(run: Callable[[list], Any], inputs: list) -> float:
+def _wall_seconds(function: Callable[..., Any], inputs: Sequence[tuple]) -> float:
+    """Of so many calls at once that waiting for the last one is little beside them."""
+    once = _call(function, inputs, len(inputs)) / len(inputs)
+    calls = min(MOST_CALLS, max(len(inputs), math.ceil(BLOCK_SECONDS / once)))
+    return statistics.median(_call(function, inputs, calls) for _ in range(ROUNDS)) / calls
+
+
+def _call(function: Callable[..., Any], inputs: Sequence[tuple], calls: int) -> float:
+    """Seconds of so many calls, the inputs in turn."""
     start = time.perf_counter()
-    jax.block_until_ready(run(inputs))
+    jax.block_until_ready([function(*inputs[i % len(inputs)]) for i in range(calls)])
     return time.perf_counter() - start

@@ -1,11 +1,14 @@
 """PyTorch's contestants of `bench.py kernels`: compiled LayerNorm and softmax, SDPA, FlexAttention.
 
-Runs in the peers' environment, or wherever torch is (`benchmarks.peers.Peer`). On a GPU times are of CUDA events.
+Runs in the peers' environment, or wherever torch is (`benchmarks.peers.Peer`). On a GPU applications are captured in a
+CUDA graph, so that no time is Python's; its replays are timed by CUDA's events.
 """
 
 # pyright: reportMissingImports=false
 
 import json
+import math
+import os
 import statistics
 import sys
 import time
@@ -14,31 +17,34 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-ROTATED_BYTES, MOST_INPUTS, ROUNDS = 2**28, 8, 7  # as `benchmarks.kernels.timing`
+ROTATED_BYTES, MOST_INPUTS, ROUNDS, BLOCK_SECONDS = 2**28, 8, 7, 0.01  # as `benchmarks.kernels.timing`
 
 
 def main() -> None:
-    """Answers requests, lines of JSON, until the input ends."""
+    """Answers requests, lines of JSON, until the input ends; what fails is a reply, as in `kernels.worker`."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no reply
     for line in sys.stdin:
         request = json.loads(line)
         request.pop("command")
-        print(json.dumps({"rows": rows(**request)}), flush=True)
-
-
-def rows(operation: str, shape: str, format: str, direction: str, sizes: dict, platform: str, **_) -> list[dict]:
-    """One row a contestant: its seconds, or why there are none."""
-    if platform == "gpu" and not torch.cuda.is_available():
-        return [{"contestant": "torch", "skipped": "this PyTorch sees no GPU: install one built for CUDA"}]
-    device = "cuda" if platform == "gpu" else "cpu"
-    results = []
-    for name, make in CONTESTANTS[operation].items():
         try:
-            draw, function = make(SimpleNamespace(**sizes), getattr(torch, format), device)
-            results.append({"contestant": name, "seconds": _device_seconds(draw, function, direction, device)})
-        except (RuntimeError, NotImplementedError) as error:  # out of memory among them
-            results.append({"contestant": name, "skipped": " ".join(str(error).split())[:200]})
-            torch.cuda.empty_cache()
-    return results
+            reply = measure(**request)
+        except Exception as error:
+            reply = {"skipped": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300], "broken": True}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+def measure(
+    contestant: str, operation: str, format: str, direction: str, sizes: dict, platform: str, **_: str
+) -> dict[str, object]:
+    """The time of one contestant in one case."""
+    if platform == "gpu" and not torch.cuda.is_available():
+        return {"skipped": "this PyTorch sees no GPU: install one built for CUDA"}
+    torch._dynamo.reset()  # else the limit of compilations leaves later shapes to the interpreter
+    device = "cuda" if platform == "gpu" else "cpu"
+    make = CONTESTANTS[operation][contestant]
+    draw, function = make(SimpleNamespace(**sizes), getattr(torch, format), device)
+    return _device_seconds(draw, function, direction, device)
 
 
 def _layer_norm(sizes, dtype, device):
@@ -122,7 +128,7 @@ CONTESTANTS = {
 }
 
 
-def _device_seconds(draw, function, direction: str, device: str) -> float:
+def _device_seconds(draw, function, direction: str, device: str) -> dict[str, object]:
     """The median time of one application, of different inputs in turn."""
     first = draw()
     size = sum(a.nbytes for a in first)
@@ -133,31 +139,48 @@ def _device_seconds(draw, function, direction: str, device: str) -> float:
         for a in arguments:
             a.requires_grad_(backward and a.is_floating_point())
 
-    def apply(arguments):
-        result = function(*arguments)
-        if backward:
-            torch.autograd.grad(result, [a for a in arguments if a.requires_grad], cotangent)
+    def apply() -> None:
+        for arguments in inputs:
+            result = function(*arguments)
+            if backward:
+                torch.autograd.grad(result, [a for a in arguments if a.requires_grad], cotangent)
 
     with torch.set_grad_enabled(backward):
-        for arguments in inputs:  # compiles
-            apply(arguments)
-        return statistics.median(_round(apply, inputs, device) for _ in range(ROUNDS))
+        run, clock = (apply, "wall") if device == "cpu" else (_captured(apply), "cuda graph")
+        run()  # compiles
+        times = max(1, math.ceil(BLOCK_SECONDS / _seconds(run, 1, device)))
+        seconds = statistics.median(_seconds(run, times, device) for _ in range(ROUNDS)) / times / len(inputs)
+    return {"seconds": seconds, "clock": clock, "cached": len(inputs) * size < ROTATED_BYTES}
 
 
-def _round(apply, inputs, device: str) -> float:
+def _captured(apply):
+    """The same as one launch."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # as PyTorch wants it before a capture
+        for _ in range(3):
+            apply()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        apply()
+    return graph.replay
+
+
+def _seconds(run, times: int, device: str) -> float:
     if device == "cpu":
         start = time.perf_counter()
-        for arguments in inputs:
-            apply(arguments)
-        return (time.perf_counter() - start) / len(inputs)
+        for _ in range(times):
+            run()
+        return time.perf_counter() - start
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
-    for arguments in inputs:
-        apply(arguments)
+    for _ in range(times):
+        run()
     end.record()
     torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1000 / len(inputs)
+    return start.elapsed_time(end) / 1000
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ the number of shards, not with that of utterances.
 import bisect
 import dataclasses
 import functools
+import importlib
 import io
 import itertools
 import json
@@ -133,12 +134,11 @@ def _open(shard: pathlib.Path, num_records: int) -> Any:
 def _array_record() -> Any:
     """The library, imported when it is used: Windows has none, and does without prepared corpora."""
     try:
-        from array_record.python import array_record_module
+        return importlib.import_module("array_record.python.array_record_module")
     except ImportError:
         raise DataError(
             "prepared corpora need the package array_record, which has no wheel for Windows: name a manifest"
         ) from None
-    return array_record_module
 
 
 _REMEDY = "run the command that prepared the corpus again, it makes the shards anew that are not there"

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from conformer import system
@@ -109,7 +109,7 @@ def stored(folder: pathlib.Path) -> dict[str, Any]:
     return settings
 
 
-def search_beside(folder: pathlib.Path, given: Mapping[str, Any]) -> Search:
+def search_beside(folder: pathlib.Path, given: dict[str, Any]) -> Search:
     """Returns the settings `given` by field; what they leave out is as `stored` in a model's folder.
 
     With `beam_size=0` the search is greedy, whatever is stored. Raises SearchError or DecodeError.

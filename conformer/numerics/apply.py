@@ -100,7 +100,7 @@ def _emulate(model: nnx.Module, policy: Policy) -> None:
         elif isinstance(module, ConformerCTC) and policy.stabilised_softmax:
             module.log_softmax = emulate(functools.partial(log_softmax, tables=tables), arithmetic(policy))
         elif isinstance(module, nnx.MultiHeadAttention):
-            module.attention_fn = _attention_fn(module.attention_fn, row_softmax)
+            module.attention_fn = attention_fn(module.attention_fn, row_softmax)
         object.__setattr__(module, "__class__", _emulated_class(type(module), policy))
 
 
@@ -109,7 +109,7 @@ def _stabilise(_: str, child: Any, *, policy: Policy) -> Any:
     return Norm(child, norm_numerics(policy)) if norm else child
 
 
-def _attention_fn(own: Callable, row_softmax: Softmax) -> Callable:
+def attention_fn(own: Callable, row_softmax: Softmax) -> Callable:
     if own is nnx.dot_product_attention:
         return functools.partial(attention, softmax=row_softmax)
     if isinstance(own, functools.partial) and own.func is nnx.dot_product_attention_with_rope:
