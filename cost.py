@@ -1,4 +1,4 @@
-"""What a model costs on a device, counted and predicted from its configuration; nothing is run.
+"""Counts and predicts what a model costs on a device, from its configuration alone: nothing is run.
 
   python cost.py --config=configs/words.py
   python cost.py --config=configs/paper.py:vanilla --compare=configs/paper.py:small,configs/words.py --device=phone
@@ -7,9 +7,9 @@
   python cost.py --config=configs/librispeech.py:large --device=h200 --training=8,64,256
 
 Prints multiply-accumulates, bytes, time and energy by module, and what bounds each; with --compare, configurations side
-by side. With --waterfall, the savings one after the other, from a vanilla front end in float32. With --training, a step
-on so many devices in place of all that: time, memory and the audio it asks for. `conformer/cost` holds the devices'
-figures and their sources; docs/execution.md says how far predictions are from measurements.
+by side. --waterfall draws the savings one after the other, from a vanilla front end in float32. With --training, prints
+only the cost of a training step on that many devices: time, memory and the audio that it needs. `conformer/cost` holds
+the devices' figures and their sources; docs/execution.md says how far predictions are from measurements.
 """
 
 import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
@@ -85,7 +85,7 @@ def training() -> str:
 
 
 def workload(config: Config) -> Workload:
-    """What the flags ask for."""
+    """Returns the workload that the flags ask for: a whole utterance, or a chunk of a stream."""
     if SECONDS.value:
         return Workload.utterance(config, SECONDS.value, BATCH_SIZE.value)
     return Workload.chunk(config, CHUNK_SIZE.value, NUM_LEFT_CHUNKS.value, BATCH_SIZE.value)

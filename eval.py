@@ -210,7 +210,7 @@ def progress[T](things: Iterable[T], total: int) -> Iterable[T]:
 
 
 def detail(heard: Heard, confidence: Confidence, tokenizer: Tokenizer, frame_seconds: float) -> dict[str, Any]:
-    """What the errors file says of an utterance beside its errors."""
+    """Returns what the errors file holds of an utterance beside its errors."""
     return {
         "confidences": confidence.of(heard.evidence).round(4).tolist(),
         "tokens": [[tokenizer.symbols[token.id], round(token.frame * frame_seconds, 3)] for token in heard.tokens],
@@ -219,7 +219,7 @@ def detail(heard: Heard, confidence: Confidence, tokenizer: Tokenizer, frame_sec
 
 
 def read_chunk_sizes() -> list[int]:
-    """What --chunk-size holds. Raises ValueError for anything but whole numbers."""
+    """Returns the numbers in --chunk-size. Raises ValueError for anything but whole numbers of at least 1."""
     if not CHUNK_SIZE.value or not all(size.strip().isdigit() and int(size) > 0 for size in CHUNK_SIZE.value):
         raise ValueError(
             f"--chunk-size={','.join(CHUNK_SIZE.value)} must hold whole numbers of at least 1, as in 8,16,32"

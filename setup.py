@@ -1,4 +1,4 @@
-"""Where the packages of the wheel lie; pyproject.toml has all the rest.
+"""Lists the packages of the wheel and their folders; pyproject.toml holds all the rest.
 
 A wheel adds two names to an environment, `conformer` and `kernels`. The scripts and the shipped models lie inside
 `conformer` there: a module called `eval` or `train` at the top level would hide those of other packages.
@@ -20,7 +20,7 @@ class BuildPy(build_py):
     """Leaves out the scripts that a wheel cannot run."""
 
     def find_package_modules(self, package: str, package_dir: str) -> list:
-        """As setuptools: (package, module, file) of each module."""
+        """Returns (package, module, file) of each module of a package, less the scripts that a wheel cannot run."""
         modules = super().find_package_modules(package, package_dir)
         return [found for found in modules if package != SCRIPTS or found[1] not in ONLY_HERE]
 

@@ -49,7 +49,7 @@ def main(_) -> None:
 
 
 def run(workdir: pathlib.Path) -> dict[str, str]:
-    """What the flags ask for; why trials failed, by name."""
+    """Runs the trials that the flags ask for. Returns why trials failed, by name."""
     sweep = load_sweep(SWEEP.value)
     trials = sweep.select(TRIAL.value) if TRIAL.value else sweep.trials
     if COMMANDS.value:

@@ -1,1 +1,1 @@
-"""What `bench.py` measures: this project beside its peers, in one run on one machine."""
+"""The measurements of `bench.py`: this project beside its peers, in one run on one machine."""

@@ -1,4 +1,4 @@
-"""What it saves to read weights less often or in fewer bytes: a stream reads all of them for every chunk.
+"""Measures the time saved by reading weights less often or in fewer bytes: a stream reads all of them for every chunk.
 
 Each row changes one thing about one float32 stream of chunks of 16 frames, the last one several.
 """

@@ -67,7 +67,7 @@ class Page:
 
     @property
     def version(self) -> str:
-        """Of the browser, such as Chrome/150.0.1.2."""
+        """The name and version of the browser, such as Chrome/150.0.1.2."""
         return self._send("Browser.getVersion")["product"].removeprefix("Headless")
 
     @property

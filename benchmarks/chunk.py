@@ -27,7 +27,7 @@ def benchmark_config() -> Config:
 
 
 def model_config(width: int, *, num_layers: int, vocab_size: int) -> ModelConfig:
-    """Of the usual proportions."""
+    """Returns the configuration of a model of the usual proportions, `width` channels wide."""
     return ModelConfig(
         subsampling="depthwise_separable",
         subsampling_factor=4,

@@ -1,8 +1,8 @@
-"""Operations that move data and compute nothing, counted: transposes, reshapes, copies, gathers.
+"""Counts the operations that move data and compute nothing: transposes, reshapes, copies, gathers.
 
-Of one chunk of a stream: the graph that is handed to a compiler and what XLA's CPU backend makes of it, in each layout,
-and the graph that is exported to ONNX. Operations on parameters alone do not count: a device does them once, when it
-loads the model.
+They are counted for one chunk of a stream: in the graph that is handed to a compiler and in XLA's program for the CPU,
+both in each layout, and in the graph that is exported to ONNX. Operations on parameters alone do not count: a device
+does them once, when it loads the model.
 """
 
 import collections
@@ -59,7 +59,7 @@ def table(result: dict) -> str:
 
 
 def graph_copies(config: Config) -> Counts:
-    """Of the traced step: what every compiler is given."""
+    """Counts the copies in the traced step, which every compiler is given."""
     step, state, inputs = _step(config)
     closed = jax.make_jaxpr(step)(state, *inputs)
     parameters = len(jax.tree.leaves(state))
@@ -118,7 +118,7 @@ _INSTRUCTION = re.compile(r"= (\w+?)(\d+)\[([\d,]*)\]\S* (transpose|copy|reshape
 
 
 def compiled_copies(config: Config) -> Counts:
-    """Of what XLA's CPU backend runs. It convolves channels last only, and transposes around each convolution."""
+    """Counts the copies in what XLA's CPU backend runs. It convolves channels last only, and transposes for it."""
     step, state, inputs = _step(config)
     text = jax.jit(step).lower(state, *inputs).compile().as_text() or ""
     return _count(
@@ -145,7 +145,7 @@ _OPERATORS = {
 
 
 def onnx_copies(config: Config) -> Counts:
-    """Of the step that `conformer.export` writes, after ONNX Runtime has folded what follows from constants.
+    """Counts the copies in the step that `conformer.export` writes, after ONNX Runtime has folded the constants.
 
     Raises ExportError where a package is missing.
     """

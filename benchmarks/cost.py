@@ -196,7 +196,7 @@ def _chain(operation: Callable[[jax.Array], jax.Array], x: jax.Array, length: in
 
 
 def _call_seconds() -> float:
-    """Of a call with as many arrays as a model of 5 blocks has, most of them read by nothing."""
+    """Measures the seconds of a call with as many arrays as a model of 5 blocks has, of which few are read."""
     weights = [jnp.ones(8) for _ in range(150)]
     state = [jnp.ones((1, 8, 8)) for _ in range(10)]
 

@@ -122,7 +122,7 @@ def read(folder: str, kind: str) -> dict:
 
 
 def open_many_shards(folder: str) -> dict:
-    """What comes before the first read from a corpus of 200,000 hours, whose summary is made up."""
+    """Measures the opening of a corpus of 200,000 hours, whose summary is made up: seconds and peak memory."""
     shard = {"split": "train", "utterances": 6_000, "seconds": 72e3, "bytes": 1, "sha256": "0" * 64}
     shards = [
         shard | {"name": f"train-{i:05}", "steps": [[i // 50, 3_000, 36e3], [i // 50 + 1, 3_000, 36e3]]}

@@ -1,4 +1,4 @@
-"""What each step from greedy decoding to an open lexicon saves in words, and the learning curve of the run."""
+"""Measures the word errors saved by each step from greedy decoding to an open lexicon, and reads the learning curve."""
 
 import dataclasses
 import pathlib

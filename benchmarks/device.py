@@ -1,7 +1,7 @@
-"""What a second of audio costs examples/device/recognise.c, a program in C: instructions, and the memory it needs.
+"""Measures examples/device/recognise.c, a program in C: instructions for a second of audio, and memory.
 
-Instructions are those that valgrind counts (its processor has AVX2), of 20 s of noise less those of 10 s: what it takes
-to start is in neither. Memory is the most that was resident, the file of ONNX Runtime's library with it.
+Instructions are counted by valgrind (its processor has AVX2): those for 20 s of noise less those for 10 s, so that the
+start does not count. Memory is the largest resident size, with the file of ONNX Runtime's library.
 """
 
 import os

@@ -1,9 +1,9 @@
-"""What numerics policies change in the log-probabilities of models, imported ones beside our own.
+"""Measures what numerics policies change in the log-probabilities of models, imported ones beside our own.
 
 An imported checkpoint may have random weights: then log-probabilities alone can be compared, and no error rate. Each
 policy runs in both layouts; the device without stabilisers meets a residual stream 1024 times as large.
-What a norm and a softmax as defined would have to hold there is measured in float32: where it exceeds the format, the
-device without stabilisers must fail (docs/numerics.md).
+The largest values inside a norm and a softmax, computed as defined, are measured in float32: where they exceed the
+format, the device without stabilisers must fail (docs/numerics.md).
 """
 
 import concurrent.futures
@@ -93,7 +93,7 @@ def inputs(config: Config, model: ConformerCTC) -> np.ndarray:
 
 
 def log_probs(config: Config, model: ConformerCTC, features: np.ndarray) -> np.ndarray:
-    """Of one whole utterance, under the first mask of chunks that the model knows."""
+    """Computes the log-probabilities of one whole utterance, under the first mask of chunks that the model knows."""
     chunk_size, left = config.train.chunk_sizes[0], config.train.num_left_chunks[0]
     graphdef, state = nnx.split(model)
 

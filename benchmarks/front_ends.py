@@ -1,6 +1,6 @@
-"""What a front end costs a processor: a training step, and a second of a stream, before the same encoder.
+"""Measures what a front end costs a processor: a training step, and a second of a stream, before the same encoder.
 
-Multiply-accumulates do not say: depthwise convolutions have few of them, and move as many bytes as others.
+Counts of multiply-accumulates do not tell: depthwise convolutions have few, but move as many bytes as others.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""What the measurements have in common: contestants in turn, a stopwatch, a table."""
+"""The parts that all measurements share: contestants in turn, a stopwatch, a table."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,24 +9,24 @@ BUSY = 0.5  # load average above which times are doubted
 
 
 def in_turn[Result](contestants: Mapping[str, Callable[[], Result]], rounds: int) -> dict[str, list[Result]]:
-    """What each contestant returns, round by round."""
+    """Runs the contestants in turn. Returns what each of them returned, round by round."""
     results: dict[str, list[Result]] = {name: [] for name in contestants}
     for turn in range(rounds):
-        # Back and forth, so that a machine that slows down or speeds up favours nobody.
+        # The order turns around each time, so that a machine that slows down or speeds up favours nobody.
         for name in list(contestants)[:: 1 if turn % 2 == 0 else -1]:
             results[name].append(contestants[name]())
     return results
 
 
 def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Of one call, until the arrays that it returns are there."""
+    """Measures the seconds of one call, until the arrays that it returns are there."""
     start = clock()
     jax.block_until_ready(run())
     return clock() - start
 
 
 def core_seconds(run: Callable[[], object], repeats: int) -> list[float]:
-    """Of processor time, call by call after one that is not counted: on one core, the wall's less what others took."""
+    """Measures the processor seconds of each call, which other work hardly changes; a first call is not counted."""
     run()
     return [seconds(run, time.process_time) for _ in range(repeats)]
 
@@ -42,5 +42,5 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def mebibytes(size: float | None) -> str:
-    """Of memory, "unknown" where the kernel does not say."""
+    """Formats a size of memory in MiB: "unknown" where the kernel does not say."""
     return "unknown" if size is None else f"{size:.0f} MiB"

@@ -1,4 +1,4 @@
-"""What the cores of this process can do: the rates that bound a chunk's time."""
+"""Measures the rates of this process's cores, which bound the time of a chunk."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What Arm's compiler Vela makes of exports for microcontrollers: operators, memory and predicted time on Ethos-U.
+"""Compiles exports for microcontrollers with Arm's Vela: operators, memory and predicted time on Ethos-U.
 
 Two models: the one that is shipped, and one three times as large, for memory alone: its weights are random, its ranges
 those of the check's synthetic sound. Vela predicts times by its model of the NPU; nothing runs on one.
@@ -84,7 +84,7 @@ def find_vela() -> str:
 
 
 def compile_for(vela: str, path: pathlib.Path, npu: str) -> dict[str, Any]:
-    """What Vela reports of a flatbuffer: operators after its own rewriting, those on the processor, memory, time.
+    """Returns Vela's report on a flatbuffer: operators after its own rewriting, those on the processor, memory, time.
 
     The time is that of the NPU for a chunk of audio. Raises VelaError where it refuses the file.
     """

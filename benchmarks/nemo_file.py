@@ -23,7 +23,7 @@ LETTERS = "etaoinshrdlu"
 
 
 class Sizes(NamedTuple):
-    """Of the model; the defaults are those of `stt_en_fastconformer_hybrid_large_streaming_multi`."""
+    """The sizes of the model; the defaults are those of `stt_en_fastconformer_hybrid_large_streaming_multi`."""
 
     dim: int = 512
     layers: int = 17
@@ -79,7 +79,7 @@ def _settings(sizes: Sizes) -> dict[str, Any]:
 
 
 def _shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Of all tensors that recognition by CTC needs."""
+    """Returns the shapes of all tensors that recognition by CTC needs, by name."""
     dim, channels, shapes = sizes.dim, sizes.channels, {}
 
     def add(name: str, *shape: int) -> None:

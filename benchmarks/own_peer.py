@@ -21,7 +21,7 @@ from conformer.streaming.engine import Engine
 
 
 def artefact_path(folder: str | pathlib.Path, format: str, numerics: str) -> pathlib.Path:
-    """Where an artefact lies."""
+    """Returns the path of an artefact."""
     return pathlib.Path(folder, artefact_name(format, numerics) + FORMATS[format].suffix)
 
 

@@ -19,7 +19,7 @@ def draw(name: str, result: dict, folder: str) -> None:
 
 
 def failures(result: dict) -> str:
-    """Of every width and both treatments of subnormals together; then of Gaussian rows, by their largest element."""
+    """Draws the rows that fail: over all widths and both treatments of subnormals, then by the largest element."""
     cells = [cell for cell in result["widths"] if cell["order"] == "tree"]
     names, shapes = (list(dict.fromkeys(cell[key] for cell in cells)) for key in ("pre_normaliser", "distribution"))
     share = {
@@ -38,7 +38,7 @@ def failures(result: dict) -> str:
 
 
 def errors(result: dict) -> str:
-    """Of the worst distribution: by pre-normaliser, subnormals flushed; by order of the sums. Then the spread."""
+    """Draws the errors of the worst distribution, by pre-normaliser and by order of the sums; then the spread."""
     cells = result["widths"]
     flushed = _where(cells, order="tree", flush_to_zero=True)
     best = ("MAD, optimal", "max, optimal", "geometric", "geometric, power of two")

@@ -43,7 +43,7 @@ RAMP_SECONDS = 5.0  # in which streams begin
 
 @dataclasses.dataclass
 class Heard:
-    """What the clients of a case have seen."""
+    """The observations of the clients of a case."""
 
     lags: list[float] = dataclasses.field(default_factory=list)  # seconds, of each text
     ends: list[float] = dataclasses.field(default_factory=list)  # seconds from Done to Done!
@@ -191,13 +191,13 @@ async def refused(address: str, heard: Heard) -> None:
 
 
 def processor_seconds(process: int) -> float:
-    """What a process has used so far."""
+    """Reads the processor seconds that a process has used so far."""
     fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory_mib(process: int) -> float:
-    """What a process holds now."""
+    """Reads the resident memory of a process, in MiB."""
     return int(re.findall(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{process}/status").read_text())[0]) / 1024
 
 

@@ -1,8 +1,8 @@
-"""How far the times of words are from where they were spoken, as a stream hears them.
+"""Measures the errors of the times that a stream gives to words.
 
-In strings that a recipe joins of clips, the borders of words are known. In other strings of the same kind the pauses
-hold nothing but white noise: they are found by that, and checked against the known ones. The clips were cut to the
-speech by their energy when the pack was made: a border is where that cut was.
+A recipe joins clips to strings of words: there the borders of words are known. In other strings of the same kind, the
+pauses hold only white noise and are found by it; the method is checked on the known ones. The clips were cut to the
+speech by their energy when the pack was made: a border is the place of such a cut.
 """
 
 import pathlib
@@ -27,7 +27,7 @@ Borders = list[tuple[float, float]]
 
 
 class TimesError(ValueError):
-    """Data that says nothing of times; the message says what does."""
+    """Data without known times; the message says which data has them."""
 
 
 def run(workdir: str | pathlib.Path, source: str | pathlib.Path) -> dict:
@@ -52,7 +52,7 @@ def run(workdir: str | pathlib.Path, source: str | pathlib.Path) -> dict:
 
 
 def borders_of(recipe: Recipe) -> Borders:
-    """When each clip of a recipe begins and ends, in seconds."""
+    """Returns the start and the end of each clip of a recipe, in seconds."""
     position, borders = recipe.lead, []
     for name, gap in recipe.segments:
         first = position + gap

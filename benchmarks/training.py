@@ -132,7 +132,7 @@ def measure(config: Config, batch: Batch, steps: int) -> dict:
 
 
 def features_of(config: Config, batch: Batch) -> dict[str, np.ndarray]:
-    """What the twin computes on: log-mel features, their lengths in frames, and the labels."""
+    """Returns the inputs of the twin: log-mel features, their lengths in frames, and the labels."""
     features, lengths = jax.device_get(jax.jit(lambda *audio: log_mel(config.features, *audio))(*batch[:2]))
     return {"features": features, "lengths": lengths, "labels": batch.labels, "label_lengths": batch.label_lengths}
 

@@ -31,7 +31,7 @@ CJK = 0x4E00  # where as many characters stand in a row as the vocabulary needs
 
 
 class Transcription(NamedTuple):
-    """What one run of the command took."""
+    """The time and memory of one run of the command."""
 
     first_text: float  # seconds from the start of the process to its first line
     total: float  # seconds until it ended

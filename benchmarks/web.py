@@ -78,7 +78,7 @@ def run(source: str | None) -> dict[str, Any]:
 
 
 def recordings(source: str | None = None, count: int = FILES) -> list[Float[np.ndarray, " samples"]]:
-    """So many of the test split, from all of it."""
+    """Returns `count` recordings, spread evenly over the test split."""
     test = [utterance for utterance in load_manifest(pathlib.Path(source or SOURCE)) if utterance.split == "test"]
     return [utterance.samples(RATE) for utterance in test[:: max(len(test) // count, 1)][:count]]
 
@@ -144,7 +144,7 @@ def page_builder() -> Any:
 
 
 def by_python(artefact: pathlib.Path, samples: Sequence[Float[np.ndarray, " samples"]]) -> list[dict[str, Any]]:
-    """What transcribe.py records of each recording."""
+    """Returns what transcribe.py writes about each recording."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [_write(pathlib.Path(folder, f"{index}.wav"), row, exact=True) for index, row in enumerate(samples)]
         results = pathlib.Path(folder, "results.json")
@@ -154,7 +154,7 @@ def by_python(artefact: pathlib.Path, samples: Sequence[Float[np.ndarray, " samp
 
 
 def by_file(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samples"]]) -> dict[str, Any]:
-    """What the page shows of each recording, chosen as a file."""
+    """Returns what the page shows for recordings that are chosen as files."""
     with tempfile.TemporaryDirectory() as folder, _opened(page) as view:
         rows, before = [], view.processor_seconds
         for row in samples:
@@ -166,7 +166,7 @@ def by_file(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samples"]]
 
 
 def by_microphone(page: pathlib.Path, samples: Sequence[Float[np.ndarray, " samples"]]) -> dict[str, Any]:
-    """What the page shows of each recording, played to its microphone after a second of silence, and what it heard."""
+    """Returns what the page shows for recordings played to its microphone after 1 s of silence, and what it heard."""
     with tempfile.TemporaryDirectory() as folder:
         heard = pathlib.Path(folder, "microphone.wav")
         with _opened(page, *_fake_microphone(heard)) as view:

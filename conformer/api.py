@@ -40,7 +40,7 @@ class LoadError(ValueError):
 
 
 class Transcription(NamedTuple):
-    """What was recognised in a recording."""
+    """The result for a recording: its text, its segments and its length."""
 
     text: str
     segments: tuple[Segment, ...]  # each with its text, words, times in seconds and confidence
@@ -212,13 +212,16 @@ class Model:
         return StreamPool(Slots(self._stepper, size), self._tokenizer)
 
     def warm_up(self) -> None:
-        """Takes what a first step costs more than others, such as compilation, ahead of the first audio."""
+        """Runs a first step ahead of the first audio: it takes longer than others, for compilation."""
         if not self._warm:
             self._stepper.warm_up()
             self._warm = True
 
     def _source(self, recording: Any, sample_rate: int | None, where: str) -> tuple[Iterator[np.ndarray], int]:
-        """The blocks of a recording and their rate. What is wrong with it is told here, if it can be told so soon."""
+        """Returns the blocks of a recording and their rate, in Hz.
+
+        Raises AudioError for what is known to be wrong before any of it is recognised.
+        """
         if isinstance(recording, str | os.PathLike):
             if not os.path.exists(recording) or os.path.isfile(recording):
                 audio_seconds(recording)  # raises AudioError for what is no audio
@@ -329,10 +332,10 @@ def _load_workdir(
 
 
 def _is_artefact(path: pathlib.Path) -> bool:
-    """Whether a path is a file that export.py wrote; that of Core ML is a folder with a suffix."""
+    """Returns whether a path is an artefact of export.py: a file or, for Core ML, a folder with its suffix."""
     return path.is_file() or (path.is_dir() and path.suffix == FORMATS["coreml"].suffix)
 
 
 def _is_recording(item: Any) -> bool:
-    """Whether an item of a list is a recording, not a sample."""
+    """Returns whether an item of a list is a recording, not a sample."""
     return isinstance(item, str | os.PathLike | list | tuple) or getattr(item, "ndim", 0) > 0

@@ -60,7 +60,7 @@ def read_audio(
 def read_stream(
     file: Stream, name: str, sample_rate: int, block_seconds: float
 ) -> Iterator[Float[np.ndarray, " samples"]]:
-    """As `read_audio`, from a stream that cannot go back, such as a pipe. Errors call it by its `name`.
+    """Reads audio as `read_audio` does, from a stream that cannot go back, such as a pipe. Errors give its `name`.
 
     WAV of plain samples is read while it is written; any other container is copied to a temporary file first.
     """
@@ -186,7 +186,7 @@ def _is_regular(file: BinaryIO) -> bool:
 
 @contextlib.contextmanager
 def _reporting(name: str) -> Iterator[None]:
-    """Makes of what can go wrong inside an AudioError."""
+    """Turns the errors of files and decoders that occur inside into AudioError."""
     try:
         yield
     except ContainerError as error:

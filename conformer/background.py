@@ -68,7 +68,7 @@ def notes(num_samples: int, sample_rate: int, rng: np.random.Generator) -> Sound
 
 
 def root_mean_square(sound: Sound) -> float:
-    """Of all samples; 0 for none."""
+    """Computes the root of the mean square of all samples; 0 where there are none."""
     return float(np.sqrt(np.mean(np.square(sound)))) if len(sound) else 0.0
 
 

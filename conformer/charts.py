@@ -153,7 +153,7 @@ def together(charts: Sequence[str], title: str) -> str:
 
 
 class _Scale(NamedTuple):
-    """From values to places between `start` and `end`."""
+    """The scale of an axis: maps values to places between `start` and `end`."""
 
     ticks: list[float]
     start: float
@@ -162,7 +162,7 @@ class _Scale(NamedTuple):
 
     @classmethod
     def over(cls, values: Sequence[float], start: float, end: float, log: bool = False) -> "_Scale":
-        """Linear ones begin at 0."""
+        """Returns a scale for these values; a linear one begins at 0."""
         ticks = _powers(min(values), max(values)) if log else _ticks(0.0, max(values))
         return cls(ticks, start, end, log)
 

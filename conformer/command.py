@@ -1,4 +1,4 @@
-"""What all commands have in common: `--config` and its overrides, help that fits a screen, ends of one line."""
+"""The parts that all commands share: `--config` and its overrides, help that fits a screen, errors of one line."""
 
 import ast
 import dataclasses
@@ -24,7 +24,7 @@ _FIELD = re.compile(r"^    (\w+): .*?  # (.*)$", re.MULTILINE)
 
 
 class ConfigFlag:
-    """What `--config=FILE` names, with every `--config.KEY=VALUE`; filled in by `parse_flags`."""
+    """The file of `--config` and its configuration, overridden by every `--config.KEY=VALUE`; set by `parse_flags`."""
 
     name: str  # FILE
     value: Config
@@ -72,7 +72,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def help_text(script: str) -> str:
-    """What a command does, examples, and a line a flag: the first two of its module's text, then the flags."""
+    """Returns a command's help: the summary and the examples of its module's docstring, then its flags, one by one."""
     summary, *rest = (sys.modules["__main__"].__doc__ or "").strip().split("\n\n")
     examples = next((block for block in rest if block.lstrip().startswith("python ")), "")
     lines = [summary, "", *([examples, ""] if examples else [])]
@@ -118,7 +118,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _own_flags(script: str) -> list[flags.Flag]:
-    """The flags of a command, of its libraries none: in the order of their definition."""
+    """Returns a command's own flags, without those of its libraries, in the order of their definition."""
     modules = flags.FLAGS.flags_by_module_dict()
     return [flag for name, own in modules.items() if name == script or name.startswith(_ROOMS) for flag in own]
 
@@ -128,7 +128,7 @@ def _required(flag: flags.Flag) -> bool:
 
 
 def _value(flag: flags.Flag) -> str:
-    """What follows a flag's name."""
+    """Returns what the help shows behind a flag's name: its choices, or "=" and the kind of its value."""
     if flag.boolean:
         return ""
     if (choices := "|".join(_choices(flag))) and len(choices) <= _SHORT:

@@ -113,7 +113,7 @@ class SyntheticConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where utterances come from and how they are grouped into batches."""
+    """The options of data: where utterances come from, and how they are grouped into batches."""
 
     source: str = "synthetic"  # "synthetic", a JSONL manifest, a pack, LibriSpeech or prepared folder
     also_train: tuple[str, ...] = ()  # further manifests or folders, whose train splits are trained on too
@@ -134,7 +134,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """How transcripts, texts for language models and hot words are spelled (see `conformer/text.py`)."""
+    """The spelling of transcripts, texts for language models and hot words (see `conformer/text.py`)."""
 
     normalise: str = "basic"  # "none", "basic": lower case, "english": no punctuation, numbers as spoken
 
@@ -325,7 +325,7 @@ class Config:
 
     @property
     def not_streaming(self) -> str | None:
-        """Why the model recognises no streams, and the remedy; None where it does."""
+        """The reason why the model cannot recognise streams, and the remedy; None where it can."""
         if not self.model.causal_conv:
             return (
                 "a model with model.causal_conv=False looks ahead and cannot stream: fine-tune it with "

@@ -104,7 +104,7 @@ def _automaton(log_probs, labels):
 
 
 def _active(num_frames, logit_lengths):
-    """Which frames count, as [frames, batch]."""
+    """Returns which frames count, as [frames, batch]."""
     return jnp.arange(num_frames)[:, None] < logit_lengths
 
 

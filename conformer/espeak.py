@@ -1,4 +1,4 @@
-"""espeak-ng, a formant synthesiser, in this process: what it says of a text, and how it pronounces a word."""
+"""espeak-ng, a formant synthesiser, in this process: it speaks texts and gives the pronunciation of words."""
 
 import ctypes
 import dataclasses
@@ -104,6 +104,6 @@ class Espeak:
 
 @functools.cache
 def pronouncer() -> Espeak:
-    """The one that pronounces words in this process. Raises EspeakError."""
+    """Returns the copy of espeak-ng that pronounces words in this process. Raises EspeakError."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a loaded library
         return Espeak(folder)

@@ -50,14 +50,14 @@ def num_frames(config: FeatureConfig, num_samples: Any) -> Any:
 
 
 def scale_of(config: FeatureConfig) -> float:
-    """What samples in [-1, 1) are multiplied by: Kaldi's are int16 values."""
+    """Returns the factor that samples in [-1, 1) are multiplied by: Kaldi's filterbank expects int16 values."""
     return 1.0 if config.kind == "nemo" else INT16_SCALE
 
 
 def normalised(features: Any, count: Any, inside: Any) -> Any:
     """(x - mean) / (deviation + 1e-5) of each bin over the `count` frames (..., frames, mel) that are `inside`.
 
-    Of NumPy and JAX arrays.
+    Takes NumPy and JAX arrays.
     """
     mean = (features * inside).sum(-2, keepdims=True) / count
     centred = (features - mean) * inside
@@ -169,7 +169,7 @@ class StreamingLogMel:
 
 
 class Plan(NamedTuple):
-    """What a configuration fixes: geometry in samples, and constants."""
+    """The numbers that follow from a configuration: sizes in samples, and constants."""
 
     window_length: int
     shift: int

@@ -50,7 +50,7 @@ def _name() -> str:
 
 
 def _is_of_command() -> bool:
-    """Not where a script is imported by a test, or by its own worker processes."""
+    """Returns whether a script runs as a command: not imported by a test, nor by its own worker processes."""
     main = getattr(sys.modules["__main__"], "__file__", None)
     return main is not None and os.path.dirname(os.path.abspath(main)) == os.path.dirname(_FOLDER)
 

@@ -1,4 +1,4 @@
-"""How many feature frames go into a front end and how many encoder frames come out. Needs no JAX."""
+"""Counts the feature frames that go into a front end and the encoder frames that come out. Needs no JAX."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ PADDINGS = ("none", "symmetric", "causal")
 
 
 class Lengths:
-    """The arithmetic of a front end.
+    """The numbers of frames that go into a front end and come out.
 
     Encoder frame n depends on the feature frames [n * subsampling_factor - lead, n * subsampling_factor - lead +
     right_context] alone, and a stream needs no state here: it feeds windows that overlap.

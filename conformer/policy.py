@@ -1,4 +1,4 @@
-"""What a numerics policy decides, and the ones that have a name."""
+"""Numerics policies: the formats of the numbers that a model is computed with. Some have a name (POLICIES)."""
 
 import dataclasses
 
@@ -45,12 +45,12 @@ class Policy:
 
     @property
     def emulated(self) -> bool:
-        """Every operation is rounded, rather than the operands of matrix products alone."""
+        """True where every operation is rounded, rather than the operands of matrix products alone."""
         return self.storage != "float32"
 
 
 def _device(name: str, format: str, **options: bool) -> Policy:
-    """Everything in one format, sums by an adder of 16 inputs and an accumulator behind it."""
+    """Returns a policy with everything in one format; an adder of 16 inputs and an accumulator compute its sums."""
     return Policy(name, parameters=format, compute=format, accumulation=format, storage=format, block=16, **options)
 
 

@@ -1,11 +1,11 @@
-"""How words sound, and which words sound so: a pronouncing dictionary.
+"""A pronouncing dictionary: the sounds of a word, and the words that have these sounds.
 
 English spelling says little of its sounds, and a recogniser that has heard a few hours of speech cannot learn both.
 With sounds as units it learns to hear, and a dictionary knows how to spell.
 
 The sounds of a word are characters of the International Phonetic Alphabet. The file `pronunciations.tsv` holds a word
 and its sounds a line, separated by a tab. A word may have several lines. Of words that sound alike, the first is
-written where no language model says which. Words that are not listed are pronounced by the rules of espeak-ng.
+written unless a language model chooses another. Words that are not listed are pronounced by the rules of espeak-ng.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from conformer.text import read_lines
 
 PRONUNCIATIONS_FILE = "pronunciations.tsv"
 
-# How sounds are written of which no word is known; all others as themselves.
+# Letters for sounds that spell no known word; other sounds are written as themselves.
 _LETTERS = str.maketrans(
     {"æ": "a", "ɑ": "o", "ə": "a", "ɛ": "e", "ɜ": "er", "ɪ": "i", "ɔ": "o", "ʊ": "u", "ʌ": "u", "ɹ": "r", "ɡ": "g"}
     | {"ð": "th", "θ": "th", "ŋ": "ng", "ʃ": "sh", "ʒ": "s", "j": "y"}
@@ -41,7 +41,7 @@ class Dictionary:
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Dictionary":
-        """That of the words of texts, the most frequent first, as espeak-ng pronounces them. Raises EspeakError."""
+        """Makes a dictionary of the words of texts, the most frequent first, by espeak-ng. Raises EspeakError."""
         counts = Counter(word for text in texts for word in text.split())
         dictionary = cls()
         dictionary.extend(word for word, _ in counts.most_common())
@@ -109,5 +109,5 @@ Chooser = Callable[[Sequence[Sequence[str]]], list[str]]  # one word of each cho
 
 
 def first_of_each(choices: Sequence[Sequence[str]]) -> list[str]:
-    """What is written where no language model says which."""
+    """Returns the first word of each choice: it is written where there is no language model to choose."""
     return [choice[0] for choice in choices]

@@ -1,4 +1,4 @@
-"""What the record of a measurement states besides its numbers: machine, versions, command, date, commit and models.
+"""The circumstances in the record of a measurement: machine, versions, command, date, commit and models.
 
 Standard library only: the peers' processes import it too.
 """

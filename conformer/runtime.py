@@ -12,7 +12,7 @@ from absl import logging
 
 
 def set_up() -> None:
-    """For JAX: keeps compiled functions on disk between runs, freed memory in the process, and warnings short."""
+    """Sets up JAX: keeps compiled functions on disk between runs, freed memory in the process, and warnings short."""
     import jax  # here: an artefact runs without it
 
     speak_plainly()
@@ -47,7 +47,7 @@ def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _report_unless_orphaned(unraisable: Any) -> None:
-    """Says nothing of file operations that outlive a failed checkpoint: the failure itself is raised, once."""
+    """Hides the errors of file operations that outlive a failed checkpoint: the failure itself is raised, once."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 

@@ -33,7 +33,7 @@ UNSUPPORTED, INVALID, POLICY, BUSY = 1003, 1007, 1008, 1013  # WebSocket close c
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a server takes on."""
+    """The limits of a server, beyond which it refuses or ends streams."""
 
     streams: int = 200  # at a time; others are refused
     load: float = 0.9  # share of the time spent recognising, above which no other stream is begun
@@ -117,7 +117,7 @@ class Server:
 
     @property
     def status(self) -> dict[str, Any]:
-        """What `GET /status` answers."""
+        """The answer to `GET /status`."""
         streams = {"streams": len(self._clients), "limit": self._limits.streams, "refused": self.refused}
         return streams | {"load": round(self._load, 3), "sample_rate": self._rate}
 

@@ -1,4 +1,4 @@
-"""What the operating system is asked for: cores, memory, an end with the parent, files that are whole.
+"""Calls of the operating system: cores, memory, ending with the parent process, writing files whole.
 
 Standard library only: the peers' processes import it too.
 """
@@ -54,9 +54,9 @@ def peak_memory_mib(process: int | str = "self") -> float | None:
 
 
 def die_with(parent: int) -> bool:
-    """Where Linux offers it: `parent` (a process id) takes this process with it when it is killed.
+    """Asks Linux to kill this process when `parent` (a process id) ends; does nothing on other systems.
 
-    False where it is gone already.
+    Returns False if the parent has ended already.
     """
     if sys.platform != "linux":
         return True

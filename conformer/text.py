@@ -80,7 +80,7 @@ def read_lines(
 
 
 def strangers(texts: Iterable[str], alphabet: Collection[str]) -> Counter[str]:
-    """How often each character occurs that is not in an alphabet."""
+    """Counts each character of the texts that is not in the alphabet."""
     counts = Counter()
     for text in texts:
         counts.update(character for character in text if character not in alphabet)

@@ -97,7 +97,7 @@ class Tokenizer(abc.ABC):
         return words
 
     def _join(self, ids: Iterable[int]) -> str:
-        """What ids spell, in the characters of units."""
+        """Returns what ids spell, in the characters of the units. Raises TokenizerError for an id out of range."""
         pieces = []
         for id in ids:
             if not 0 <= id < self.vocab_size:
@@ -170,7 +170,7 @@ class SoundTokenizer(BpeTokenizer):
         self._choose: Chooser = first_of_each
 
     def choosing(self, chooser: Chooser) -> "SoundTokenizer":
-        """One that chooses otherwise among words that sound alike, where this one writes the more frequent."""
+        """Returns a tokenizer in which `chooser` chooses among words that sound alike, not their frequency."""
         other = copy.copy(self)
         other._choose = chooser
         return other
@@ -184,7 +184,7 @@ class SoundTokenizer(BpeTokenizer):
         return self.dictionary.sounds(word)
 
     def write(self, words: list[str]) -> list[str]:
-        """The words that sound so."""
+        """Returns words for sounds, chosen among those that sound alike."""
         return self._choose([self.dictionary.words(sounds) for sounds in words])
 
     def save(self, directory: str | pathlib.Path) -> None:

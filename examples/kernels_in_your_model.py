@@ -31,7 +31,7 @@ class LayerNorm(nnx.LayerNorm):
 
 
 def attention(query, key, value, bias=None, mask=None, **_) -> jax.Array:
-    """Of nnx.MultiHeadAttention(attention_fn=attention): every query sees every key, and nothing is dropped."""
+    """Attention for nnx.MultiHeadAttention(attention_fn=attention): every query sees every key, without dropout."""
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) * query.shape[-1] ** -0.5
     return jnp.einsum("bhqk,bkhd->bqhd", softmax(scores, jnp.ones((), bool)), value)
 
@@ -81,7 +81,7 @@ def language_model(parameters: dict, tokens: jax.Array, norm=rms_norm, attend=ca
 
 
 def random_parameters(seed: int) -> dict[str, jax.Array]:
-    """Of the language model."""
+    """Returns random parameters of the language model, by name."""
     shapes = {
         "embedding": (VOCABULARY, DIM),
         "scale": (DIM,),
@@ -95,7 +95,7 @@ def random_parameters(seed: int) -> dict[str, jax.Array]:
 
 
 def differences() -> dict[str, float]:
-    """Of each model: the largest difference between its logits and those with JAX's functions, over the largest."""
+    """Returns the largest difference of each model's logits from those with JAX's functions, over the largest logit."""
     x = jax.random.normal(jax.random.key(1), (2, PATCHES, DIM))
     tokens = jax.random.randint(jax.random.key(2), (2, 24), 0, VOCABULARY)
     parameters = random_parameters(3)

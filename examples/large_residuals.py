@@ -105,7 +105,7 @@ def relative_error(model: nnx.Module, numerics: str, inputs: jax.Array) -> float
 
 
 def example_inputs() -> dict[type, jax.Array]:
-    """Something to run each model on."""
+    """Returns an input for each model."""
     return {
         LanguageModel: jax.random.randint(jax.random.key(0), (2, 24), 0, 100),
         VisionTransformer: jax.random.normal(jax.random.key(1), (2, 32, 32, 3)),

@@ -2,7 +2,7 @@
 
 from jax import lax
 
-from kernels.typing import Array, Num
+from kernels.typing import Array, Bool, Num
 
 
 def across(row: Num[Array, " rows"], block: Num[Array, "rows columns"]) -> Num[Array, "rows columns"]:
@@ -10,6 +10,8 @@ def across(row: Num[Array, " rows"], block: Num[Array, "rows columns"]) -> Num[A
     return lax.broadcast_in_dim(row, block.shape, (0,))
 
 
-def along(column: Num[Array, " columns"], rows: int) -> Num[Array, "rows columns"]:
+def along(
+    column: Num[Array, " columns"] | Bool[Array, " columns"], rows: int
+) -> Num[Array, "rows columns"] | Bool[Array, "rows columns"]:
     """One value a column, for each row."""
     return lax.broadcast_in_dim(column, (rows, *column.shape), (1,))

@@ -35,8 +35,8 @@ def current_device() -> Device:
         return _described(_ABSTRACT[_PLATFORMS[name]])
     if (abstract := get_abstract_mesh().abstract_device) is not None:
         return _described(abstract)
-    chosen = jax.config.jax_default_device
-    return _described(chosen if isinstance(chosen, jax.Device) else jax.local_devices()[0])
+    chosen = jax.config.jax_default_device  # a device, the name of a platform, or None
+    return _described(chosen if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[0])
 
 
 def _described(device: Any) -> Device:

@@ -10,6 +10,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from kernels.autotune import tuned
+from kernels.guard import shaped
 from kernels.implementation import Unsupported
 from kernels.typing import Array
 
@@ -104,10 +105,10 @@ def call(
     def whole(x: Array | jax.ShapeDtypeStruct | None) -> pl.BlockSpec | None:
         return None if x is None else pl.BlockSpec((1, columns(x)), lambda index: (0, 0))
 
-    total = jax.ShapeDtypeStruct((1, width), jnp.float32)
+    total = shaped((1, width), jnp.float32, first)
     kernel = pl.pallas_call(
         body,
-        out_shape=[jax.ShapeDtypeStruct(first.shape, first.dtype)] * results + [total] * sums,
+        out_shape=[shaped(first.shape, first.dtype, first)] * results + [total] * sums,
         grid=(pl.cdiv(count, block),),
         in_specs=[cut(x) for x in tensors] + [whole(x) for x in others],
         out_specs=[cut(first)] * results + [whole(total)] * sums,

@@ -105,7 +105,7 @@ def _work(kind: str, seed: int, numbers: range, results: Connection) -> None:
 
 
 def run(kind: str, seed: int, numbers: range) -> tuple[Counter, dict[int, str]]:
-    """How many inputs of a kind were read, refused, or faults; and the faults. A process that dies is a fault."""
+    """Counts how many inputs of a kind were read, refused, or faults; returns the faults too. A dead process is one."""
     outcomes, faults = Counter(), {}
     context = multiprocessing.get_context("spawn")
     while numbers:
@@ -139,7 +139,7 @@ def run(kind: str, seed: int, numbers: range) -> tuple[Counter, dict[int, str]]:
 
 
 def command_faults(workshop: Workshop, seed: int, number: int) -> str:
-    """What is wrong with the end of a command that is given an input; "" if nothing is."""
+    """Returns what is wrong with the end of a command that is given an input; "" if nothing is."""
     path, how = workshop.damaged(seed, number)
     with workshop.holding(path, how):
         command = [sys.executable, *workshop.target.command(path)]

@@ -17,7 +17,7 @@ _TOKENS = (
 
 
 class Damage(NamedTuple):
-    """What was done to a file."""
+    """The damage that was done to a file."""
 
     data: bytes
     kinds: tuple[str, ...]
@@ -25,7 +25,7 @@ class Damage(NamedTuple):
 
     @property
     def only_lost(self) -> bool:
-        """Nothing was changed or put in: bytes were taken away, and the others are as they were."""
+        """True where bytes were taken away and nothing else was done: none was changed or put in."""
         return set(self.kinds) <= {"cut", "delete"}
 
 

@@ -1,4 +1,4 @@
-"""What `tests/fuzz.py` damages, how each kind of file is read, and when what was read counts as a silent loss."""
+"""The files that `tests/fuzz.py` damages, how each kind is read, and when a result counts as a silent loss."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""What the tests of kernels share: every implementation, run or lowered on this machine."""
+"""The implementations that the tests of kernels share, each run or lowered on this machine."""
 
 import contextlib
 

@@ -58,7 +58,7 @@ def transcripts(stepper, tokenizer, utterances, **options) -> list:
 
 @pytest.fixture(scope="session")
 def expected(utterances):
-    """What JAX makes of the utterances, greedily and with a beam."""
+    """Returns JAX's transcripts of the utterances, greedy and with a beam."""
     config, model, tokenizer, _ = load_model(RELEASED)
     engine = Engine(config, model)
     return {decoder: transcripts(engine, tokenizer, utterances, decoder=decoder) for decoder in (GreedyDecoder, beam)}

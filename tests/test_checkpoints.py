@@ -61,7 +61,7 @@ def with_settings(golden, tmp_path, name, **changes):
 
 
 class Malicious:
-    """What a pickle runs when it is loaded."""
+    """An object whose pickle runs a command when it is loaded."""
 
     def __reduce__(self):
         return os.system, ("touch /tmp/executed",)
@@ -137,7 +137,7 @@ def test_a_file_of_fewer_blocks_is_refused_without_making_them(golden, tmp_path)
 
 @pytest.mark.slow
 def test_a_folder_that_holds_a_model_is_not_written_to(golden, tmp_path):
-    """Such as the checkpoint's own, whose config.json would be another."""
+    """The checkpoint's own folder is one: its config.json is another project's."""
     folder = copied(golden, tmp_path, PARAKEET)
     command = [sys.executable, "convert.py", str(folder), f"--out={folder}"]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
@@ -226,7 +226,7 @@ class TorchName:
         self.module, self.name = module, name
 
     def __call__(self):
-        """Only so that pickle takes it for the function of a reduction."""
+        """Does nothing: pickle takes only what can be called as the function of a reduction."""
 
 
 class TorchPickler(pickle._Pickler):  # pyright: ignore[reportAttributeAccessIssue]
@@ -345,7 +345,7 @@ def test_a_rounded_window_is_known(golden):
 
 
 def test_keys_of_nemo_3(golden, tmp_path):
-    """At their defaults they change nothing; chunks with a right context are for training, the whole is the default."""
+    """The defaults change nothing. Chunks with a right context are for training, recognition takes the whole."""
     keys = {"encoder__att_chunk_context_size": None, "encoder__conv_context_style": "dcc"}
     plain = read_checkpoint(golden / FASTCONFORMER).config
     assert read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, **keys)).config == plain
@@ -382,7 +382,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", [WENET, PARAKEET, CONFORMER, FASTCONFORMER])
 def test_units_spell_what_they_decode(golden, tmp_path, name):
-    """With the blank first, whatever its place was."""
+    """The blank comes first, whatever its place in the checkpoint was."""
     read_checkpoint(golden / name).save(tmp_path)
     _, model, tokenizer, step = load_model(tmp_path)
     assert (tokenizer.symbols[0], step) == ("<blk>", 0)

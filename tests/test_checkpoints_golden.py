@@ -28,7 +28,7 @@ STREAMING = ((WENET, 16, 4), (WENET, 4, 2), (FASTCONFORMER, 4, 2), (FASTCONFORME
 
 
 class Golden(NamedTuple):
-    """What a reference computed, frames before channels."""
+    """The results of a reference, frames before channels."""
 
     audio: np.ndarray
     audio_lengths: np.ndarray
@@ -83,7 +83,7 @@ def read_golden(path: pathlib.Path, units: int) -> Golden:
     feature_lengths = stored["feature_lengths"].astype(np.int32)
 
     def fed(row):
-        """What the reference's stream read."""
+        """Returns the features that the reference's stream read."""
         return stored[f"stream_features_{row}"].T if nemo else features[row, : feature_lengths[row]]
 
     streamed = {"chunk16_left4_": "stream16_left4_", "chunk4_left2_": "stream4_left2_"}
@@ -126,7 +126,7 @@ def forward(model, execution="sequence"):
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_features_are_those_of_the_reference(load, name):
-    """Of a padded batch, and of streams in pieces.
+    """Compares the features of a padded batch, and of streams in pieces.
 
     A spectrum of float32 (of unit roundoff u) errs by about u times the frame's amplitude in every bin, so a filter
     with a share s of the frame's energy is known up to u / sqrt(s): more than 1e-3 below a share of 4e-9 (-84 dB).
@@ -157,7 +157,7 @@ def test_features_are_those_of_the_reference(load, name):
     "nemo_fastconformer_streaming/model.nemo-sequence",
 )
 def test_the_encoder_and_the_head_are_those_of_the_reference(load, name, execution):
-    """From its features, for every chunk mask that it computed."""
+    """Both start from the reference's features, with every chunk mask that it computed."""
     _, model, _, golden = load(name)
     for chunks, (encoder_output, log_probs) in golden.outputs.items():
         found = forward(model, execution)(golden.features, golden.feature_lengths, *map(np.int32, chunks))
@@ -170,7 +170,7 @@ def test_the_encoder_and_the_head_are_those_of_the_reference(load, name, executi
 @pytest.mark.slow
 @pytest.mark.parametrize("name, chunk_size, num_left_chunks", STREAMING)
 def test_streams_are_the_masked_whole(load, name, chunk_size, num_left_chunks):
-    """And so the reference, from its first frame to its last, in every chunk size."""
+    """Hence streams give what the reference gives, from its first frame to its last, in every chunk size."""
     config, model, _, golden = load(name)
     engine = Engine(config, model, chunk_size=chunk_size, num_left_chunks=num_left_chunks)
     arguments = golden.features, golden.feature_lengths, np.int32(chunk_size), np.int32(num_left_chunks)
@@ -217,7 +217,7 @@ def test_streams_are_those_of_the_reference(load, name, chunk_size, num_left_chu
 
 
 def windows_of_features(framing, features):
-    """Those of a recording, with given features in the place of its own."""
+    """Returns the windows of a recording that has the given features."""
 
     class Given:
         received, levels = 0, np.zeros(0, np.float32)
@@ -236,7 +236,7 @@ def windows_of_features(framing, features):
 
 
 def test_audio_streams_through_the_whole_of_it(load):
-    """From samples: as many frames as the whole has, and the same best units where features differ a little."""
+    """A stream from samples has as many frames as the whole, and the same best units where features differ a little."""
     config, model, _, golden = load(FASTCONFORMER)
     engine = Engine(config, model, chunk_size=4, num_left_chunks=2)
     found = [

@@ -49,7 +49,7 @@ def output_and_gradients(function, arguments):
 
 @functools.cache
 def expected(shape, format):
-    """By the reference in float32, of inputs in a narrower format."""
+    """Computes the reference in float32, of inputs in a narrower format."""
     arguments = shape.arguments(jax.random.key(0), format)
     wide = [x.astype(jnp.float32) for x in arguments[:4]]
     return output_and_gradients(lambda *a: chunked_attention(*a, implementation="reference"), [*wide, *arguments[4:]])
@@ -398,8 +398,8 @@ def test_memory_of_a_training_step_is_linear_in_the_length(implementation, chunk
         ({"relative_bias": (1, 4)}, r"2R \+ 1"),
         ({"relative_bias": (2, 5)}, r"\(1 heads, 2R \+ 1\)"),
         ({"key": (1, 3, 1, 2), "value": (1, 3, 1, 2)}, "4 queries but 3 keys"),
-        ({"query": (4, 1, 2)}, "query of shape .* has 3 axes, not 4"),
-        ({"value": (1, 4, 1, 3)}, "do not fit query"),
+        ({"query": (4, 1, 2)}, "key of shape .* has 4 axes, not 3"),
+        ({"value": (1, 5, 1, 2)}, "do not fit query"),
         ({"key_end": (1, 3)}, "key_end of shape .* must be .1, 4."),
     ],
 )

@@ -114,7 +114,7 @@ def test_files_that_cannot_be_read_cost_one_line_each_and_the_others_are_transcr
 
 @pytest.mark.slow
 def test_a_folder_without_a_model_is_named_by_every_command_that_needs_one(workdir, audio, tmp_path):
-    """Started together: the wait is for imports."""
+    """The commands start together, since most of their time is imports."""
     untrained, other = tmp_path / "untrained", tmp_path / "other"
     shutil.copytree(workdir, untrained, ignore=shutil.ignore_patterns("checkpoints"))
     shutil.copytree(workdir, other)
@@ -168,7 +168,7 @@ def test_eval_names_audio_files_that_are_all_missing(workdir, audio, tmp_path):
 
 
 def test_outputs_are_checked_before_the_work(workdir, tmp_path):
-    """No model or corpus is there: whoever looked for it first would say so."""
+    """No model or corpus exists: a command that looked for it first would complain of that."""
     (tmp_path / "file").touch()
     none, model, speech = tmp_path / "none" / "x", f"--workdir={tmp_path / 'model'}", tmp_path / "speech"
     expected = {

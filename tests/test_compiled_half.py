@@ -44,7 +44,7 @@ def test_a_missing_iree_is_named(monkeypatch):
 
 @needs_iree
 def test_operations_are_rounded_one_by_one():
-    """Where any were added up in float32, or two of them made one, these would be other numbers."""
+    """The numbers would be others if sums were computed in float32, or two operations fused into one."""
 
     def operations(x, y, z, rows, matrix):
         return x + y - z, x * y * z, x * x - y, jnp.sum(rows, axis=-1), rows @ matrix

@@ -125,7 +125,7 @@ def test_every_config_names_its_command():
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_config_takes_one_update(path):
-    """With as few layers as it can have and short audio; what a config decides otherwise stays as it is.
+    """Takes an update with as few layers as possible and short audio; everything else is as the config decides.
 
     All are traced, which finds what does not fit together; those that no other resembles are run.
     """

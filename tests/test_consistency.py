@@ -27,7 +27,7 @@ def test_disagreement_is_half_of_both_divergences():
 
 
 def test_each_view_moves_towards_the_other_as_it_stands():
-    """Only the divergence from a fixed target has the gradient of a cross entropy: half the difference of both."""
+    """A divergence from a fixed target has the gradient of a cross entropy: here half the difference of both views."""
     both = jax.grad(lambda a, b: disagreement(a, b, LENGTHS).sum(), argnums=(0, 1))
     first, second = both(logits(0), logits(1))
     inside = np.arange(5) < np.asarray(LENGTHS)[:, None]
@@ -48,7 +48,7 @@ def test_the_first_view_is_whole_and_the_second_in_chunks():
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk", [(np.int32(0), np.int32(-1)), (np.int32(2), np.int32(0))])
 def test_views_that_see_the_same_agree(chunk):
-    """Without masks and dropout, two whole views are one; in chunks the second view differs, and the loss with it."""
+    """Two whole views without masks and dropout are equal; in chunks the second view and the loss differ."""
     batch, config = batch_of_noise(), tiny(dropout=0.0)
     losses = []
     for weight in (0.0, 0.5):

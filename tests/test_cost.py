@@ -46,7 +46,7 @@ def shapes(name, execution):
 
 
 def lower(name, workload, execution="sequence"):
-    """What the workload lowers to, for the weights' shapes alone."""
+    """Lowers the workload, for the weights' shapes alone."""
     config = make_config(name, execution)
     graphdef, state = shapes(name, execution)
     features = jax.ShapeDtypeStruct(
@@ -155,7 +155,7 @@ def test_a_format_that_a_device_lacks_is_named():
 
 @pytest.mark.slow
 def test_front_ends_cost_the_shares_of_the_paper():
-    """Of all multiply-accumulates of long utterances: 32.8 % and 4.0 %, 11.7 times fewer; then less than 2.5 %."""
+    """Long utterances: 32.8 % and 4.0 % of all multiply-accumulates, 11.7 times fewer; then less than 2.5 %."""
     front, rest = {}, {}
     for name in paper.FRONT_ENDS:
         config = make_config(f"paper:{name}", num_layers=None)
@@ -253,7 +253,7 @@ def run_command(*arguments):
 
 
 def test_energy_is_counted_across_packages_and_the_end_of_a_counter(tmp_path):
-    """Of two packages and a part of one, as Linux lays them out; the first counter starts again on the way."""
+    """Counts two packages and a part of one, as Linux lays them out; the first counter starts again on the way."""
     for name in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "max_energy_range_uj").write_text("10000000\n")

@@ -36,7 +36,7 @@ def batch(rows, num_labels=LABELS):
 
 
 def spelled(path):
-    """What a path of symbols spells: runs merged, blanks dropped."""
+    """Returns what a path of symbols spells: runs merged, blanks dropped."""
     return [symbol for symbol, _ in itertools.groupby(path) if symbol != 0]
 
 

@@ -42,7 +42,7 @@ def test_extents_grow_with_the_stream_in_norms_alone(imported):
 
 @pytest.mark.slow  # two emulated programs
 def test_policies_change_little_but_where_a_norm_overflows_and_has_no_stabiliser(imported, monkeypatch):
-    """In the device's layout; the command runs both."""
+    """Runs the device's layout alone; the command runs both."""
     config, model = imported
     layout = differences.EXECUTIONS["channels_first"]
     monkeypatch.setattr(differences, "EXECUTIONS", {"channels_first": layout})

@@ -31,7 +31,7 @@ def every_value(format):
 
 
 def flushed(rounded, format, exact):
-    """What ml_dtypes rounded, as float32; zero where the exact value is subnormal and the format (or XLA) flushes."""
+    """Returns what ml_dtypes rounded, as float32; zero where the exact value is subnormal and gets flushed."""
     rounded = np.asarray(rounded).astype(np.float32)
     if not format.flush_to_zero and format != BFLOAT16:
         return rounded

@@ -1,4 +1,4 @@
-"""What documents say is what the records say, and the records are of the models that are shipped."""
+"""The figures of documents are those of records, and the records are of the models that are shipped."""
 
 import functools
 import json
@@ -32,7 +32,7 @@ def numbers_of(path: pathlib.Path) -> tuple[float, ...]:
 
 
 def says(numbers: set[float], figure: str) -> bool:
-    """Whether one of the numbers, in some unit, is rounded to the figure."""
+    """Returns whether one of the numbers, in some unit, is rounded to the figure."""
     value, digits = float(figure.replace(",", "")), len(figure.partition(".")[2])
     half = 0.5001 * 10**-digits
     return any(abs(number * unit - value) <= half for number in numbers for unit in UNITS)

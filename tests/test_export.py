@@ -38,7 +38,7 @@ CHUNK_SIZE, NUM_LEFT_CHUNKS = 8, 2
 
 @functools.cache
 def make_model() -> tuple[Config, ConformerCTC]:
-    """With sherpa-onnx's front end, and outputs that vary from frame to frame."""
+    """Makes a model with sherpa-onnx's front end, whose outputs vary from frame to frame."""
     sizes: dict[str, Any] = dict(
         subsampling_channels=4, encoder_dim=16, num_layers=2, num_heads=2, feed_forward_dim=24, kernel_size=5
     )
@@ -217,7 +217,7 @@ def test_vela_places_every_operator(exported, numerics):
 
 @pytest.mark.slow
 def test_core_ml_is_told_where_a_chunk_of_absolute_positions_lies(golden, tmp_path):
-    """Through the saved package and its runtime; without the place the difference would be 9e-2."""
+    """Runs the saved package in its runtime; without the place the difference would be 9e-2."""
     pytest.importorskip("coremltools")
     read_checkpoint(golden / "wenet_u2pp_conformer").save(tmp_path)
     card = pipeline.export(tmp_path, "coreml", "float16", 16, 4, tmp_path / "out")

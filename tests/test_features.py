@@ -73,7 +73,7 @@ def speech_like(num_samples: int, rate: int = 16_000) -> np.ndarray:
 
 
 def assert_agrees(actual: np.ndarray, expected: np.ndarray) -> None:
-    """To 2e-3 in the logarithm down to 70 dB below the frame's loudest filter, and as closely in energy below that.
+    """Asserts logarithms within 2e-3 down to 70 dB below the frame's loudest filter, and as close energies below that.
 
     Further down float32 transforms, Kaldi's too, hold the rounding noise of loud filters.
     """

@@ -72,7 +72,7 @@ def test_another_network_is_refused_by_name(trained):
 
 
 def updates(**train) -> dict[str, np.ndarray]:
-    """What a gradient of ones moves each trained parameter by, at a constant rate."""
+    """Returns the steps by which a gradient of ones moves each trained parameter, at a constant rate."""
     config = CONFIG.replace({f"train.{key}": value for key, value in train.items()})
     params = state_of(config).params
     optimiser = make_optimiser(config.train)
@@ -122,7 +122,7 @@ def lora(folder, **train) -> Config:
 
 
 def test_adapters_begin_as_the_model_that_is_adapted(trained):
-    """To the bit; all linear maps of the blocks have one, and nothing else of the encoder is trained."""
+    """They equal it to the bit. All linear maps of the blocks have one; nothing else of the encoder is trained."""
     folder, model = trained
     config = lora(folder)
     state, random = begin_with(state_of(config), folder)
@@ -194,7 +194,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(adapted, tmp_path):
 
 
 def test_checkpoints_whose_names_end_in_value_are_read(tmp_path):
-    """As those written before names were one thing."""
+    """Reads a checkpoint of an older version, in which names ended in ".value"."""
     state = state_of(CONFIG)
     older = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in jax.tree.leaves_with_path(state)}
     assert any(name.endswith(".value") for name in older)
@@ -270,7 +270,7 @@ def test_given_units_need_a_model():
 
 
 def test_a_finished_model_is_not_trained_in_place(trained):
-    """Neither by its own configuration nor by another, and nothing is written."""
+    """Both its own configuration and another are refused, and nothing is written."""
     folder, _ = trained
     before = sorted(path.name for path in folder.iterdir())
     for config in (CONFIG, CONFIG.replace({"train.learning_rate": 1.0})):

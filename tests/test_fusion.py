@@ -40,7 +40,7 @@ def word_prob(context, word, oov_rate):
 
 
 def gains(fusion, ids):
-    """What each token adds, and what the end does."""
+    """Returns what each token adds, and what the end adds."""
     state, found = fusion.start, []
     for id in ids:
         gain, state = fusion.step(state, id)

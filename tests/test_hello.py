@@ -1,4 +1,4 @@
-"""What `make hello` says of the project's own recordings, with no more than it installs."""
+"""`make hello` recognises the project's own recordings, with no more packages than it installs."""
 
 import pathlib
 import subprocess

@@ -28,7 +28,7 @@ def used_flags() -> dict[str, set[str]]:
 
 @pytest.fixture
 def no_flags():
-    """No flags of scripts, which other tests import; theirs come back in the end."""
+    """Removes the flags of scripts that other tests import, and restores them in the end."""
     scripts = {path.stem for path in ROOT.glob("*.py")}
     defined = {name: flags.FLAGS.find_module_defining_flag(name) or "" for name in flags.FLAGS}
     theirs = {
@@ -44,7 +44,7 @@ def no_flags():
 
 
 def help_of(script: str, monkeypatch, capsys) -> str:
-    """What `python SCRIPT --help` prints. Run in this process, which has imported most of it."""
+    """Returns what `python SCRIPT --help` prints. Runs in this process, which has imported most of it."""
     before = set(flags.FLAGS)
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     try:

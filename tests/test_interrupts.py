@@ -50,5 +50,5 @@ def test_while_it_works(module):
 
 
 def test_every_command_is_covered():
-    """Those that a user starts: each begins with the import that says what an interrupt does."""
+    """All scripts that a user starts are tested here: each begins with the import that handles interrupts."""
     assert sorted(path.stem for path in ROOT.glob("*.py")) == COMMANDS

@@ -64,7 +64,7 @@ def test_a_contestant_that_computes_something_else_is_not_timed():
 
 
 def test_the_time_on_a_gpu_is_that_of_all_kernels_of_a_call(monkeypatch):
-    """With a counter that reports two kernels for each of eight calls, the second half slow."""
+    """The counter reports two kernels for each of eight calls, the second half slow."""
     times = [("norm", 1.0), ("scale", 2.0)] * 4 + [("norm", 3.0), ("scale", 4.0)] * 4
     counter = types.SimpleNamespace(_cupti_init=lambda: None, _cupti_get_timings=lambda finalize: times)
     monkeypatch.setitem(sys.modules, "jax._src.lib.mosaic_gpu", types.SimpleNamespace(_mosaic_gpu_ext=counter))
@@ -140,7 +140,7 @@ def test_a_contestant_that_hangs_is_ended(worker):
 
 
 class Answers:
-    """In the place of the processes: answers, and counts what it is asked."""
+    """Takes the place of the processes: answers, and keeps what it is asked."""
 
     def __init__(self, answer=lambda **request: {"seconds": 1.0, "clock": "wall", "cached": True}):
         self.answer, self.asked = answer, []
@@ -241,7 +241,7 @@ MODULES = {"layer_norm": gpu_norm, "lut_softmax": gpu_softmax, "chunked_attentio
 
 
 def _tune(seconds, *flags):
-    """With times of `seconds(case, choice)`, choice None for XLA; how often it was asked."""
+    """Tunes with the times of `seconds(case, choice)`, choice None for XLA. Returns how often it was asked."""
     asked = []
 
     def ask(name, command, implementation, case, candidate):
@@ -258,7 +258,7 @@ def _tune(seconds, *flags):
 
 
 def test_tuning_keeps_the_fastest_choice_and_the_fastest_implementation(folders):
-    """With a stopwatch that likes blocks of 8 rows, and the kernel less than XLA with all others."""
+    """The stopwatch favours blocks of 8 rows; with all others the kernel is slower than XLA."""
     flags = "layer_norm", "rows_512", "bfloat16"
     with interpreted("mosaic_gpu"):
         assert preferred("layer_norm") == "xla"
@@ -289,7 +289,7 @@ def test_what_the_package_brings_holds_until_the_user_measures(folders):
 
 
 def test_attention_is_tuned_for_all_shapes_of_a_head_together(folders):
-    """With a stopwatch that likes one choice by far for the longest shape, and another a little for the others."""
+    """The stopwatch favours one choice by far for the longest shape, and another one a little for the others."""
 
     def seconds(case, choice):
         if choice is None:
@@ -326,7 +326,7 @@ def test_a_choice_that_fails_in_a_shape_is_not_chosen(folders):
 
 
 def test_the_whole_search_is_few_compilations(folders):
-    """At most 2.5 s for each, and it is done in 8 minutes."""
+    """At no more than 2.5 s for each, the search ends within 8 minutes."""
     with interpreted("mosaic_gpu"):
         assert _tune(lambda case, choice: 1.0, None, None, None) * 2.5 < 8 * 60
 

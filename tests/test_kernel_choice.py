@@ -13,6 +13,7 @@ from conformer.model import ConformerCTC
 from conformer.model.layouts import SEQUENCE
 from conformer.numerics import apply_policy
 from kernels.chunked_attention import chunk_rows
+from kernels.device import current_device
 from kernels.implementation import Unsupported
 from tests.implementations import KERNELS, running
 from tests.small_model import make_config, make_model, random_model
@@ -64,7 +65,7 @@ def test_logits_and_gradients_do_not_depend_on_the_kernels(name, compute, tolera
 
 @functools.cache
 def emulated_attention(name, compute):
-    """Of a recogniser under the policy of a float16 device, whose tables are those of its attention."""
+    """Computes a recogniser's attention under the policy of a float16 device, with its softmax from tables."""
     config = make_config(kernels=name, num_layers=1)
     model = nnx.eval_shape(lambda: ConformerCTC(config, compute=compute, rngs=nnx.Rngs(0)))
     model = nnx.merge(nnx.graphdef(model), nnx.state(random_model(make_config(num_layers=1), seed=1, vectors=0.3)))
@@ -102,3 +103,8 @@ def test_kernels_that_cannot_run_here_are_an_error_and_no_other_runs_instead(nam
 def test_the_key_is_validated():
     with pytest.raises(ConfigError, match=r"model\.kernels='cuda' is not one of , reference, xla"):
         make_config(kernels="cuda")
+
+
+def test_the_default_device_may_be_the_name_of_a_platform():
+    with jax.default_device("cpu"):
+        assert current_device().platform == "cpu"

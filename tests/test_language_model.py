@@ -72,7 +72,7 @@ def contexts(model):
 
 
 def check_sums(model, tolerance=1e-9):
-    """Behind every context the probabilities of all words, `</s>` and `<unk>` sum to 1."""
+    """Asserts that the probabilities of all words, `</s>` and `<unk>` sum to 1 behind every context."""
     ids = np.arange(1, len(model.vocabulary))
     for context in contexts(model):
         assert np.exp(model.score(np.full(len(ids), context), ids)[0]).sum() == pytest.approx(1, abs=tolerance)
@@ -136,7 +136,7 @@ def test_discounts_by_hand():
 @settings(max_examples=30)
 @given(texts=sentences_of(WORDS), order=st.integers(1, 4), least=st.integers(1, 2), limit=st.sampled_from([None, 2]))
 def test_probabilities_sum_to_one(texts, order, least, limit):
-    """Of n-grams that are rare dropped, and words unlisted, too."""
+    """Checks the sums of models without rare n-grams and with unlisted words, too."""
     model = train_ngram(texts, order, [least] * order, limit)
     assert limit is None or len(model.words) <= limit
     check_sums(model)

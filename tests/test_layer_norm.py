@@ -132,7 +132,7 @@ def test_theorem_3_the_geometric_scale_is_never_the_larger(width, shape, p, cent
 @many
 @given(st.integers(1, 100), st.integers(0, 300), st.floats(1e-3, 1e3), powers)
 def test_theorem_3_no_safe_scale_of_the_same_statistics_is_smaller(pairs, zeros, size, p):
-    """For each ratio of max and MAD there is a row that the geometric scale brings to exactly the limit."""
+    """Each ratio of max and MAD has a row that the geometric scale brings to exactly the limit."""
     c = size * np.concatenate([np.ones(pairs), -np.ones(pairs), np.zeros(zeros)])
     assert total(GEOMETRIC, c, 16384.0, p) == pytest.approx(16384.0)
 

@@ -148,7 +148,7 @@ def test_no_rows_are_no_rows_and_leave_no_gradient(implementation, shape):
 
 
 def loss(implementation, norm, x, residual, scale, bias):
-    """Of all three functions, both outputs of the second, weighted at random."""
+    """Sums the outputs of all three functions, both of `add_layer_norm`, weighted at random."""
     y, total = add_layer_norm(x, residual, scale, bias, pre_normaliser=norm, implementation=implementation)
     outputs = (
         y,
@@ -231,8 +231,9 @@ def test_bad_input_is_named():
         layer_norm(x, ones, ones, implementation="cuda")
     with pytest.raises(ValueError, match=r"eps=-1\.0 must not be negative"):
         layer_norm(x, ones, ones, eps=-1.0)
-    with interpreted("mosaic_gpu"), pytest.raises(Unsupported, match=r"72 channels of x: .*use implementation='xla'"):
-        layer_norm(normal(0, 4, 72), jnp.ones(72), jnp.ones(72), implementation="mosaic_gpu")
+    wide = jnp.ones(16_400)
+    with interpreted("mosaic_gpu"), pytest.raises(Unsupported, match=r"16400 channels of x: .* at most 16384; use"):
+        layer_norm(wide[None], wide, wide, implementation="mosaic_gpu")
     with pytest.raises(Unsupported, match="'mosaic_gpu' emulates no numerics: use 'xla', or None"):
         layer_norm(x, ones, ones, numerics=NormNumerics(), implementation="mosaic_gpu")
     with pytest.raises(ValueError, match="give pre_normaliser to NormNumerics"):

@@ -65,7 +65,7 @@ def forward(model, *chunkings):
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("subsampling, factor", FRONT_ENDS)
 def test_both_layouts_agree_on_whole_utterances(subsampling, factor, norm):
-    """With and without chunks; the convolution in time is causal or not."""
+    """They agree with and without chunks, with a causal convolution in time and with another."""
     if norm != "layer_norm" and factor != 4:
         pytest.skip("one factor says as much")
     _, model = make_model(subsampling, factor, causal_conv=factor == 4, convolution_norm=norm)
@@ -235,7 +235,7 @@ def test_core_ml_counts_the_frames_of_long_streams(seen):
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_cost_model_counts_public_architectures(name):
-    """Within a tenth of what XLA counts for whole utterances."""
+    """The counts are within a tenth of XLA's for whole utterances."""
     config, model = make_model(causal_conv=True, **PUBLIC[name])
     graphdef, state = nnx.split(model)
     workload = Workload.utterance(config, 4.0)
@@ -261,7 +261,7 @@ def test_a_kind_that_a_layout_does_not_know_is_named_with_it(layout):
 @pytest.mark.slow_but("int8")
 @pytest.mark.parametrize("name", ["bfloat16", "int8", "fp8_e4m3"])
 def test_policies_run_in_both_layouts(name):
-    """They replace linear maps in either. Narrow formats round other sums in each layout."""
+    """Policies replace linear maps in either layout. Narrow formats round other sums in each."""
     _, model = make_model(causal_conv=True, num_layers=1)
     exact, sequence = forward(model), forward(apply_policy(model, name))
     narrow = forward(apply_policy(channels_first(model), name))
@@ -271,7 +271,7 @@ def test_policies_run_in_both_layouts(name):
 
 @pytest.mark.slow
 def test_norms_and_softmax_of_the_emulated_device_work_on_channels():
-    """And the emulator has a rule for each operation of the layout; compiling all of them would take a minute."""
+    """The emulator has a rule for each operation of the layout, too; compiling all of them would take a minute."""
     _, model = make_model(causal_conv=True, num_layers=1)
     model = apply_policy(channels_first(model), "edge_fp16")
     shapes = jax.eval_shape(lambda features, lengths: model(features, lengths)[0], FEATURES, LENGTHS)
@@ -311,7 +311,7 @@ def test_narrow_products_have_the_gradients_of_the_other_layout():
 
 
 def test_a_frequency_stride_halves_the_bins():
-    """Through both layouts; the rest of the network sees the same shapes."""
+    """Both layouts agree on it, and the rest of the network sees the same shapes."""
     _, model = make_model(num_layers=1, subsampling_frequency_stride=2)
     assert model.encoder.subsampling.projection.kernel.shape[0] == 4 * 2  # of 24 bins, 11, then 2 in place of 5
     np.testing.assert_allclose(forward(channels_first(model)), forward(model), rtol=1e-5, atol=1e-5)
@@ -326,7 +326,7 @@ def test_position_biases_are_laid_out_for_one_size():
 
 @pytest.mark.parametrize("num_layers", [1, 3])
 def test_one_transpose_in_each_attention_and_no_reshape(num_layers):
-    """In the graph of a chunk, besides one transpose where features come in and one where frames go out."""
+    """Counts in the graph of a chunk, which transposes the features that come in and the frames that go out, too."""
     config = make_config(causal_conv=True, num_layers=num_layers, execution="channels_first")
     counts = graph_copies(config)
     assert counts["transpose"][0] == num_layers + 2

@@ -117,7 +117,7 @@ def test_the_tables_are_small():
 @settings(max_examples=8)
 @given(st.integers(0, 2**31), st.sampled_from([2, 128]), st.floats(0.1, 40.0), st.floats(-200, 200))
 def test_in_float16_rounding_adds_a_few_units_and_nothing_overflows(device, seed, num_keys, deviation, shift):
-    """Of u = 2^-11: the sum's log2(K) (tree) or K (sequential) roundings, and six more around it."""
+    """The units are u = 2^-11: the sum rounds log2(K) (tree) or K (sequential) times, the rest six times more."""
     scores, mask = rows(seed, num_keys, deviation)
     scores = (scores + shift).astype(np.float16).astype(np.float32)
     got = np.asarray(run(SoftmaxTables(), device)(scores, mask))

@@ -1,6 +1,8 @@
 """One suite for every implementation of the softmax: the kernels in the interpreters of their back ends."""
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +150,25 @@ def test_it_lowers_for_the_device(implementation, format, keys):
     assert lower(implementation, all_of_them, scores, mask).count("custom_call") >= 2 + len(TABLES)
 
 
+@pytest.mark.parametrize(
+    "shape, mask", [((2, 4, 64, 512), (2, 1, 1, 512)), ((2, 4, 64, 512), (2, 1, 64, 512)), ((512, 4096), (512, 4096))]
+)
+def test_the_gpu_kernel_reads_scores_and_mask_as_they_are(shape, mask):
+    """5 bytes an element of 16 bits: no pass over the scores or the mask stands beside the kernels."""
+
+    def both(scores, mask):
+        p, transpose = jax.vjp(lambda s: softmax(s, mask, implementation="mosaic_gpu"), scores)
+        return transpose(p)
+
+    program = lower("mosaic_gpu", both, *(jax.ShapeDtypeStruct(*a) for a in ((shape, "bfloat16"), (mask, "bool"))))
+    tensors = {
+        operation
+        for operation, sizes in re.findall(r"stablehlo\.(\w+)[^\n]*tensor<((?:\d+x)+)", program)
+        if math.prod(int(size) for size in sizes.split("x")[:-1]) >= math.prod(mask)
+    }
+    assert tensors == {"custom_call", "reshape"}, tensors
+
+
 def test_bad_input_is_named():
     scores, mask = problem(0, 4, 16)
     with pytest.raises(Unsupported, match="lut_softmax: implementation='mosaic_tpu' needs a TPU"):
@@ -156,6 +177,6 @@ def test_bad_input_is_named():
         ValueError, match="format of scores is float8_e5m2, not one of float32, bfloat16, float16: cast it"
     ):
         softmax(scores.astype(jnp.float8_e5m2), mask)
-    scores, mask = problem(0, 4, 4096)
-    with interpreted("mosaic_gpu"), pytest.raises(Unsupported, match=r"4096 keys of scores: .* use implementation="):
+    scores, mask = problem(0, 1, 32_800)
+    with interpreted("mosaic_gpu"), pytest.raises(Unsupported, match=r"32800 keys of scores: .* at most 32768; use"):
         softmax(scores, mask, implementation="mosaic_gpu")

@@ -30,7 +30,7 @@ FULL = (np.int32(0), np.int32(-1))
 
 
 def small() -> Config:
-    """With dropout and masks; wide enough for arrays that are spread, and that Muon moves."""
+    """Returns a configuration with dropout and masks, wide enough that arrays are spread and that Muon updates some."""
     return Config(
         features=FeatureConfig(sample_rate=8_000, num_mel_bins=MEL, high_freq=3_800.0, dither=1.0),
         augment=AugmentConfig(freq_mask_width=8, time_mask_width=10),
@@ -118,7 +118,7 @@ def check_on_eight_devices(folder: pathlib.Path) -> None:
 
 
 def test_eight_devices_train_as_one_and_share_the_state(tmp_path):
-    """Their checkpoint is then restored by this process, which has one device, to arrays and to mere shapes."""
+    """This process, which has one device, then restores their checkpoint to arrays and to mere shapes."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",

@@ -132,7 +132,7 @@ CHUNK_SIZES = (4, 8, 16, 32)
 @pytest.mark.slow_but("vanilla-4", "depthwise_separable-8", "stacked-6")
 @front_ends
 def test_windows_that_overlap_give_the_front_end_of_the_whole(subsampling, factor):
-    """With every chunk size: what reaches the blocks is the same."""
+    """The blocks get the same frames with every chunk size."""
     front_end = make_model(subsampling, factor, causal_conv=True)[1].encoder.subsampling
     features = np.random.default_rng(0).standard_normal((67 * factor + front_end.right_context, 24), np.float32)
     run = nnx.jit(run_front_end)

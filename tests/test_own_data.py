@@ -112,7 +112,7 @@ def test_losing_recordings_stops_before_training_and_leaves_the_folder_free(tmp_
 
 @pytest.mark.slow
 def test_the_page_is_true(tmp_path):
-    """Its commands in their order, on recordings of tones: with a smaller model, for two updates."""
+    """The commands of the page run in order, on recordings of tones, with a smaller model and for two updates."""
     record(tmp_path / "recordings")
     page = (ROOT / "docs" / "your_data.md").read_text()
     commands = [shlex.split(line) for line in page.splitlines() if line.startswith("python ")]

@@ -68,7 +68,7 @@ def enumerated(log_probs):
 
 
 def added(scorers, labels):
-    """What scorers add to a labelling."""
+    """Returns what scorers add to a labelling."""
     total = 0.0
     for scorer in scorers:
         state = scorer.start

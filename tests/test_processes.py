@@ -40,7 +40,7 @@ def start(workdir: pathlib.Path, *flags: str, eval_every: int = 6, environment: 
 
 
 def end(process: subprocess.Popen, status: int) -> tuple[str, str]:
-    """What a process has said on standard output and on standard error, once it has ended as expected."""
+    """Returns what a process wrote to standard output and standard error, once it has ended with `status`."""
     said = process.communicate(timeout=HANGS_SECONDS)
     assert process.returncode == status, said
     return said

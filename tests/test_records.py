@@ -230,7 +230,7 @@ def test_an_id_that_occurs_twice_is_found_however_many_are_compared_at_once(tmp_
 
 
 def test_splits_are_drawn_as_a_manifest_draws_them_and_texts_stay_as_they_are(tmp_path):
-    """And durations are those of the files. A row that cannot be read is dropped as before."""
+    """Durations are those of the files. A row that cannot be read is dropped as before."""
     some = [{"id": f"u{i}", "duration": 0.3 + i / 50, "text": f"Call {i}!", "split": ""} for i in range(30)]
     manifest = write_manifest(tmp_path / "source", some)
     lines = [json.loads(line) for line in manifest.read_text().splitlines()]
@@ -274,7 +274,7 @@ runpy.run_path("prepare.py", run_name="__main__")
 
 @pytest.mark.slow
 def test_a_killed_preparation_ends_as_an_undisturbed_one(manifest, prepared, tmp_path):
-    """Killed while it writes work lists, then in the middle of a shard."""
+    """The preparation is killed while it writes work lists, then in the middle of a shard."""
     options = (f"--sample-rate={RATE}", f"--shard-hours={SHARD_HOURS!r}")
     for step, finished in (("other", []), ("train-00001", ["dev-00000", "dev-00001", "other-00000", "other-00001"])):
         arguments = [sys.executable, "-c", DIES, step, str(manifest), str(tmp_path), *options]

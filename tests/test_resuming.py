@@ -1,4 +1,4 @@
-"""What a resumed run finds: checkpoints that are whole, or named as damaged, and a log without what comes again."""
+"""Resumed runs: checkpoints are whole or named as damaged, and the log loses the steps that are repeated."""
 
 import json
 import pathlib

@@ -73,7 +73,7 @@ def test_matches_an_independent_edit_distance(pairs):
 
 
 def test_interval():
-    """Its width is that of the normal approximation, and shrinks with the root of the corpus."""
+    """The interval is as wide as the normal approximation, and shrinks with the root of the corpus."""
     rng = np.random.default_rng(0)
 
     def interval(num_utterances):

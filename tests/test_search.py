@@ -1,4 +1,4 @@
-"""From settings to decoders, and grids of settings."""
+"""Decoders made from settings, and grids of settings."""
 
 import dataclasses
 import pathlib

@@ -52,7 +52,7 @@ def serving(model, use, **limits) -> Any:
 
 
 async def client(address, samples, block=1600):
-    """What a stock client does: blocks as fast as they are taken, Done, then results until Done!."""
+    """Acts as a stock client: sends blocks as fast as they are taken, then Done, and reads results until Done!."""
     async with websockets.connect(address) as connection:
         for start in range(0, len(samples), block):
             await connection.send(samples[start : start + block].tobytes())

@@ -77,7 +77,7 @@ def test_blocks_are_handed_over_no_sooner_than_they_are_spoken():
 
 
 class PortAudioError(Exception):
-    """What the library raises."""
+    """The error that the library raises."""
 
 
 @pytest.fixture

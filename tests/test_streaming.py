@@ -46,7 +46,7 @@ def transcript(samples) -> list:
 
 
 class Scripted(Decoder):
-    """Says what a test wants, whatever it hears; "f" at the start of further utterances."""
+    """A decoder that says what a test wants, whatever it hears; "f" at the start of further utterances."""
 
     def __init__(self, script: dict[int, str]):
         self._script, self._frames, self._tokens = script, 0, []
@@ -72,7 +72,7 @@ class Scripted(Decoder):
 
 
 def scripted(script, *, seconds, endpoint=None) -> Transcript:
-    """Of a stream whose decoder follows `script`."""
+    """Returns the transcript of a stream whose decoder follows `script`."""
     transcript = Transcript(TOKENIZER, FRAMING, decoder=lambda: Scripted(script), endpoint=endpoint)
     for frames in np.split(
         np.zeros((round(seconds / FRAME), TOKENIZER.vocab_size), np.float32), range(CHUNK, 50, CHUNK)
@@ -126,7 +126,7 @@ def test_windows_hold_the_features_of_the_whole_however_the_audio_is_cut(framing
 
 
 def test_a_stream_hears_what_is_heard_of_the_whole_utterance():
-    """From the audio on, the silence behind it included."""
+    """The audio is heard, and the silence behind it."""
     config, model = make_model(causal_conv=True)
     samples = (sound(9_321) * 32_768).astype(np.int16)
     utterance = Utterance("u", "", "", "test", len(samples) / RATE, Pcm(samples, RATE))

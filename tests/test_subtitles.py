@@ -31,7 +31,7 @@ def seconds(clock) -> float:
 
 
 def cues(text, format) -> list[tuple[float, float, list[str]]]:
-    """What a strict reader of the format finds."""
+    """Reads subtitles as strictly as the format allows: (start, end, lines) of each cue, in seconds."""
     found = []
     if format == "vtt":
         header, text = text.split("\n\n", 1)

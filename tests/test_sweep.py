@@ -159,7 +159,7 @@ def test_a_trial_that_fails_is_named_with_its_log_and_the_others_are_finished(fo
 
 
 def test_a_trial_that_another_process_works_on_waits_for_its_end(folder, tmp_path, monkeypatch):
-    """Here until the other trial has failed, as every process does that this sweep starts."""
+    """The end comes when the other trial has failed, as every process does that this sweep starts."""
 
     def launch(job, *_) -> subprocess.Popen:
         job.log.touch()

@@ -63,7 +63,7 @@ def random_model(config: Config) -> tuple[nnx.GraphDef, nnx.State]:
 
 
 def random_features(config: Config) -> dict[str, np.ndarray]:
-    """What the twin computes on: four utterances, the last of no encoder frame."""
+    """Returns inputs of the twin: four utterances, the last of no encoder frame."""
     rng = np.random.default_rng(config.seed)
     return {
         "features": rng.standard_normal((4, 130, config.features.num_mel_bins), np.float32),
@@ -213,7 +213,7 @@ def test_wrong_contestant_is_named(tmp_path):
 @pytest.mark.parametrize("subsampling", ["vanilla", "depthwise_separable"])
 @pytest.mark.parametrize("subsampling_factor", [4, 6, 8])
 def test_operations_are_those_of_the_step(subsampling, subsampling_factor):
-    """Against the products of matrices and convolutions in the traced step."""
+    """The counts equal those of the products of matrices and convolutions in the traced step."""
     config = small_config(subsampling=subsampling, subsampling_factor=subsampling_factor)
     graphdef, state = random_model(config)
     model = nnx.merge(graphdef, jax.device_put(state))

@@ -41,7 +41,7 @@ from kernels.depthwise_conv import depthwise_conv
 
 @pytest.mark.slow
 def test_ten_utterances_are_learned_by_heart(tmp_path, capsys):
-    """And the finished run is left alone afterwards, by its own configuration and by others."""
+    """The finished run is left alone afterwards, by its own configuration and by others."""
     pytest.importorskip("espeakng_loader", reason="the embedded corpus needs pip install -e '.[demo]'")
     config = Config(
         features=FeatureConfig(sample_rate=RATE, num_mel_bins=40, high_freq=3_800.0),
@@ -133,7 +133,7 @@ def test_every_format_takes_finite_steps_and_bad_ones_are_skipped():
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_statistics_of_batch_norm_follow_good_steps_alone(accumulate):
-    """Towards those of the batch's valid frames, once a part of the batch; never by a step that is skipped."""
+    """They move towards those of the batch's valid frames, once a part of the batch; never in a skipped step."""
     config = tiny(convolution_norm="batch_norm").replace({"train.accumulate": accumulate})
     graphdef, state = start(config)
     step = make_train_step(config, graphdef)

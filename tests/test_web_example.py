@@ -57,7 +57,7 @@ def recordings() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def expected(recordings) -> list[tuple[Listening, list, list]]:
-    """What the session was asked, the words before the end, and the segments of each, by Python."""
+    """Returns, for each recording, Python's calls of the session, its words before the end, and its segments."""
     stepper, tokenizer = load_artefact(MODEL / "onnx_float32.onnx")
     session, results = stepper._session, []  # pyright: ignore[reportAttributeAccessIssue]
     for samples in recordings:
@@ -82,7 +82,7 @@ def node() -> str:
 
 @pytest.fixture(scope="module")
 def answer(recordings, expected, tmp_path_factory) -> dict[str, Any]:
-    """What tests/web_page.mjs prints."""
+    """Returns what tests/web_page.mjs prints."""
     folder = tmp_path_factory.mktemp("web")
     page = web.page_builder()
     page.build(MODEL / "onnx_float32.onnx", folder)

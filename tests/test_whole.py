@@ -71,7 +71,7 @@ def run(card, folder, features):
 
 @pytest.mark.parametrize("name, format, numerics", ARTEFACTS)
 def test_artefacts_compute_what_the_reference_did(exported, golden, name, format, numerics):
-    """Of all its utterances: each has another length, and so another padding."""
+    """Compares all utterances of the reference: each has another length, and so another padding."""
     card, folder, _ = exported(name, format, numerics)
     assert (card.geometry.kind, card.state_bytes, card.name) == ("whole", 0, f"{format}_{numerics}_whole")
     stored = read_golden(golden / name, card.geometry.vocab_size)
@@ -193,7 +193,7 @@ def test_parity_measures_whole_artefacts(exported, golden, tmp_path):
 
 
 def test_endpoints_are_looked_for_inside_a_recording():
-    """As in a stream: a pause ends a segment, however much is decoded at once."""
+    """A pause ends a segment as in a stream, however much is decoded at once."""
     from conformer.streaming import EndpointConfig
     from tests.small_model import RATE, TOKENIZER, make_config
 

@@ -22,7 +22,7 @@ MARKED = re.compile(r"(?s)(<!-- headline: report\.py -->\n).*?(<!-- /headline --
 
 
 def headline(report: Report) -> None:
-    """Says the table, where no record is missing."""
+    """Writes the table into the report, where no record is missing."""
     if table := headline_table(report):
         report.say("## At a glance")
         report.say(

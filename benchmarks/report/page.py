@@ -43,7 +43,7 @@ class Way(NamedTuple):
 
 
 def way(name: str, row: Mapping) -> Way:
-    """In percent; records without an interval have none."""
+    """Returns a record's error rate and its interval in percent; records without an interval have none."""
     low, high = (100 * row[key] if key in row else None for key in ("wer_low", "wer_high"))
     return Way(name, 100 * row["wer"], low, high)
 

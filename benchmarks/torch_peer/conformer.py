@@ -20,7 +20,7 @@ MASKED = -1e30  # finite: a row without any key must not become NaN
 
 
 class Past(NamedTuple):
-    """What a block remembers of a stream."""
+    """The state that a block keeps of a stream."""
 
     attention: Tensor  # keys and values of the left context, (batch, past, 2 * encoder_dim)
     convolution: Tensor  # newest inputs of the depthwise convolution, (batch, kernel_size - 1, encoder_dim)

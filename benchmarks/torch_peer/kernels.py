@@ -77,7 +77,7 @@ def _attention_arguments(sizes, dtype, device):
 
 
 def _seen(sizes, batch, query, key):
-    """Whether a query sees a key, of their indices; the second half of a batch is shorter."""
+    """Returns whether a query sees a key, by their indices; the second half of a batch is shorter."""
     position = query + sizes.keys - sizes.queries
     length = torch.where(batch < (sizes.batch + 1) // 2, sizes.keys, sizes.keys * 7 // 8)
     inside = (position < length) & (key < length)

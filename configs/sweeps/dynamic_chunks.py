@@ -1,4 +1,4 @@
-"""What a short training with dynamic chunks makes of a recogniser that was trained on whole utterances.
+"""Compares a recogniser that was trained on whole utterances with itself after a short training with dynamic chunks.
 
 python sweep.py --sweep=configs/sweeps/dynamic_chunks.py --workdir=runs/dynamic_chunks \
     --json=results/sweeps/dynamic_chunks.json

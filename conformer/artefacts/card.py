@@ -13,7 +13,7 @@ from conformer.config import FeatureConfig
 
 @dataclasses.dataclass
 class Card:
-    """What is known of an artefact."""
+    """The card of an artefact: its origin, interface, sizes and accuracy."""
 
     file: str  # its name, in the folder of the card
     format: str
@@ -37,7 +37,7 @@ class Card:
 
     @property
     def name(self) -> str:
-        """Of the artefact, without its suffix."""
+        """The name of the artefact's file, without its suffix."""
         return artefact_name(self.format, self.numerics, self.geometry.kind)
 
     def save(self, folder: pathlib.Path) -> None:
@@ -47,7 +47,7 @@ class Card:
 
 
 def artefact_name(format: str, numerics: str, kind: str = "step") -> str:
-    """Such as onnx_int8, or onnx_int8_whole."""
+    """Returns the name of an artefact, such as onnx_int8 or onnx_int8_whole."""
     return f"{format}_{numerics}{'' if kind == 'step' else f'_{kind}'}".replace("-", "_")
 
 
@@ -124,7 +124,7 @@ def readme(cards: list[Card]) -> str:
 
 
 def _arithmetic(cards: list[Card]) -> list[str]:
-    """Which artefacts hold where every operation is rounded to float16, and why the others do not."""
+    """Lists the artefacts for hardware that rounds every operation to float16, and why the others do not suit it."""
     stabilised, native, lines = [], [], []
     for card in cards:
         kind = stabilised if card.numerics in STABILISED.get(card.format, ()) else native

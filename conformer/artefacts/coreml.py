@@ -33,15 +33,18 @@ class CoreMl(Runtime):
 
 
 def input_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
-    """Of what goes in beside the states, in float32: features, what is added to the scores of each key, and, where
-    positions are absolute, the frames of the stream before the chunk."""
+    """Returns the shapes of the float32 inputs beside the states.
+
+    These are the features, the mask that is added to the scores of each key, and, where positions are absolute, the
+    number of frames of the stream before the chunk.
+    """
     g = geometry
     offset = {"offset": (1, 1, 1, 1)} if g.positions == "absolute" else {}
     return {"window": (1, 1, g.num_mel_bins, g.window), "mask": (1, g.num_keys, 1, 1)} | offset
 
 
 def state_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
-    """Of the states: all blocks in one array each."""
+    """Returns the shapes of the states: one array each for keys, values and convolution inputs, of all blocks."""
     g = geometry
     return {
         "key": (g.num_layers, g.left, 1, g.encoder_dim),

@@ -1,4 +1,4 @@
-"""The sizes of an artefact, and the state that it carries: what those who write it and those who run it agree on."""
+"""The sizes of an artefact and the state that it carries, on which exporters and runtimes agree."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ MASKED = -1e4  # what a key that is not valid adds to its scores: exp of it is z
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """The sizes that an artefact has for ever."""
+    """The fixed sizes of an artefact."""
 
     chunk_size: int  # encoder frames
     num_left_chunks: int
@@ -39,7 +39,7 @@ class Geometry:
     def of(
         cls, config: Config, model: "ConformerCTC", chunk_size: int, num_left_chunks: int, kind: str = "step"
     ) -> "Geometry":
-        """That of a model in streams of one chunk size and left context, or of whole recordings."""
+        """Returns the geometry of a model for streams of one chunk size and left context, or for whole recordings."""
         sizes = config.model
         return cls(
             chunk_size,
@@ -59,12 +59,12 @@ class Geometry:
 
     @property
     def lengths(self) -> Lengths:
-        """Those of the front end."""
+        """The numbers of frames that go into the front end and come out."""
         return Lengths(self.subsampling_factor, self.right_context, self.subsampling_padding)
 
     @property
     def window(self) -> int:
-        """Feature frames that go in."""
+        """Feature frames of a window."""
         return self.lengths.window(self.chunk_size)
 
     @property
@@ -73,12 +73,12 @@ class Geometry:
         return self.chunk_size * self.subsampling_factor
 
     def framing(self, features: FeatureConfig) -> Framing:
-        """How audio is cut for it."""
+        """Returns the way in which audio is cut for the artefact."""
         return Framing(features, self.lengths, self.chunk_size, self.whole)
 
     @property
     def whole(self) -> bool:
-        """True where recordings go in as a whole."""
+        """True where the artefact takes whole recordings."""
         return self.kind == "whole"
 
     @property
@@ -98,9 +98,10 @@ class Geometry:
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of a state's parts, in order: keys, values and newest inputs of the convolution (key_0, value_0, inputs_0),
-        block after block; last, where positions are absolute, the frames of the stream before the chunk. None where
-        recordings go in as a whole.
+        """The shapes of a state's parts, in order; empty for whole recordings.
+
+        Each block has its keys, values and newest inputs of the convolution (key_0, value_0, inputs_0). Where positions
+        are absolute, the number of frames of the stream before the chunk comes last.
         """
         if self.whole:
             return {}
@@ -111,11 +112,11 @@ class Geometry:
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of all that goes in, in order, where the format has no interface of its own.
+        """The shapes of all inputs, in order, for formats without an interface of their own.
 
-        A step takes its features, a mask of the keys to add to their scores and the state. A whole recording comes with
-        1 for each encoder frame inside it and 0 for others, and the same of its feature frames where the front end is
-        padded.
+        A step takes features, a mask that is added to the scores of the keys, and the state. A whole recording comes
+        with a mask of its encoder frames, 1 inside it and 0 outside, and, where the front end is padded, with such a
+        mask of its feature frames.
         """
         window = {"window": (self.window, self.num_mel_bins)}
         if not self.whole:
@@ -124,7 +125,7 @@ class Geometry:
         return window | heard | {"inside": (self.chunk_size, 1)}
 
     def valid_keys(self, frames_seen: int, num_frames: int) -> Bool[np.ndarray, " keys"]:
-        """Those that the next chunk, of `num_frames` valid frames, attends to."""
+        """Returns which keys the next chunk, of `num_frames` valid frames, attends to."""
         key = np.arange(self.num_keys)
         return (key >= self.left - min(frames_seen, self.left)) & (key < self.left + num_frames)
 

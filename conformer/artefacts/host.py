@@ -1,4 +1,4 @@
-"""What a host needs beside an artefact that it runs without Python: a card that it can follow, sizes and constants."""
+"""The data that a host without Python needs beside an artefact: a card that it can follow, sizes and constants."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""From the files of an artefact to what runs it."""
+"""Loads artefacts from their files."""
 
 import importlib
 import pathlib
@@ -13,10 +13,10 @@ from conformer.tokenizer import Tokenizer, load_tokenizer
 
 
 def load_artefact(path: str | pathlib.Path) -> tuple[Runtime, Tokenizer]:
-    """An artefact, named by its file or its card, and the tokenizer beside it.
+    """Loads an artefact, named by its file or its card, and the tokenizer beside it. The artefact has run one step.
 
-    It has run one step. Raises ExportError or TokenizerError where one of them is missing or broken, or a package that
-    runs the format.
+    Raises ExportError or TokenizerError where one of them is missing or broken, or where a package that runs the
+    format is missing.
     """
     path = pathlib.Path(path)
     if not path.suffix or not path.exists():

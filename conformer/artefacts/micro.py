@@ -29,7 +29,7 @@ class Tensor(NamedTuple):
     position: int  # among the inputs or outputs
 
     def quantise(self, x: np.ndarray) -> np.ndarray:
-        """To the nearest integer, within the format."""
+        """Quantises x to the nearest integer, within the range of the format."""
         if self.scale == 0:
             return np.ascontiguousarray(x, np.float32)
         limits = np.iinfo(self.dtype)
@@ -56,7 +56,7 @@ class TfliteMicro(Runtime):
 
     @property
     def arena_bytes(self) -> int:
-        """As the interpreter's own recording allocator counts after a step."""
+        """The working memory that the interpreter's own recording allocator counts after a step."""
         if self._arena is None:
             self.warm_up()
             self._arena = _print_allocations(self._interpreter)

@@ -62,7 +62,7 @@ class MilInterpreter:
         return {output.name: values[output.name] for output in self._function.outputs}
 
     def layouts(self) -> dict[str, int]:
-        """How many results of operations have each layout: "(B, C, 1, S)", "(B, C, H, S)" with H > 1, or their rank."""
+        """Counts the results of operations by layout: "(B, C, 1, S)", "(B, C, H, S)" with H > 1, or their rank."""
         counts = collections.Counter()
         for op in self._function.operations:
             if op.op_type == "const" or op.op_type in STATEFUL:

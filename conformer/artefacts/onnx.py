@@ -1,8 +1,8 @@
 """ONNX Runtime, with the interface of WeNet's CTC models.
 
 Inputs and outputs are bound by position, in the order of INPUTS and OUTPUTS; the client keeps the state, the offset and
-the mask (csrc/online-wenet-ctc-model.cc of sherpa-onnx). `required_cache_size` is there because it sends it; the step
-does not need it, and `offset`, the frames of the stream before the chunk, where positions are absolute alone.
+the mask (csrc/online-wenet-ctc-model.cc of sherpa-onnx). The step does not need `required_cache_size`, but the client
+sends it. It needs `offset`, the number of frames of the stream before the chunk, only where positions are absolute.
 """
 
 import pathlib
@@ -32,7 +32,7 @@ class OnnxRuntime(Runtime):
         return {} if self.geometry.whole else zeros(cache_shapes(self.geometry))
 
     def inputs(self, window: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
-        """What goes in with a window, given which keys are valid: the state as it is."""
+        """Returns the inputs of a step by name: a window, a mask of the valid keys, and the state as it is."""
         offset = np.array([self._frames_seen])
         values = (window[None], offset, np.zeros(1, np.int64), *self._state.values(), valid[None, None])
         return dict(zip(INPUTS, values, strict=True))
@@ -47,7 +47,7 @@ class OnnxRuntime(Runtime):
 
 
 def cache_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
-    """Of the state: all blocks in one array, keys beside values."""
+    """Returns the shapes of the state: one array each for attention (keys beside values) and convolution."""
     g = geometry
     return {
         "attn_cache": (g.num_layers, g.num_heads, g.left, 2 * g.head_dim),

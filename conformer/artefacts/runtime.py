@@ -1,4 +1,4 @@
-"""What all that run artefacts have in common: each is a `Stepper` of one stream."""
+"""The base class of everything that runs artefacts: each is a `Stepper` of one stream."""
 
 import abc
 import pathlib
@@ -69,11 +69,11 @@ class Runtime(abc.ABC):
 
     @property
     def layouts(self) -> dict[str, int]:
-        """How many results of operations have each layout, where that decides on speed."""
+        """The number of results of operations in each layout, where speed depends on layouts; else empty."""
         return {}
 
     def _whole_inputs(self, window: np.ndarray, num_frames: int) -> dict[str, np.ndarray]:
-        """What `Geometry.input_shapes` lists."""
+        """Returns the inputs of `Geometry.input_shapes` for a whole recording of `num_frames` encoder frames."""
         first, end = self.framing.lengths.lead, self.framing.end(window, num_frames)
         places, frames = np.arange(len(window)), np.arange(self.geometry.chunk_size)
         heard = (places >= first) & (places < end)

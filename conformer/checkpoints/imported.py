@@ -1,4 +1,4 @@
-"""What a reader makes of a checkpoint, and the work directory that it becomes."""
+"""The result of reading a checkpoint, and the work directory that it becomes."""
 
 import dataclasses
 import json
@@ -29,9 +29,10 @@ class Imported:
 
     @classmethod
     def of(cls, format: str, config: Config, tokenizer: Tokenizer, source: Source) -> "Imported":
-        """Reads the tensors. Raises ConversionError where they are not those of the configuration.
+        """Reads the tensors.
 
-        And FeatureError for features that cannot be computed.
+        Raises ConversionError for tensors that are not those of the configuration, and FeatureError for features that
+        cannot be computed.
         """
         plan_of(config.features)
         kind = "bpe" if isinstance(tokenizer, BpeTokenizer) else "char"

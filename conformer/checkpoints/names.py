@@ -1,10 +1,10 @@
-"""How each format names the tensors of the one network."""
+"""The names that each format gives to the tensors of the one network."""
 
 from typing import NamedTuple
 
 
 class Names(NamedTuple):
-    """Of the modules of the encoder; those of a block follow its own name."""
+    """The names of the encoder's modules; those inside a block follow the block's name."""
 
     convolutions: str  # of the front end, before an index
     projection: str

@@ -137,7 +137,7 @@ def _features(path: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
 
 
 def _model(path: pathlib.Path, values: dict, features: FeatureConfig) -> tuple[ModelConfig, TrainConfig, float]:
-    """And the scale of the encoder's input."""
+    """Reads the configuration of model and training, and the scale of the encoder's input."""
     options = Options(str(path), "encoder", values.get("encoder"))
     target = options.get("_target_", "ConformerEncoder")
     if not target.endswith("ConformerEncoder"):

@@ -22,7 +22,7 @@ class Options:
         self._where, self._values, self._read = f"{origin}: {section}", dict(values), set[str]()
 
     def get(self, key: str, default: Any, null: Any = None) -> Any:
-        """The value, which has the type of `default`; that for one not there. null stands for `null`, if given."""
+        """Returns a value of the type of `default`; `default` for a missing key, and `null`, if given, for null."""
         self._read.add(key)
         value = self._values.get(key)
         if value is None:
@@ -34,7 +34,7 @@ class Options:
         return value
 
     def need(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 1; `default`, if there is one, where it is not there."""
+        """Returns a whole number of at least 1; `default`, if there is one, for a missing key."""
         self._read.add(key)
         value = self._values.get(key)
         value = default if value is None else value
@@ -43,7 +43,10 @@ class Options:
         return value
 
     def choose[T](self, key: str, default: T, supported: Mapping[Any, T] | Sequence[Any]) -> Any:
-        """What a value stands for; null is `default`, unless it is supported. Raises ConversionError for another."""
+        """Returns what a value stands for; null stands for `default`, unless null itself is supported.
+
+        Raises ConversionError for a value that is not supported.
+        """
         self._read.add(key)
         value = self._values.get(key, default)
         value = default if value is None and None not in supported else value
@@ -56,7 +59,7 @@ class Options:
         return supported[value] if isinstance(supported, Mapping) else value
 
     def skip(self, *keys: str) -> None:
-        """Keys that do not change what is recognised."""
+        """Marks keys as known: they do not change what is recognised."""
         self._read |= set(keys)
 
     def finish(self) -> None:

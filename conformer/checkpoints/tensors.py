@@ -40,7 +40,7 @@ class Tensors:
         return name in self._stored
 
     def has_any(self, prefix: str) -> bool:
-        """Whether a name begins so."""
+        """Returns whether the name of any tensor begins with `prefix`."""
         return any(name.startswith(prefix) for name in self._stored)
 
     def miss(self, name: str) -> None:
@@ -48,7 +48,7 @@ class Tensors:
         self._missing.append(name)
 
     def dtype(self, name: str) -> np.dtype:
-        """In which the tensor of that name is stored."""
+        """Returns the type that a tensor is stored in."""
         return self._stored[name].dtype
 
     def take(self, name: str, *shape: int) -> np.ndarray:
@@ -70,11 +70,11 @@ class Tensors:
         return array
 
     def take_or_zeros(self, name: str, *shape: int) -> np.ndarray:
-        """The same for a tensor that need not be there, such as a bias."""
+        """Returns a tensor, or zeros where there is none, for one that may be missing, such as a bias."""
         return self.take(name, *shape) if name in self._stored else np.zeros(shape, np.float32)
 
     def finish(self) -> None:
-        """Raises ConversionError unless all that was asked for was there, and all that is there was asked for."""
+        """Raises ConversionError for tensors that are missing, left over or of the wrong shape, or not finite."""
         left = [
             name
             for name in self._stored

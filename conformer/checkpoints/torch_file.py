@@ -109,7 +109,7 @@ def _reader(archive: zipfile.ZipFile, folder: str, tensor: _Tensor, origin: str)
 
 
 class _Unpickler(pickle.Unpickler):
-    """Of tensors that are not read yet."""
+    """Reads the pickle: its tensors become descriptions, whose data is read later."""
 
     def __init__(self, file: Any, origin: str):
         super().__init__(file)

@@ -42,7 +42,7 @@ def read(folder: pathlib.Path) -> Imported:
 
 
 def _model(options: Options) -> tuple[ModelConfig, float]:
-    """And the scale of the encoder's input."""
+    """Reads the configuration of the model, and the scale of the encoder's input."""
     dim, heads = options.need("hidden_size", 1024), options.need("num_attention_heads", 8)
     options.choose("model_type", "parakeet_encoder", ("parakeet_encoder",))
     options.choose("hidden_act", "silu", ("silu", "swish"))
@@ -74,7 +74,7 @@ def _model(options: Options) -> tuple[ModelConfig, float]:
 
 
 def _features(folder: pathlib.Path, bins: int) -> FeatureConfig:
-    """Of processor_config.json, or of preprocessor_config.json in older checkpoints."""
+    """Reads the options of the features from processor_config.json, in older checkpoints preprocessor_config.json."""
     path = folder / "processor_config.json"
     values = read_json(path).get("feature_extractor") if path.is_file() else None
     if values is None:
@@ -103,7 +103,7 @@ def _features(folder: pathlib.Path, bins: int) -> FeatureConfig:
 
 
 def _tensors(folder: pathlib.Path) -> Mapping[str, Stored]:
-    """Of model.safetensors, or of the shards that its index lists."""
+    """Returns the tensors of model.safetensors, or of the shards that its index lists. Raises ConversionError."""
     index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if not index.is_file():
         if not whole.exists():

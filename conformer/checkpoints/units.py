@@ -12,7 +12,7 @@ from conformer.tokenizer import BLANK_SYMBOL, SPACE_SYMBOL, BpeTokenizer, CharTo
 
 
 def blank_first(count: int, blank: int) -> list[int]:
-    """For each unit here, which of the checkpoint's it is: the blank, then the others in their order."""
+    """Returns the checkpoint's number of each unit here: the blank, then the others in their order."""
     return [blank, *(unit for unit in range(count) if unit != blank)]
 
 
@@ -71,7 +71,7 @@ def plain_model(scores: Mapping[str, float], kind: str) -> Any:
 
 
 def pieces_of(model: Any) -> list[str]:
-    """Of a ModelProto, by id."""
+    """Returns the pieces of a ModelProto, in the order of their ids."""
     return [piece.piece for piece in model.pieces]
 
 

@@ -1,8 +1,8 @@
-"""From the tensors of a checkpoint to the parameters of the one network.
+"""Makes the parameters of the one network from the tensors of a checkpoint.
 
-What the network has no option for is multiplied into the weights, which changes nothing but rounding: the scale of the
-encoder's input, u of attention and the bias of a depthwise convolution before a map over channels. Biases that a
-checkpoint lacks are zeros.
+Some terms have no option in the network and are multiplied into its weights, which changes nothing but rounding: the
+scale of the encoder's input, u of attention, and the bias of a depthwise convolution before a map over channels. Biases
+that a checkpoint lacks are zeros.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ Arrays = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a reader knows of a checkpoint beside its configuration.
+    """A checkpoint as its reader hands it over, beside the configuration.
 
     Args:
         blank: its place among the checkpoint's units.
-        input_scale: what the encoder's input is multiplied by.
+        input_scale: the factor of the encoder's input.
     """
 
     tensors: Tensors

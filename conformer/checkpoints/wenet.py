@@ -78,7 +78,7 @@ def _features(folder: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
 
 
 def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, TrainConfig, float]:
-    """And the scale of the encoder's input."""
+    """Reads the configuration of model and training, and the scale of the encoder's input."""
     options = Options(str(folder / CONFIG_FILE), "encoder_conf", values.get("encoder_conf") or {})
     heads, dim = options.need("attention_heads", 4), options.need("output_size", 256)
     causal, eps = options.get("causal", False), options.get("norm_eps", 1e-5)

@@ -1,7 +1,7 @@
-"""What a container promises of the audio in it: where it ends, and what its header leaves open or says wrongly.
+"""Compares the length of the audio that a container's header gives with the audio that the file holds.
 
-A decoder takes the length in a header for the truth. It reads a file that was cut without a word, and nothing of a
-file whose writer could not know the length, as one to a pipe cannot. So the promise is compared with the file first.
+A decoder trusts the length in the header. It reports nothing when the file was cut, and it reads nothing of a file
+whose writer did not know the length, such as a writer to a pipe. So the header is compared with the file first.
 """
 
 import re
@@ -22,7 +22,7 @@ __all__ = [
     "more_head",
 ]
 
-HEAD_BYTES = 12  # of a file that tell what it is; `more_head` says where more are needed
+HEAD_BYTES = 12  # that tell what a file is; `more_head` says how many more are needed
 COPIED_BYTES = 1 << 17  # at a time
 _READERS = {
     b"fLaC": flac.examine,
@@ -31,18 +31,18 @@ _READERS = {
     b"dns.": chunks.examine_au,
     b"NIST": chunks.examine_nist,
 }
-# And what cannot be decoded, but is no sample either: Matroska, MP4, ASF, AMR.
+# Containers that cannot be decoded, but hold no plain samples either: Matroska, MP4, ASF, AMR.
 _OTHERS = re.compile(rb"ID3|\x1aE\xdf\xa3|....ftyp|\x30\x26\xb2\x75|#!AMR", re.DOTALL)
 
 
 def is_container(head: bytes) -> bool:
-    """Whether a file or stream that begins so is a container, and not samples."""
+    """Returns whether a file or stream that begins with `head` is a container, and not plain samples."""
     known = chunks.are_chunks(head) or head[:4] in _READERS or _OTHERS.match(head)
     return bool(known) or mpeg.begins_with_frames(head)
 
 
 def more_head(head: bytes) -> int:
-    """How many bytes `is_container` needs beyond these first `HEAD_BYTES`."""
+    """Returns the number of bytes that `is_container` needs beyond these first `HEAD_BYTES`."""
     return max(0, mpeg.bytes_of_two_frames(head) - len(head))
 
 
@@ -64,7 +64,7 @@ def examine(file: BinaryIO, size: int) -> list[list[Part]]:
 
 
 def assemble(file: BinaryIO, parts: list[Part], out: BinaryIO) -> None:
-    """Writes what is decoded in the place of `file`."""
+    """Writes the parts, which are decoded in place of `file`, to `out`."""
     for part in parts:
         if isinstance(part, bytes):
             out.write(part)

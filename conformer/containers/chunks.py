@@ -16,7 +16,7 @@ _CHUNKS = re.compile(rb"(RIFF|RIFX|RF64|BW64)....WAVE|FORM....(AIF[FC]|8SVX|16SV
 
 
 class _Layout(NamedTuple):
-    """How a container of chunks is laid out."""
+    """The layout of a container that is made of chunks."""
 
     header: struct.Struct  # of a chunk: identifier, size
     size: struct.Struct  # the size alone
@@ -45,17 +45,20 @@ _LAYOUTS = {
 
 
 def are_chunks(head: bytes) -> bool:
-    """Whether a file that begins so is made of chunks."""
+    """Returns whether a file that begins with `head` is made of chunks."""
     return bool(_CHUNKS.match(head))
 
 
 def is_wave(head: bytes) -> bool:
-    """Whether a file that begins so is a WAV file, which can be read while it is written."""
+    """Returns whether a file that begins with `head` is a WAV file, which can be read while it is written."""
     return bool(_WAVE.match(head))
 
 
 def examine(file: BinaryIO, size: int) -> list[list[Part]]:
-    """What to decode in the place of a file that leaves its length open. Raises ContainerError."""
+    """Returns the file to decode in place of one whose header leaves its length open, as parts; else an empty list.
+
+    Raises ContainerError for a file that is cut, or holds more than its header says.
+    """
     file.seek(0)
     layout = _LAYOUTS[file.read(4)]
     position, wide = layout.first, None
@@ -123,7 +126,7 @@ def audio_bytes(head: bytes) -> int | None:
 
 
 def examine_au(file: BinaryIO, size: int) -> list[list[Part]]:
-    """As `examine`."""
+    """Examines an AU file as `examine` does."""
     file.seek(0)
     head = file.read(12)
     if len(head) < 12:
@@ -140,7 +143,7 @@ def examine_au(file: BinaryIO, size: int) -> list[list[Part]]:
 
 
 def examine_nist(file: BinaryIO, size: int) -> list[list[Part]]:
-    """As `examine`, for a header of text lines "name -i value"."""
+    """Examines a NIST SPHERE file as `examine` does. Its header has text lines of the form "name -i value"."""
     file.seek(0)
     head = file.read(16)
     if not (length := head[8:].strip()).isdigit():

@@ -17,13 +17,13 @@ from conformer.containers.stream import Stream
 from kernels.typing import Float
 
 _RATES = (100, 1_000_000)  # Hz, that a header may give
-# Those whose end is checked; what else libsndfile reads is cut without a word.
+# Formats whose end is checked. Of others, libsndfile would read a cut file without an error.
 _FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "CAF", "AU", "NIST", "FLAC", "OGG", "MP3")
 SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
 
 
 def temporary_file() -> BinaryIO:
-    """A file for libsndfile to read: nothing that Python holds back comes between them."""
+    """Returns a temporary file without a buffer, so that libsndfile reads all that was written to it."""
     return cast(BinaryIO, tempfile.TemporaryFile(buffering=0))
 
 
@@ -35,7 +35,7 @@ class _Forward(soundfile.SoundFile):
 
 
 def sound_files(file: BinaryIO) -> Iterator[soundfile.SoundFile]:
-    """The file open for decoding, or those that stand in its place."""
+    """Yields the file, or those to decode in its place, open for decoding. Raises ContainerError."""
     size = os.fstat(file.fileno()).st_size
     for parts in examine(file, size) or [None]:
         with contextlib.ExitStack() as stack:
@@ -68,7 +68,7 @@ def _check_format(sound: soundfile.SoundFile) -> None:
 
 
 def layout_of(head: bytes) -> soundfile.SoundFile:
-    """What the header of a WAV stream says of its samples."""
+    """Returns the format that the header of a WAV stream gives for its samples, as a closed SoundFile."""
     with temporary_file() as copy:
         copy.write(head[:-4] + bytes(4))  # the size of the audio, of which there is none
         os.lseek(copy.fileno(), 0, os.SEEK_SET)

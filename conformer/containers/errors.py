@@ -1,4 +1,4 @@
-"""What is said of files that do not hold what they promise."""
+"""The errors for files that do not hold what their headers promise."""
 
 Part = bytes | tuple[int, int]  # of what is decoded in the place of a file: bytes, or a range of the file
 

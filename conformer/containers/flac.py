@@ -1,7 +1,7 @@
-"""How many samples a FLAC file holds, told by its last frame: a writer to a pipe cannot put that into the header.
+"""Counts the samples of a FLAC file from its last frame: a writer to a pipe cannot put the count into the header.
 
-RFC 9639, section 9: a frame begins with 15 bits that are always the same, says which frame or sample it begins with,
-and guards its header with 8 bits of checksum and the whole with 16.
+RFC 9639, section 9: a frame begins with 15 bits that are always the same and gives its number or that of its first
+sample. A checksum of 8 bits guards its header, and one of 16 bits the whole frame.
 """
 
 import mmap

@@ -1,4 +1,4 @@
-"""The frames of an MP3 file, counted: without a header of Xing's, decoders guess the length from the first one.
+"""Counts the frames of an MP3 file: without a Xing header, decoders guess the length from the first frame.
 
 Each frame of MPEG audio (ISO 11172-3, 13818-3) begins with four bytes that give its rate and length. An encoder may
 put a frame without sound first that gives the number of frames ("Xing", "Info" or "VBRI").
@@ -27,7 +27,7 @@ _ROOM = 9  # index of a bit rate whose frames hold a count
 
 
 class Frame(NamedTuple):
-    """What the four bytes of a header say."""
+    """The facts that the four bytes of a header give."""
 
     length: int  # bytes, header included
     kind: tuple[int, int, int]  # version, layer, sample rate: the same in every frame of a stream
@@ -58,14 +58,16 @@ def bytes_of_two_frames(head: bytes) -> int:
 
 
 def begins_with_frames(head: bytes) -> bool:
-    """Whether two frames follow each other at the start, which samples do not look like."""
+    """Returns whether data begins with two frames in a row, which plain samples do not look like."""
     frame = frame_at(head, 0)
     following = frame_at(head, frame.length) if frame else None
     return frame is not None and following is not None and following.kind == frame.kind
 
 
 def examine(file: BinaryIO) -> list[list[Part]]:
-    """What to decode in the place of an MP3 file: nothing (the file as it is), or one with the count of its frames.
+    """Returns the MP3 file to decode in place of this one, with the count of its frames, as parts.
+
+    The list is empty where the file can be decoded as it is.
 
     Raises ContainerError for a file that lacks frames, or a part of its last one, or holds much that is no frame.
     """

@@ -1,4 +1,4 @@
-"""What a model costs: operations and bytes counted from its configuration, and time and energy on a device."""
+"""The cost of a model: operations and bytes counted from its configuration, and time and energy on a device."""
 
 from conformer.cost.devices import DEVICES as DEVICES
 from conformer.cost.devices import Device as Device

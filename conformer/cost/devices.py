@@ -1,4 +1,4 @@
-"""What devices can do, each figure with its source or the word "assumed".
+"""The rates and energies of devices, each figure with its source or the word "assumed".
 
 Energies of arithmetic and on-chip memory are those of a 7 nm process in Jouppi et al., "Ten Lessons From Three
 Generations Shaped Google's TPUv4i" (ISCA 2021), table 2, which brings Horowitz (ISSCC 2014) up to date: a

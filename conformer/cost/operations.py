@@ -16,7 +16,7 @@ from conformer.model.subsampling import lengths_of
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What is computed at once: a chunk of each of some streams, or some whole utterances."""
+    """The work of one call: a chunk of each of several streams, or several whole utterances."""
 
     batch_size: int
     feature_frames: int  # of each, the frames that windows overlap by included

@@ -29,7 +29,7 @@ PRECISIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What an operation, or many together, cost."""
+    """The cost of an operation, or of many together."""
 
     macs: int = 0
     flops: int = 0
@@ -55,7 +55,7 @@ class Cost:
 
     @property
     def bound(self) -> str:
-        """What takes longest."""
+        """The resource that takes longest: "compute", "bandwidth" or "launch"."""
         times = {"compute": self.compute_seconds, "bandwidth": self.memory_seconds, "launch": self.launch_seconds}
         return max(times, key=lambda name: times[name])
 

@@ -25,7 +25,7 @@ class Report(NamedTuple):
 
 
 def report(name: str, config: Config, workload: Workload, device: Device, formats: Precision) -> Report:
-    """What `workload` costs."""
+    """Returns the costs of `workload` on a device, module by module, and the size of its state."""
     state = state_elements(config, workload) * formats.activations if workload.streaming else 0
     return Report(name, predict(config, workload, device, formats), workload.seconds, num_parameters(config), state)
 
@@ -69,7 +69,7 @@ def comparison_table(reports: Sequence[Report]) -> str:
 
 
 def shares_chart(reports: Sequence[Report]) -> str:
-    """Where compute, bytes, time and energy of a second of audio go: a bar a configuration, a colour a module (SVG)."""
+    """Draws compute, bytes, time and energy of a second of audio: a bar a configuration, a colour a module (SVG)."""
     measures = {
         "multiply-accumulates (M)": lambda cost: cost.macs / 1e6,
         "bytes moved (MB)": lambda cost: cost.bytes_moved / 1e6,

@@ -22,7 +22,7 @@ WORK = 3  # forward, and the gradients of inputs and of weights
 
 @dataclasses.dataclass(frozen=True)
 class Interconnect:
-    """How devices are joined: all of a node by one link, nodes by a network port for each device."""
+    """The network between devices: one link joins those of a node, a network port for each device joins the nodes."""
 
     devices_in_node: int
     node_bandwidth: float  # bytes a second in each direction, of a device

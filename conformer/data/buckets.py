@@ -79,9 +79,10 @@ def with_buckets(config: Config, utterances: Utterances) -> Config:
 
 
 def _least_padding(counts: np.ndarray, most: int) -> list[int]:
-    """At most `most` lengths, ascending, to which `counts[n]` utterances of length n are padded with the least added.
+    """Chooses at most `most` lengths, ascending, that `counts[n]` utterances of length n are padded to at least cost.
 
-    By dynamic programming over the lengths that occur: what it takes to pad all up to a length, with one bucket more.
+    Dynamic programming over the lengths that occur: the least padding of all up to a length, with one more bucket each
+    time.
     """
     lengths = np.flatnonzero(counts)
     if not len(lengths):
@@ -103,7 +104,7 @@ def _least_padding(counts: np.ndarray, most: int) -> list[int]:
 
 
 class Reason(enum.StrEnum):
-    """Why an utterance is not trained on."""
+    """The reason why an utterance is not trained on."""
 
     MISSING = "audio file does not exist"
     UNREADABLE = "duration unknown: the audio cannot be read"
@@ -131,7 +132,7 @@ class UnfitError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What an utterance must satisfy to be trained on.
+    """The conditions that an utterance must meet to be trained on.
 
     Attributes:
         tokenizer: makes its labels.
@@ -172,7 +173,7 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Which utterances fit, as indices: `members[k]` into bucket k, `dropped` by Reason into none."""
+    """The indices of utterances that fit into bucket k, `members[k]`, and of those that fit into none, by Reason."""
 
     members: tuple[Sequence[int], ...]
     dropped: dict[str, Sequence[int]]
@@ -231,7 +232,7 @@ def check_length(utterance: Utterance, seconds: float, longest: float) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which utterances form the batch of a step; nothing in it grows with their number.
+    """The plan that says which utterances form the batch of a step; its size does not grow with their number.
 
     In an epoch every utterance occurs once, except those that fill up the last batch of a bucket. With
     `curriculum_steps` C > 0 and n buckets in use, the k-th (from 0, shortest first) joins at step ceil(C k / n), and
@@ -278,7 +279,7 @@ class Plan:
 
 
 def _shuffled(index: int, count: int, *key: int) -> int:
-    """What range(count) has at index % count, in the order of epoch index // count. Computed: no order is held."""
+    """Returns element index % count of range(count) in the order of epoch index // count, without storing the order."""
     return cast(int, _order(count, key)[index])
 
 

@@ -12,7 +12,7 @@ _BETWEEN = "_nohash_"  # in a clip's name, between the speaker and the number of
 
 
 def clip_name(word: str, speaker: str, take: str) -> str:
-    """Where a clip lies in the folder."""
+    """Returns the path of a clip in the folder."""
     return f"{word}/{speaker}{_BETWEEN}{take}.wav"
 
 

@@ -53,7 +53,7 @@ class Archive:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What `prepare.py download` knows by one name."""
+    """A data set that `prepare.py download` knows by a name."""
 
     archives: tuple[Archive, ...]
     licence: str

@@ -63,7 +63,7 @@ class Share(NamedTuple):
     accumulate: int = 1  # parts that a device computes one after another
 
     def rows(self, batch_size: int) -> range:
-        """Those of a bucket's batch, filled up to as many for each part on each device."""
+        """Returns this process's rows of a batch, which is filled up to as many for each part on each device."""
         parts = self.devices * self.accumulate
         each = -(-batch_size // parts) * parts // self.count
         return range(self.index * each, (self.index + 1) * each)
@@ -124,7 +124,7 @@ def _load(path: pathlib.Path, level: str, say: Callable[[str], object]) -> Utter
 
 
 def in_splits(utterances: Utterances, splits: Collection[str]) -> Utterances:
-    """Those of some splits."""
+    """Returns the utterances of some splits."""
     if isinstance(utterances, Corpus):
         return utterances.of_splits(splits)
     return [utterance for utterance in utterances if utterance.split in splits]

@@ -53,7 +53,7 @@ _MANY = 100  # if not one of so many can be read, the fault is not theirs
 
 
 def is_finished(settings: Settings, folder: pathlib.Path) -> bool:
-    """Whether `folder` holds the prepared corpus, as far as the sizes of its files tell.
+    """Returns whether `folder` holds the whole prepared corpus, as far as the sizes of its files tell.
 
     Raises DataError if it holds another.
     """

@@ -155,7 +155,7 @@ def damaged(shard: pathlib.Path, reason: str) -> DataError:
 
 
 def read_summary(folder: pathlib.Path) -> dict[str, Any]:
-    """What `summary.json` holds. Raises DataError where it cannot be used."""
+    """Returns the content of `summary.json`. Raises DataError for one that cannot be used."""
     path = folder / SUMMARY
     try:
         summary = json.loads(path.read_bytes())
@@ -217,15 +217,15 @@ class Corpus:
         return map(self.__getitem__, range(len(self)))
 
     def of_splits(self, splits: Iterable[str]) -> "Corpus":
-        """Those of some splits."""
+        """Returns the corpus of some splits."""
         return Corpus(self._folder, splits, self._level)
 
     def checksums(self) -> list[str]:
-        """Of the shards."""
+        """Returns the SHA-256 of each shard."""
         return [shard.sha256 for shard in self._shards]
 
     def num_within(self, seconds: float) -> int:
-        """How many come before the first whose length step may hold more than `seconds`."""
+        """Counts the utterances before the first length step that may hold longer ones than `seconds`."""
         runs = bisect.bisect_right(self._runs, seconds + 1e-6, key=lambda run: run[0] * STEP)
         return self._ends[runs - 1] if runs else 0
 

@@ -15,11 +15,11 @@ def hash_of(name: str) -> int:
 
 
 class Draw:
-    """Is given all utterances of a source, and then says the split of each.
+    """Draws splits: it takes all utterances of a source, and then gives the split of each.
 
-    Whole speakers are drawn, so that none is heard in two splits. Single utterances are, by their ids, where one has no
-    speaker, or too few speakers leave too little to train on. Where any utterance names a split, nothing is drawn: one
-    that names none is of "train". Memory grows with the number of speakers alone.
+    Whole speakers are drawn, so that none is heard in two splits. Where an utterance has no speaker, or few speakers
+    would leave too little to train on, single utterances are drawn by their ids. Where any utterance names a split,
+    nothing is drawn, and utterances that name none belong to "train". Memory grows with the number of speakers alone.
 
     Attributes:
         named: whether any utterance names a split.
@@ -30,7 +30,7 @@ class Draw:
         self._speakers: collections.Counter[str] = collections.Counter()
 
     def add(self, id: str, speaker: str, split: str) -> None:
-        """One more utterance of the source, with the split that it names, or ""."""
+        """Takes one more utterance of the source, with the split that it names, or ""."""
         self.named |= split != ""
         self._ids.add(id)
         self._speakers[speaker] += 1
@@ -43,7 +43,7 @@ class Draw:
 
     @functools.cached_property
     def by_speaker(self) -> bool:
-        """Whether whole speakers are drawn."""
+        """True where whole speakers are drawn, False where single utterances are."""
         if "" in self._speakers:
             return False
         left = [n for name, n in self._speakers.items() if self._speaker_names.split_of(name) == "train"]
@@ -58,9 +58,9 @@ class Draw:
 
 
 class _Names:
-    """Names by their hashes: low ones are of "dev", high ones of "test", at least one each.
+    """Splits names by their hashes: low ones are of "dev", high ones of "test", at least one each.
 
-    So names that come later move few others.
+    Names that are added later thus move few others to another split.
     """
 
     def __init__(self):

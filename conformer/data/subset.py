@@ -9,9 +9,9 @@ from conformer.data.splits import hash_of
 
 
 def subset(config: DataConfig, utterances: Sequence[Utterance]) -> list[Utterance]:
-    """Utterances of `data.words` alone; of the train splits, no more than last `data.train_minutes`.
+    """Returns the utterances that hold only `data.words`; of the train splits, at most `data.train_minutes` of speech.
 
-    Those are drawn by their ids, so that fewer minutes are a part of more.
+    The minutes are drawn by ids, so that fewer minutes are a part of more.
     """
     if words := set(config.words):
         utterances = [utterance for utterance in utterances if words.issuperset(utterance.text.split())]

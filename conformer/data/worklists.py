@@ -36,7 +36,7 @@ _SHOWN = 100  # hashes of repeated ids that are looked up
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides the content of a prepared corpus."""
+    """The settings that decide the content of a prepared corpus."""
 
     source: str  # a manifest, pack or LibriSpeech folder
     sample_rate: int = 16_000  # Hz
@@ -45,7 +45,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class WorkLists:
-    """What is to be done: a manifest for each shard."""
+    """The work to do: a manifest for each shard."""
 
     folder: pathlib.Path  # of the prepared corpus
     settings: Settings
@@ -123,7 +123,7 @@ def json_line(values: dict[str, Any]) -> bytes:
 
 
 def dropped_row(utterance: Utterance, reason: str, message: str = "") -> dict[str, str]:
-    """What `dropped.jsonl` says of an utterance."""
+    """Returns the row of `dropped.jsonl` for an utterance."""
     return {"id": utterance.id, "split": utterance.split, "reason": reason, "message": message}
 
 

@@ -1,1 +1,1 @@
-"""From frame-wise symbol probabilities to tokens."""
+"""Decoding: tokens from the symbol probabilities of frames."""

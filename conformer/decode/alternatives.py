@@ -1,4 +1,4 @@
-"""What else may have been said: the texts that a beam holds, with their scores."""
+"""Alternatives to the best text: the other texts that a beam holds, with their scores."""
 
 import math
 from typing import NamedTuple

@@ -1,12 +1,12 @@
-"""How sure a recogniser is of its words: a probability that a word is right, calibrated on speech not trained on.
+"""Confidence: the probability that a recognised word is right, calibrated on speech that was not trained on.
 
-A token's own evidence is the largest probability that it has while it lasts; a word's is the product of its tokens'.
-With p a word's own evidence, and the mean over the words of its segment, which tells speech of other words than the
-model knows from a single doubtful one,
+The evidence of a token is the largest probability that it has while it lasts. The evidence p of a word is the product
+of its tokens'. The mean over the words of a segment tells speech of unknown words from a single doubtful word. Hence
 
     confidence = sigmoid(own logit(p) + context mean(logit(p)) + offset)
 
-where own, context and offset are fitted by `eval.py --calibrate` and kept beside the model. Without them, it is p.
+where own, context and offset are fitted by `eval.py --calibrate` and kept beside the model. Without them, the
+confidence is p.
 """
 
 import dataclasses

@@ -32,12 +32,12 @@ class TokenFusion:
         self.start = model.start
 
     def step(self, state: int, id: int) -> tuple[float, int]:
-        """As `Scorer.step`."""
+        """Implements `Scorer.step`."""
         log_probs, states = self._following(state)
         return self._lm_weight * log_probs[id] + self._token_bonus, states[id]
 
     def finish(self, state: int) -> float:
-        """As `Scorer.finish`."""
+        """Implements `Scorer.finish`."""
         return self._lm_weight * self._following(state)[0][-1]
 
 
@@ -77,7 +77,7 @@ class WordFusion:
         self.start = self._between(lexicon.model.start)
 
     def step(self, state: "_State", id: int) -> tuple[float, "_State"]:
-        """As `Scorer.step`."""
+        """Implements `Scorer.step`."""
         before, gain = state, 0.0
         piece, *pieces = self._pieces[id]
         if piece:
@@ -96,16 +96,16 @@ class WordFusion:
         return (NEVER, before) if gain == NEVER else (gain, state)
 
     def finish(self, state: "_State") -> float:
-        """As `Scorer.finish`."""
+        """Implements `Scorer.finish`."""
         gain, context = self._complete(state) if state.begun else (0.0, state.context)
         return gain + self._lm_weight * self._lexicon.follow(context, END)[0]
 
     def _between(self, context: int) -> "_State":
-        """Behind these words, before the next."""
+        """Returns the state behind the words of a context, before the next word."""
         return _State(context, False, self._lexicon.root, 0.0, self._lexicon.spelling.start, 0.0)
 
     def _spell(self, state: "_State", letters: str) -> "_State":
-        """More letters of a word."""
+        """Returns the state after more letters of a word."""
         context, _, node, _, written, spelled = state
         for letter in letters:
             node = node and node.child(letter)
@@ -118,7 +118,7 @@ class WordFusion:
         return _State(context, True, node, self._weighted(prob), written, spelled)
 
     def _complete(self, state: "_State") -> tuple[float, int]:
-        """What the end of its word adds, and the words then."""
+        """Returns the gain, in nats, of ending the word that is being spelled, and the context of words behind it."""
         if state.node is not None and state.node.words:  # the likeliest of those that are spelled so
             log_prob, context = max(self._lexicon.follow(state.context, word) for word in state.node.words)
             prob = (1 - self._oov_rate) * math.exp(log_prob)

@@ -51,7 +51,7 @@ class Decoder(abc.ABC):
     @property
     @abc.abstractmethod
     def num_stable(self) -> int:
-        """How many of the first `tokens` can no longer change, whatever follows."""
+        """The number of tokens, from the first one on, that can no longer change, whatever follows."""
 
     @abc.abstractmethod
     def finish(self) -> list[Token]:

@@ -1,4 +1,4 @@
-"""Which of the words that sound alike was meant: the likeliest sequence of words under a language model."""
+"""Chooses among words that sound alike: the likeliest sequence of words under a language model."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ class Homophones:
         self._lookup, self._vocabulary, self._start = Lookup(model), model.vocabulary, model.start
 
     def __call__(self, choices: Sequence[Sequence[str]]) -> list[str]:
-        """One word of each choice. The best of the words that lead to the same context is kept."""
+        """Returns one word of each choice. Of the words that lead to the same context, the best is kept."""
         best: dict[int, tuple[float, tuple | None]] = {
             self._start: (0.0, None)
         }  # words as nested pairs, the last first

@@ -38,7 +38,7 @@ class HotWords:
         self.start = _State(self._root, 0, True)
 
     def step(self, state: "_State", id: int) -> tuple[float, "_State"]:
-        """As `Scorer.step`."""
+        """Implements `Scorer.step`."""
         node, paid, at_start = self._complete(state) if self._opens[id] else state
         held = _held(node, paid)
         while id not in node.children and node.fallback is not None:
@@ -49,12 +49,12 @@ class HotWords:
         return self._bonus * (_held(node, paid) - held), _State(node, paid, self._space_ends[id])
 
     def finish(self, state: "_State") -> float:
-        """As `Scorer.finish`."""
+        """Implements `Scorer.finish`."""
         node, paid, _ = self._complete(state)
         return -self._bonus * _held(node, paid)
 
     def _complete(self, state: "_State") -> "_State":
-        """A word ends here: what was held for the longest phrase that ends with it is paid."""
+        """Ends a word: the bonus of the longest phrase that ends with it can no longer be taken back."""
         return state._replace(paid=state.paid | ((1 << state.node.completes) - 1))
 
     def _add(self, phrase: str, tokenizer: Tokenizer) -> None:

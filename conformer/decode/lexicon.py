@@ -1,4 +1,4 @@
-"""What a word language model says of words that are not complete yet: language-model look-ahead over a trie.
+"""Applies a word language model to words that are not complete yet: language-model look-ahead over a trie.
 
 A beam search that hears of p(word | words before) only at a word's end has long dropped the words that only the model
 favours. Hence the model is spread over the letters (Ortmanns, Ney and Eiden, 1996, "Language-model look-ahead for large
@@ -34,13 +34,13 @@ _LEAST = 1e-300  # of a sum of probabilities: differences of a model that is not
 
 
 class Correction(NamedTuple):
-    """What the words listed behind a context add to the sums of its shorter one: of the first k, `sums[k]`."""
+    """The sums that the words listed behind a context add to those of the shorter context; `sums[k]` of the first k."""
 
     places: memoryview  # of their spellings
     sums: memoryview  # one more
 
     def between(self, first: int, stop: int) -> float:
-        """That of the words whose spellings lie from `first` up to `stop`."""
+        """Returns the sum over the words whose spellings lie from `first` up to `stop`."""
         low = bisect.bisect_left(self.places, first)
         return self.sums[bisect.bisect_left(self.places, stop, low)] - self.sums[low]
 
@@ -122,7 +122,7 @@ class Lexicon:
         return terms, scale
 
     def _correct(self, context: int) -> Correction:
-        """From the words listed behind a context."""
+        """Computes the correction by the words listed behind a context."""
         model = self.model
         first, stop = int(model.begin[context]), int(model.begin[context + 1])
         words, suffix = model.word[first:stop].astype(np.int64), int(model.suffix[context])

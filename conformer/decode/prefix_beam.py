@@ -49,11 +49,11 @@ class Scorer(Protocol):
         """The state before the first token."""
 
     def step(self, state: Any, id: int) -> tuple[float, Any]:
-        """What appending a token adds to the score, in nats, and the state behind it."""
+        """Returns what appending a token adds to the score, in nats, and the state behind it."""
         ...
 
     def finish(self, state: Any) -> float:
-        """What the end of the utterance adds."""
+        """Returns what the end of the utterance adds to the score, in nats."""
         ...
 
 
@@ -91,7 +91,7 @@ class PrefixBeamDecoder(Decoder):
         self._begin(BLANK, blank=0.0, label=-math.inf)
 
     def step(self, log_probs: Float[np.ndarray, "frames vocab"]) -> list[Token]:
-        """As `Decoder.step`. Raises DecodeError for NaN, a frame without a possible symbol, or after `finish`."""
+        """Takes the next frames. Raises DecodeError for NaN, a frame without a possible symbol, or after `finish`."""
         if self._finished:
             raise DecodeError("frames after finish(): call restart() for the next utterance")
         log_probs = log_probs.astype(np.float64)
@@ -114,14 +114,14 @@ class PrefixBeamDecoder(Decoder):
 
     @property
     def hypotheses(self) -> list[Hypothesis]:
-        """As `Decoder.hypotheses`: what is in the beam."""
+        """The labellings in the beam, best first."""
         return [
             Hypothesis(self._stable + self._walk(prefix.best[1]), prefix.log_prob, prefix.log_prob + prefix.bonus)
             for prefix in self._beam
         ]
 
     def finish(self) -> list[Token]:
-        """As `Decoder.finish`: what the scorers add at the end of the utterance may change the order of the beam."""
+        """Ends the utterance and returns its tokens. What scorers add at the end may change the order of the beam."""
         if not self._finished:
             self._finished = True
             for prefix in self._beam:
@@ -132,11 +132,11 @@ class PrefixBeamDecoder(Decoder):
         return self.tokens
 
     def forget(self, count: int) -> None:
-        """As `Decoder.forget`."""
+        """Implements `Decoder.forget`."""
         del self._stable[:count]
 
     def restart(self) -> None:
-        """As `Decoder.restart`: the best prefix begins the next utterance, and the scorers begin anew."""
+        """Begins the next utterance behind the best prefix; the scorers begin anew."""
         best = self._beam[0]
         self._begin(best.id, blank=best.blank - best.log_prob, label=best.label - best.log_prob)
 
@@ -152,7 +152,7 @@ class PrefixBeamDecoder(Decoder):
         self._beam = [root]  # best first
 
     def _advance(self, log_probs: np.ndarray) -> None:
-        """One frame: [vocab]."""
+        """Extends the beam by one frame, [vocab]."""
         beam, ids = self._beam, self._candidates(log_probs)
         last = np.array([prefix.id for prefix in beam])
         blank = np.array([prefix.blank for prefix in beam])
@@ -343,7 +343,7 @@ class _Prefix:
         return known
 
     def within(self, ancestor: "_Prefix") -> bool:
-        """Whether this prefix begins with another, or is it."""
+        """Returns whether this prefix begins with `ancestor`, or is it."""
         prefix: _Prefix | None = self
         while prefix is not None and prefix is not ancestor:
             prefix = prefix.parent

@@ -1,4 +1,4 @@
-"""From settings to a decoder: what eval.py, transcribe.py and `conformer.load` search with."""
+"""Makes decoders from settings, for eval.py, transcribe.py and `conformer.load`."""
 
 import dataclasses
 import json

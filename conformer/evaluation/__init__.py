@@ -1,1 +1,1 @@
-"""How good a recogniser is: error rates, and where the errors are."""
+"""The quality of a recogniser: its error rates, and the places of its errors."""

@@ -1,4 +1,4 @@
-"""How far confidences can be trusted: which words were right, the fit of a calibration, its error."""
+"""The calibration of confidences: which words were right, the fit, its error."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Judged(NamedTuple):
 
 
 def judge(transcripts: Transcripts) -> list[Judged]:
-    """Whether the words of whole utterances were said; utterances without words are left out."""
+    """Judges the words recognised in whole utterances right or wrong; utterances without words are left out."""
     return [
         Judged(heard.evidence, right_words(utterance.text, heard.words, transcripts.level))
         for utterance, heard in zip(transcripts.utterances, transcripts.heard, strict=True)
@@ -33,7 +33,7 @@ def judge(transcripts: Transcripts) -> list[Judged]:
 
 
 def right_words(reference: str, words: Sequence[str], level: str) -> Bool[np.ndarray, " words"]:
-    """Which of the words the alignment with a reference, spelled as `normalise` does at `level`, calls right."""
+    """Returns which of the words are right, by alignment with a reference that `normalise` spells at `level`."""
     right = np.zeros(len(words), bool)
     alignment = jiwer.process_words(normalise(reference, level), " ".join(words)).alignments[0] if reference else []
     for chunk in alignment:

@@ -1,4 +1,4 @@
-"""Recognition of whole utterances in batches: what training evaluates itself with, and eval.py."""
+"""Recognition of whole utterances in batches, for eval.py and for the evaluations during training."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -22,7 +22,7 @@ _SHOWN = 3  # utterances that an error lists
 
 
 class Heard(NamedTuple):
-    """What came out for one utterance, beside its text."""
+    """The results for one utterance, beside its text."""
 
     words: list[str]
     evidence: Float[np.ndarray, " words"]  # see `Peaks.evidence`
@@ -31,7 +31,7 @@ class Heard(NamedTuple):
 
 
 class Transcripts(NamedTuple):
-    """What came out for a list of utterances."""
+    """The results for a list of utterances."""
 
     utterances: list[Utterance]  # those that could be read, in the order of `texts`
     texts: list[str]

@@ -17,7 +17,7 @@ BLOCK_SECONDS = 0.1  # audio handed over at a time, as a sound card would
 
 
 class Timing(NamedTuple):
-    """Where the time of a stream goes, in seconds."""
+    """The times of a stream, in seconds."""
 
     audio: float  # recognised
     compute: float  # spent on it, features and decoding included
@@ -31,7 +31,7 @@ class Timing(NamedTuple):
 
     @property
     def latency(self) -> float:
-        """What a user perceives at worst: the audio waited for, then (95 % of the time) the computation."""
+        """The longest delay that a user perceives: the wait for audio, then the computation (95th percentile)."""
         return self.wait_for_audio + self.per_chunk[1]
 
 

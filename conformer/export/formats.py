@@ -1,4 +1,4 @@
-"""What a format is asked for, and what it can and cannot take: decided before any work."""
+"""The request for an export, and the check that its format can hold it: made before any work."""
 
 import importlib
 import pathlib
@@ -15,7 +15,7 @@ from conformer.model import ConformerCTC
 
 
 class Task(NamedTuple):
-    """What a back end is asked for."""
+    """The export that a back end is asked to make."""
 
     config: Config
     model: ConformerCTC
@@ -26,7 +26,7 @@ class Task(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """What a back end wrote: name -> [dtype, shape] of each tensor, in order."""
+    """The interface of an artefact: name -> [dtype, shape] of each input and output, in order."""
 
     inputs: dict[str, list]
     outputs: dict[str, list]
@@ -101,7 +101,7 @@ def _check_whole(config: Config, format: str, numerics: str, max_seconds: float)
 
 
 def not_for_sherpa(config: Config) -> str | None:
-    """Why the stock clients of sherpa-onnx cannot serve a model; None where they can."""
+    """Returns why the stock clients of sherpa-onnx cannot serve a model; None where they can."""
     factor = config.model.subsampling_factor
     if factor != 4:
         return (

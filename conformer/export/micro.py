@@ -80,7 +80,7 @@ def _inline_buffers(flatbuffer: bytes) -> bytes:
 
 
 def _chained_inputs(path: pathlib.Path, task: Task) -> Iterator[dict[str, np.ndarray]]:
-    """What the float32 step is fed over the streams of the calibration."""
+    """Yields the inputs of the float32 step over the streams of the calibration, the state carried along."""
     geometry = task.geometry
     run = litert.Interpreter(str(path)).get_signature_runner(SIGNATURE)
     for windows in task.calibration:

@@ -148,7 +148,7 @@ def _write_products_plainly(model: onnx.ModelProto) -> None:
 
 
 def _quantise(model: onnx.ModelProto, task: Task) -> None:
-    """In place of the file."""
+    """Quantises the exported file in place."""
     # 7 bits: x86 without VNNI adds two products in int16, and 8 bits would saturate it.
     options: dict[str, Any] = {"weight_type": QuantType.QInt8, "reduce_range": True, "per_channel": True}
     options["nodes_to_exclude"] = _products_of_heads(model)
@@ -161,13 +161,13 @@ def _quantise(model: onnx.ModelProto, task: Task) -> None:
 
 
 class _Streams(CalibrationDataReader):
-    """What the step is fed over the streams of the calibration, the state carried from chunk to chunk."""
+    """The inputs of the step over the streams of the calibration, the state carried from chunk to chunk."""
 
     def __init__(self, task: Task):
         self._inputs = self._chained(task)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """None after the last."""
+        """Returns the next inputs, None after the last."""
         return next(self._inputs, None)
 
     @staticmethod
@@ -183,7 +183,7 @@ class _Streams(CalibrationDataReader):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the advice to optimise the graph first; ONNX Runtime does, later."""
+    """Silences the advice to optimise the graph first: ONNX Runtime optimises it later."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""How far artefacts are from JAX float32 on real speech: the same windows, each artefact with a state of its own."""
+"""Compares artefacts with JAX float32 on real speech: the same windows, each artefact with a state of its own."""
 
 import statistics
 import time
@@ -18,7 +18,7 @@ TIMED_STEPS, ROUNDS = 20, 5
 
 
 class Parity:
-    """Utterances as streams, and what JAX float32 makes of them."""
+    """Utterances as streams, and their results in JAX float32."""
 
     def __init__(self, engine: Stepper, tokenizer: Tokenizer, utterances: Sequence[Utterance]):
         """`engine` is that of the model in JAX float32."""

@@ -1,4 +1,4 @@
-"""From a work directory to an artefact with its card: what all formats have in common."""
+"""Exports a work directory as an artefact with its card: the steps that all formats share."""
 
 import pathlib
 
@@ -42,7 +42,7 @@ def export(
 ) -> Card:
     """Writes a trained model, its tokens and its card to the folder `out`.
 
-    As a streaming step; or, where `max_seconds` is given, for whole recordings of at most so long, and then without
+    The artefact is a streaming step. With `max_seconds`, it takes whole recordings of at most that length, and no
     chunks. Raises ExportError, before any work, for what the format cannot hold.
     """
     config = Config.from_json(workdir / "config.json")
@@ -89,7 +89,7 @@ def export(
 
 
 def reference(config: Config, model: ConformerCTC, geometry: Geometry) -> Stepper:
-    """What an artefact is compared with: the model in JAX float32, with the same windows."""
+    """Returns the model in JAX float32, with the windows of an artefact, for the artefact to be compared with."""
     if geometry.whole:
         return WholeEngine(model, geometry.framing(config.features))
     return Engine(config, model, chunk_size=geometry.chunk_size, num_left_chunks=geometry.num_left_chunks)
@@ -105,7 +105,7 @@ def release(workdir: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def _copy(workdir: pathlib.Path, tokenizer: Tokenizer, out: pathlib.Path) -> None:
-    """Puts what turns log-probabilities into words beside an artefact; the language model stays where it is."""
+    """Copies tokenizer, calibration and search settings to `out`; the language model stays where it is."""
     tokenizer.save(out)
     Confidence.load(workdir).save(out)
     if settings := stored(workdir):

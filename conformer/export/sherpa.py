@@ -1,4 +1,4 @@
-"""What the stock sherpa-onnx client makes of an artefact, beside what the recogniser here makes of the same samples."""
+"""Compares the stock sherpa-onnx client, running an artefact, with the recogniser here on the same samples."""
 
 import json
 import pathlib
@@ -79,7 +79,7 @@ def decode(
 
 
 class Heard(NamedTuple):
-    """What our recogniser makes of a recording, as the client reports it."""
+    """The results of our recogniser for a recording, in the form in which the client reports its own."""
 
     text: str
     tokens: list[str]
@@ -131,5 +131,5 @@ def compare(
 
 
 def _in_16_bits(samples: np.ndarray) -> np.ndarray:
-    """As the client reads them from a file."""
+    """Rounds samples to 16 bits, as the client reads them from a file."""
     return float_to_pcm16(samples).astype(np.float32) / INT16_SCALE

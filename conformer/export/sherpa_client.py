@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def features(recognizer: sherpa_onnx.OnlineRecognizer, samples: np.ndarray, rate: int) -> list[float]:
-    """Of the first frames, row after row; none where this version of the client hands none out."""
+    """Returns the features of the first frames, row after row; none where this version of the client gives none."""
     stream = recognizer.create_stream()
     stream.accept_waveform(rate, samples)
     count = min(FEATURE_FRAMES, len(samples) * 100 // rate - 2)  # the last wait for more audio

@@ -1,4 +1,4 @@
-"""What converters take: the network in the layout `constant`, as a step of one stream or of a whole recording."""
+"""The functions that converters take: the network in the layout `constant`, for a stream's step or a recording."""
 
 from collections.abc import Callable
 
@@ -53,7 +53,11 @@ def flat_step(
 
 
 def whole_logits(model: ConformerCTC, geometry: Geometry, layout: Constant, *inputs: jax.Array) -> jax.Array:
-    """Of a recording that is given as `Geometry.input_shapes` says; frames outside of it hold anything."""
+    """Computes the logits of a whole recording, (frames, vocab); those of frames outside of it have no meaning.
+
+    Args:
+        inputs: as `Geometry.input_shapes` lists them.
+    """
     values = dict(zip(geometry.input_shapes, inputs, strict=True))
     inside, frames = values["inside"], geometry.chunk_size
     positions = None
@@ -73,7 +77,7 @@ def key_positions(geometry: Geometry, frames: jax.Array) -> jax.Array:
 
 
 def specifications(geometry: Geometry) -> list[jax.ShapeDtypeStruct]:
-    """Of what `flat_step` takes."""
+    """Returns the shapes and types of the inputs of `flat_step`."""
     return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in geometry.input_shapes.values()]
 
 

@@ -1,1 +1,1 @@
-"""Language models of words or units: what is counted, estimated, pruned, stored and asked."""
+"""Language models of words or units: counting, estimating, pruning, storing, looking up."""

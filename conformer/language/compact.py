@@ -95,7 +95,7 @@ def read_compact(path: str | pathlib.Path) -> tuple[NgramModel, dict[str, Any]]:
 
 
 def is_compact(path: str | pathlib.Path) -> bool:
-    """Whether a file begins as one of these, whatever its name is."""
+    """Returns whether a file begins like a compact model, whatever its name is."""
     try:
         with pathlib.Path(path).open("rb") as file:
             return _FORMAT.encode() in file.read(4096)

@@ -118,7 +118,7 @@ def estimate(vocabulary: Vocabulary, counts: Sequence[Counts], min_counts: Seque
 
 
 def discounts(counts: Int[np.ndarray, " ngrams"]) -> Float[np.ndarray, " 4"]:
-    """D of counts 0, 1, 2, and 3 or more. Texts too few for three get one, Y; those too few for that get 0.5."""
+    """Returns D of counts 0, 1, 2, and 3 or more. With few texts all three are Y; with too few for Y, 0.5."""
     n = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].astype(float)
     one = n[0] / (n[0] + 2 * n[1]) if n[0] and n[1] else FALLBACK_DISCOUNT
     of = np.arange(1, 4)
@@ -128,18 +128,18 @@ def discounts(counts: Int[np.ndarray, " ngrams"]) -> Float[np.ndarray, " 4"]:
 
 
 def renumber(levels: Iterable[Level], kept: Sequence[np.ndarray]) -> list[Level]:
-    """N-grams whose parents are places among all of one length, with their places among those that were kept."""
+    """Renumbers the parents of n-grams: from places among all of one length to places among those kept."""
     places = [np.zeros(1, np.int32), *(np.cumsum(mask, dtype=np.int32) - 1 for mask in kept)]
     return [level._replace(parent=place[level.parent]) for level, place in zip(levels, places, strict=False)]
 
 
 def _continuations(level: Counts, longer: Counts) -> np.ndarray:
-    """How many words were seen before each; for those that open a sentence, where none can be, how often they occur."""
+    """Counts the distinct words seen before each n-gram; for n-grams that open a sentence, their occurrences."""
     return np.where(level.opens, level.count, np.bincount(longer.suffix, minlength=len(level.word)))
 
 
 def _kept(counts: Sequence[Counts], min_counts: Sequence[int]) -> list[np.ndarray]:
-    """Which n-grams are listed: those that are frequent enough, or begin one that is."""
+    """Returns which n-grams are listed: those that are frequent enough, or begin one that is."""
     least = [0, *min_counts[1:], *[1] * len(counts)]
     kept = [level.count >= least[n] for n, level in enumerate(counts)]
     for n in range(len(counts) - 1, 0, -1):

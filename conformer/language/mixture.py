@@ -30,8 +30,9 @@ def best_weights(models: Sequence[NgramModel], texts: Sequence[str]) -> Float[np
 
 
 def mix(models: Sequence[NgramModel], weights: Sequence[float] | np.ndarray) -> NgramModel:
-    """One model that lists what any of them lists: p(w | h) = sum of weight p(w | h). A word is unlikely, and not
-    `<unk>`, to a model that does not list it.
+    """Returns one model that lists what any of the models lists: p(w | h) = sum of weight p(w | h).
+
+    A model that does not list a word takes it for unlikely, not for `<unk>`.
     """
     vocabulary = Vocabulary(word for model in models for word in model.words)
     theirs = [model.vocabulary.ids(vocabulary.words) for model in models]  # their numbers for its words

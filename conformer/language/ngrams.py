@@ -78,7 +78,7 @@ class NgramModel:
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, levels: Sequence[Level]) -> "NgramModel":
-        """From its n-grams, those of one word first."""
+        """Makes a model of its n-grams, those of one word first."""
         starts = np.cumsum([0, 1, *(len(level.word) for level in levels)])
         parents = np.concatenate([start + level.parent for start, level in zip(starts, levels, strict=False)])
         counts = np.bincount(parents, minlength=starts[-2])
@@ -92,7 +92,7 @@ class NgramModel:
         )
 
     def levels(self) -> list[Level]:
-        """Its n-grams, as `of` takes them."""
+        """Returns the n-grams of the model, as `of` takes them."""
         found = []
         for first, stop in zip(self.starts[1:], self.starts[2:], strict=False):
             nodes = np.arange(first, stop)
@@ -212,7 +212,7 @@ class NgramModel:
 
 
 class Following:
-    """What follows the contexts of a model: ln p of some words, and the contexts behind them; remembered."""
+    """Looks up ln p of some words behind a context, and the contexts that they lead to; remembers the results."""
 
     def __init__(self, model: NgramModel, ids: Int[np.ndarray, " words"]):
         self._model, self._ids = model, ids

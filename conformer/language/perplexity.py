@@ -1,4 +1,4 @@
-"""How well a language model predicts texts."""
+"""The perplexity of a language model on texts."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from kernels.typing import Float
 
 
 class Fit(NamedTuple):
-    """How well a model predicts texts."""
+    """The figures of how well a model predicts texts."""
 
     perplexity: float  # of the words it lists and the ends of sentences
     words: int

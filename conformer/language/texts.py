@@ -22,7 +22,7 @@ _SENTENCES_A_REPORT = 500_000
 
 
 def text_files(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
-    """Files as they are named; of a folder all in it that end in .txt, .txt.gz, .txt.xz or .txt.bz2, in order."""
+    """Returns the named files, and of a folder all that end in .txt, .txt.gz, .txt.xz or .txt.bz2, in order."""
     files = []
     for path in map(pathlib.Path, paths):
         found = sorted(file for pattern in _PATTERNS for file in path.rglob(pattern)) if path.is_dir() else [path]
@@ -95,7 +95,7 @@ class Overlap:
                     self._begins.add((row[0], row[1]))
 
     def watched(self, texts: Iterable[str]) -> Iterator[str]:
-        """The same texts."""
+        """Yields the same texts, and counts those that overlap."""
         for text in texts:
             words = text.split()
             if not self._begins.isdisjoint(pairwise(words)):
@@ -105,7 +105,7 @@ class Overlap:
 
 
 def _rows(words: list[str]) -> Iterator[list[str]]:
-    """Every so many words in a row; of a shorter text of two words or more, all."""
+    """Yields every OVERLAP words in a row; of a shorter text of two words or more, all."""
     if len(words) > 1:
         for start in range(max(1, len(words) - OVERLAP + 1)):
             yield words[start : start + OVERLAP]

@@ -29,5 +29,5 @@ class Vocabulary:
         return word in self._ids
 
     def ids(self, words: Iterable[str]) -> Int[np.ndarray, " words"]:
-        """Their numbers, that of `<unk>` for those that are not listed."""
+        """Returns the numbers of words, that of `<unk>` for words that are not listed."""
         return np.array([self._ids.get(word, UNK) for word in words], np.int64)

@@ -61,7 +61,7 @@ class Attention(nnx.Module):
 
     @property
     def scale(self) -> float:
-        """Of scores."""
+        """The factor of the scores, 1 / sqrt(head_dim)."""
         return (self.query_key_value.kernel.shape[0] // self.num_heads) ** -0.5
 
     def distance_keys(self, num_queries: int, num_keys: int) -> Array:

@@ -78,7 +78,7 @@ class Encoder(nnx.Module):
         num_left_chunks: int | Int[Array, ""] | Int[Array, "batch 1"] = -1,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[list[Float[Array, "batch frames channels"]], Int[Array, " batch"]]:
-        """As a call, but the frames that leave each block, first to last: what an intermediate loss needs."""
+        """Encodes as a call does, but returns the outputs of all blocks, first to last, for intermediate losses."""
         front_end, longest = self.subsampling, features.shape[1]
         front_end.check(longest)
         heard = None

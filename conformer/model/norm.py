@@ -35,7 +35,7 @@ class LayerNorm(nnx.Module):
     def of_sum(
         self, x: Float[Array, "*batch channels"], residual: Float[Array, "*batch channels"]
     ) -> Float[Array, "*batch channels"]:
-        """Of x + residual, in one pass where the implementation has one."""
+        """Normalises x + residual, in one pass where the implementation has one."""
         scale, bias = self.scale[...], self.bias[...]
         return add_layer_norm(x, residual, scale, bias, eps=self.eps, implementation=self.implementation)[0]
 

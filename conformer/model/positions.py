@@ -1,4 +1,4 @@
-"""What position adds to scores of attention where it is no learned bias: sinusoids, which each block maps."""
+"""The sinusoids by which positions enter the scores of attention; models with a learned bias do not use them."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,12 +18,12 @@ def sinusoids(positions: Float[Array, "*shape"], dim: int) -> Float[Array, "*sha
 
 
 def distance_sinusoids(num_queries: int, num_keys: int, dim: int) -> Float[np.ndarray, "distances channels"]:
-    """Those of all distances (position of a query) - (position of a key), descending; the queries are the last keys."""
+    """The encodings of all distances from a key to a query, descending; the queries are the last of the keys."""
     return known_sinusoids(np.arange(num_keys - 1, -num_queries, -1), dim)
 
 
 def known_sinusoids(positions: Int[np.ndarray, " positions"], dim: int) -> Float[np.ndarray, "positions channels"]:
-    """Those of positions known before tracing: computed in float64, outside of the compiled function."""
+    """The encodings of positions known before tracing: computed in float64, outside of the compiled function."""
     angles = positions[:, None] * np.exp(np.arange(0, dim, 2) * -(np.log(10_000.0) / dim))
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(positions), dim).astype(np.float32)
 

@@ -45,7 +45,7 @@ def make_subsampling(config: ModelConfig, num_mel_bins: int, *, compute: str, rn
 
 
 def lengths_of(config: ModelConfig) -> Lengths:
-    """Those of the front end that `model.subsampling` names, without its parameters."""
+    """Returns the numbers of frames of the front end that `model.subsampling` names; needs no parameters."""
     kind = load_kind(FRONT_ENDS[config.subsampling])
     factor = config.subsampling_factor
     return Lengths(factor, kind.right_context_of(factor), config.subsampling_padding)

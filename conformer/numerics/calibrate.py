@@ -66,7 +66,7 @@ _NORMS = (LayerNorm, nnx.LayerNorm, nnx.RMSNorm)
 
 
 class _Longest(nnx.Variable):
-    """What a probe has seen."""
+    """The norm of the longest row that a probe has seen."""
 
 
 class _Probe(nnx.Module):

@@ -1,4 +1,4 @@
-"""What a policy puts in the place of a model's own normalisation and attention."""
+"""The normalisation and the attention that a policy puts in place of a model's own."""
 
 from collections.abc import Callable
 from typing import Any

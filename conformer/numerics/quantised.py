@@ -47,7 +47,7 @@ class QuantisedLinear(nnx.Module):
         return y if self.bias is None else y + self.bias[...]
 
     def channels_first(self, x: Float[Array, "batch in height frames"]) -> Float[Array, "batch out out_height frames"]:
-        """As `conformer.model.linear.Linear.channels_first`, with a scale for each of its results' inputs."""
+        """Computes `conformer.model.linear.Linear.channels_first`, with one scale for the inputs of each result."""
         whole = self.kernel.shape[0] > x.shape[1]
         quantised, scale = quantise(x, self.format, axis=(1, 2) if whole else 1)
         accumulation = jnp.int32 if self.format == "int8" else jnp.float32

@@ -1,4 +1,4 @@
-"""When words were spoken: the decoder says in which order and about where, the loudness says from when to when.
+"""Finds when words were spoken: the decoder gives their order and rough place, the loudness their start and end.
 
 CTC emits a token somewhere inside its word, or a little beside it, and says nothing of where the word begins and ends.
 Hence the stretches s_1 < e_1 <= s_2 < e_2 ... of a segment's words are those that make
@@ -76,7 +76,7 @@ def align_words(levels: Float[np.ndarray, " frames"], emissions: Sequence[Span],
 
 
 def _speech(levels: np.ndarray) -> np.ndarray:
-    """How much each frame is speech, from -1 to 1."""
+    """Computes how much each frame is speech, from -1 to 1."""
     sound = levels[levels > SILENCE]
     quiet, loud = np.percentile(sound if len(sound) else levels, [QUIET, LOUD])
     quiet = max(quiet, loud - RANGE)
@@ -84,7 +84,7 @@ def _speech(levels: np.ndarray) -> np.ndarray:
 
 
 def _stray(late: np.ndarray) -> np.ndarray:
-    """What it costs that a border lies so many frames inside its emission (late), or outside of it (negative)."""
+    """Computes the cost of a border that lies so many frames inside its emission (late), or outside (negative)."""
     early = -late
     return STRAY * np.maximum(late, 0) + EARLY * np.maximum(early - EARLY_FREE, 0) + TIE * np.abs(late)
 

@@ -24,11 +24,11 @@ class Writer:
         self._cues, self._num_cues = Cues(), 0
 
     def begin(self) -> str:
-        """What stands before the first segment."""
+        """Returns the text before the first segment."""
         return VTT_HEADER if self._format == "vtt" else ""
 
     def segment(self, segment: Segment) -> str:
-        """A segment, or the cues that are complete with it."""
+        """Returns the text of a segment, or of the cues that are complete with it."""
         match self._format:
             case "txt":
                 return segment.text + "\n"
@@ -39,7 +39,7 @@ class Writer:
         return self._subtitles(self._cues.add(segment))
 
     def end(self) -> str:
-        """What stands behind the last segment."""
+        """Returns the text behind the last segment."""
         return self._subtitles(self._cues.finish())
 
     def _subtitles(self, cues: Sequence[Cue]) -> str:

@@ -32,7 +32,7 @@ class Stream:
         self.audio.accept(samples, sample_rate)
 
     def end(self) -> None:
-        """No more audio will come. May be called again."""
+        """Ends the audio of the stream. May be called again."""
         self.audio.end()
         self.transcript.audio_seconds = self.audio.audio_seconds
 

@@ -44,12 +44,12 @@ class Recognizer:
         return self._advance()
 
     def take_segments(self) -> list[Segment]:
-        """Hands over the segments that are over, and forgets them (see `Transcript.take_segments`)."""
+        """Returns the segments that are over, and forgets them (see `Transcript.take_segments`)."""
         return self.stream.transcript.take_segments()
 
     @property
     def text(self) -> str:
-        """What has been recognised so far, less the segments taken."""
+        """The text recognised so far, less the segments taken."""
         return self.stream.transcript.text
 
     @property

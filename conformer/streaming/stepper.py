@@ -1,4 +1,4 @@
-"""What a stream needs of a network: the numbers that its audio is cut by, and a step that keeps the state."""
+"""The interface between a stream and a network: the sizes that audio is cut by, and a step that keeps the state."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from kernels.typing import Bool, Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class Framing:
-    """How audio becomes windows of features, and each window a chunk of encoder frames.
+    """The sizes by which audio is cut into windows of features, each of which becomes a chunk of encoder frames.
 
     With `whole`, a window holds a recording from its beginning to its end, followed by zeros.
     """
@@ -26,7 +26,7 @@ class Framing:
 
     @classmethod
     def of_whole(cls, features: FeatureConfig, lengths: Lengths, seconds: float) -> "Framing":
-        """For recordings that last at most so long."""
+        """Returns the framing of whole recordings that last at most `seconds`."""
         plan, samples = plan_of(features), math.ceil(seconds * features.sample_rate)
         frames = -(-(samples + plan.trailing) // plan.shift) + 1  # one more, which resampling may give
         return cls(features, lengths, max(lengths.output_lengths(frames), 1), whole=True)
@@ -53,7 +53,7 @@ class Framing:
 
     @property
     def longest(self) -> float:
-        """Seconds that a recording may last: all that a window holds, where that is whole."""
+        """Seconds that a recording may last: those of a window, where a window is a whole recording."""
         if not self.whole:
             return math.inf
         plan = plan_of(self.features)
@@ -65,7 +65,7 @@ class Framing:
         return self.lengths.output_lengths(feature_frames)
 
     def end(self, window: Float[np.ndarray, "window mel"], num_frames: int) -> int:
-        """Where in its window a whole recording ends that has so many encoder frames.
+        """Returns the feature frame of a window at which a whole recording of `num_frames` encoder frames ends.
 
         That is behind the last frame that is not zero, or the earliest place that gives as many.
         """
@@ -103,7 +103,7 @@ class Stepper(Protocol):
         ...
 
     def warm_up(self) -> None:
-        """Takes what a first step costs more than others ahead of the first audio."""
+        """Runs a first step ahead of the first audio, since it takes longer than others."""
         ...
 
     @property

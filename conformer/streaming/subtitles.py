@@ -41,7 +41,7 @@ class Cues:
         return cues
 
     def finish(self) -> list[Cue]:
-        """No more segments will come: the last cue, if there is one."""
+        """Ends the subtitles and returns the last cue, if there is one."""
         return [self._cut(len(self._words))] if self._words else []
 
     def _cut(self, count: int) -> Cue:
@@ -66,7 +66,7 @@ def vtt(cue: Cue) -> str:
 
 
 def _count(words: Sequence[Word]) -> int:
-    """How many of the first words make a cue; all of them while they fit and more may follow."""
+    """Returns how many of the first words make a cue; all of them while they fit and more may follow."""
     text, lasting = 0, 0
     for count in range(1, len(words) + 1):
         fits = len(_wrap(words[:count])) <= LINES and words[count - 1].end - words[0].start <= LONGEST

@@ -19,9 +19,9 @@ from kernels.typing import Float
 
 @dataclasses.dataclass(frozen=True)
 class EndpointConfig:
-    """When a segment of a stream is taken to be over. Silence is time without a new token.
+    """The rules by which a segment of a stream ends. Silence is time without a new token.
 
-    A segment that grows too long ends at its last word boundary, and what follows is recognised as if it had not.
+    A segment that grows too long ends at its last word boundary; this changes nothing in what is recognised after it.
     """
 
     silence_after_speech: float = 1.2  # seconds, once something has been recognised
@@ -59,7 +59,7 @@ class Segment(NamedTuple):
     alternatives: tuple[Alternative, ...] = ()  # the best first, the text itself among them; where they were asked for
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the segment as dictionaries and lists, for JSON."""
         lists = {"words": self.words, "tokens": self.tokens, "alternatives": self.alternatives}
         return self._asdict() | {name: [item._asdict() for item in items] for name, items in lists.items()}
 
@@ -115,24 +115,25 @@ class Transcript:
             self._cut_at_boundary()
 
     def finish(self) -> None:
-        """No more frames will come: ends the last segment."""
+        """Ends the stream, and with it the last segment."""
         self._end_segment()
 
     @property
     def tokens(self) -> list[Token]:
-        """Of the current segment; `frame` counts from the start of the stream."""
+        """The tokens of the current segment; `frame` counts from the start of the stream."""
         return self._decoder.tokens
 
     def take_segments(self) -> list[Segment]:
-        """Hands over the segments that are over, and forgets them: with an endpoint, a stream whose segments are taken
-        keeps a constant size, however long it lasts. Text and words are then those since.
+        """Returns the segments that are over, and forgets them: `text` and `words` are then those that follow.
+
+        With an endpoint, a stream whose segments are taken keeps a constant size, however long it lasts.
         """
         segments, self.segments = self.segments, []
         return segments
 
     @property
     def text(self) -> str:
-        """What has been recognised so far, every segment that has not been taken."""
+        """The text recognised so far, with every segment that has not been taken."""
         texts = [segment.text for segment in self.segments] + [self._tokenizer.decode([t.id for t in self.tokens])]
         return " ".join(text for text in texts if text)
 

@@ -18,7 +18,7 @@ class StreamError(ValueError):
 
 
 class Window(NamedTuple):
-    """Features of one chunk, how many encoder frames of it are valid, and the next levels.
+    """The features of one chunk, the number of its valid encoder frames, and the next levels.
 
     Levels are the loudness of feature frames, as far as the valid encoder frames reach. Those that have not come by
     then, where the front end is padded, come with the next window.
@@ -64,7 +64,7 @@ class Windows:
 
     @property
     def encoded_seconds(self) -> float:
-        """How far the windows handed out reach into the audio."""
+        """The seconds of audio that the windows handed out so far reach to."""
         return self._num_encoded * self._framing.frame_seconds
 
     def accept(self, samples: Any, sample_rate: int | None = None) -> None:
@@ -94,7 +94,7 @@ class Windows:
             )
 
     def end(self) -> None:
-        """No more audio will come: silence follows (`features.trailing_silence`). May be called again."""
+        """Ends the audio and puts silence behind it (`features.trailing_silence`). May be called again."""
         if self._remaining is not None:
             return
         framing, features = self._framing, self._features

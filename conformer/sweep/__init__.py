@@ -1,4 +1,4 @@
-"""Many configurations, or one model evaluated in many ways: what runs, where its results lie, and one table of all."""
+"""Sweeps: many configurations, or one model evaluated in many ways, their results, and one table of all."""
 
 from conformer.sweep.schedule import run_sweep as run_sweep
 from conformer.sweep.trials import Sweep as Sweep

@@ -44,7 +44,7 @@ def figures(trial: Trial, model: pathlib.Path, scores: dict) -> list[dict]:
 
 
 def costs(config: Config, workload: Workload, policy: Policy) -> dict[str, float | None]:
-    """What the cost model counts for a second of audio, and predicts for the watch-class device."""
+    """Returns what the cost model counts for a second of audio, and predicts for the watch-class device."""
     known = policy.compute in DEVICE.matrix_rate  # float8 is not
     activations = 2 if policy.emulated else 4
     weights = {"float32": 4, "bfloat16": 2, "float16": 2}.get(policy.parameters, 1)

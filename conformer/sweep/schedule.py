@@ -31,7 +31,7 @@ class _Job(NamedTuple):
     log: pathlib.Path
 
 
-type _Work = Generator[_Job, int | None]  # what one model needs; it is sent the exit status of each process
+type _Work = Generator[_Job, int | None]  # the processes that one model needs; it is sent the exit status of each
 
 
 class _Running(NamedTuple):
@@ -145,7 +145,7 @@ def _take(
 
 
 def _work(workdir: pathlib.Path, owner: Trial, trials: Sequence[Trial], failures: dict[str, str]) -> _Work:
-    """What one model needs, a process after the other: training, then each trial's evaluation."""
+    """Yields the processes that one model needs, one after the other: training, then each trial's evaluation."""
     model, began = pathlib.Path(owner.model or workdir / owner.name), time.monotonic()
     # A checkpoint's folder gets its name once it is complete.
     if owner.config and not (model / "checkpoints" / str(owner.resolve().train.num_steps)).is_dir():

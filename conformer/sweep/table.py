@@ -167,7 +167,7 @@ utterances.</p>
 
 
 def page(title: str, description: str, rows: Sequence[Mapping], failures: Mapping[str, str], command: str) -> str:
-    """All of it as HTML that needs no other file."""
+    """Returns the results as HTML that needs no other file."""
     found = columns(rows)
 
     def line(tag: str, values: Sequence[str]) -> str:

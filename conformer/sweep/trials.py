@@ -1,4 +1,4 @@
-"""What a sweep is: a list of trials, each a model and the way it is evaluated.
+"""A sweep: a list of trials, each a model and the way it is evaluated.
 
 A sweep file holds `get_sweep() -> Sweep`. A trial names a config to train, or the folder of a model that is there
 already. Trials with equal configs share one training, which lies in the folder of the first of them.

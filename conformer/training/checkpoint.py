@@ -204,7 +204,7 @@ def _read_weights(path: pathlib.Path, shapes: _Trained) -> _Trained:
 
 
 def _restore_args(leaf: Any) -> ocp.RestoreArgs:
-    """Onto the devices of `leaf`, if it is on any; a share of it is all that each of them reads."""
+    """Returns how an array is restored: onto the devices of `leaf`, if it is on any, each of which reads its share."""
     sharding = getattr(leaf, "sharding", None)
     return ocp.RestoreArgs(restore_type=np.ndarray) if sharding is None else ocp.ArrayRestoreArgs(sharding=sharding)
 

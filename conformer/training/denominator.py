@@ -1,12 +1,12 @@
-"""What else the audio could have been: the denominator of maximum mutual information, over sequences of units.
+"""The denominator of maximum mutual information: a sum over all sequences of units that the audio could be.
 
 CTC makes the labels l likely. With a prior P over sequences of units, l competes with all others (Bahl et al., 1986;
 with the states of CTC: Xiang and Ou, 2019, "CRF-based single-stage acoustic modeling with CTC topology"):
 
     -ln p(l | x) + weight ln sum over l' of p(l' | x) P(l')
 
-P is a bigram of the units of the training texts. The network then need not learn which units follow each other, which a
-language model knows better, and learns what tells likely sequences apart.
+P is a bigram of the units of the training texts. The network need not learn which units follow each other: a language
+model knows that better. It learns to tell likely sequences apart.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Where a run's arrays lie on several devices: the one mesh, and the place of state, batch and random bits on it.
+"""Places a run's arrays on several devices: the one mesh, and the place of state, batch and random bits on it.
 
 The mesh has two axes, ("data", "fsdp"). Rows of a batch are spread over both, so that every device computes on rows of
 its own. The state is spread over "fsdp" alone, and copied along "data": with fsdp=1 each device holds all of it (data
@@ -77,7 +77,7 @@ def place_batch(mesh: Mesh, batch: Batch) -> Batch:
 
 
 def keep_in_place(mesh: Mesh, state: Any) -> Any:
-    """Inside a compiled function: the state, or gradients of its parameters, where `place_state` puts them."""
+    """Keeps the state, or gradients, where `place_state` puts them; for use inside a compiled function."""
     return state if mesh.size == 1 else with_sharding_constraint(state, _state_shardings(mesh, state))
 
 
@@ -90,7 +90,7 @@ def on_this_process(mesh: Mesh, tree: Any) -> Any:
 
 
 def gather(mesh: Mesh, params: Any) -> Any:
-    """Inside a compiled function: parameters that every device has in full, to compute its rows with."""
+    """Gathers all parameters on every device, to compute its rows with; for use inside a compiled function."""
     return params if mesh.size == 1 else with_sharding_constraint(params, NamedSharding(mesh, PartitionSpec()))
 
 

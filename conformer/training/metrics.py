@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics.jsonl, TensorBoard events, a progress bar."""
+"""The output of a run while it trains: metrics.jsonl, TensorBoard events, a progress bar."""
 
 import json
 import pathlib
@@ -48,7 +48,7 @@ class MetricsLog:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
-    """What `MetricsLog` wrote of a finished run; nothing of a model without its log."""
+    """Reads what `MetricsLog` wrote, a dictionary a line; an empty list for a model without its log."""
     path = workdir / METRICS_FILE
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -71,7 +71,7 @@ class Progress:
         )
 
     def update(self) -> None:
-        """One more step is done."""
+        """Counts one more step as done."""
         self._step += 1
         self._bar.update()
 
@@ -81,7 +81,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """What the steps to come take if they are as fast as those before."""
+        """The seconds that the remaining steps take if they are as fast as those before."""
         elapsed = time.perf_counter() - self._began
         return elapsed / max(1, self._step - self._start) * (self._num_steps - self._step)
 

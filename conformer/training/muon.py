@@ -41,7 +41,7 @@ def muon(
 
 
 def is_linear_map(param: Array) -> bool:
-    """Not biases by distance, nor the few taps of a depthwise convolution."""
+    """Returns whether a parameter is a linear map, not biases by distance nor the taps of a depthwise convolution."""
     return param.ndim == 2 and min(param.shape) >= MAP_WIDTH
 
 

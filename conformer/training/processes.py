@@ -1,4 +1,4 @@
-"""A run of several processes: how they find each other, and what is said when one of them is lost.
+"""Runs of several processes: they find each other, and report when one of them is lost.
 
 JAX ends a process whose peers are gone, by an abort from a thread of its own or by an error in a collective, whichever
 comes first. So each process is the child of a small one, which needs no JAX and outlives it to say what happened.

@@ -1,4 +1,4 @@
-"""How fast each parameter learns: some not at all, the encoder slower than the head."""
+"""The learning rates of parameters: some keep their values, and the encoder may learn slower than the head."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def divide(config: TrainConfig, params: nnx.State) -> tuple[nnx.State, nnx.State
 
 
 def scale_encoder(rate: float) -> optax.GradientTransformation:
-    """Updates of all but the head times a rate."""
+    """Returns a transformation that multiplies the updates of all parameters but the head's by a rate."""
 
     def scaled(path: Any, leaf: jax.Array) -> jax.Array:
         return leaf if name_of(path).startswith(HEAD) else rate * leaf

@@ -1,4 +1,4 @@
-"""What a work directory is bound to: the configuration and the utterances that its run began with."""
+"""Binds a work directory to the configuration and the utterances that its run began with."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from conformer.training.checkpoint import WEIGHTS_FILE, Checkpoints
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
-# Keys that change nothing of what a run learns: they may change when it resumes.
+# Keys that have no effect on what a run learns: they may change when it resumes.
 FREE = {
     "data.source",  # moved; that it holds the same utterances is checked by itself
     "data.also_train",
@@ -65,7 +65,7 @@ def resumed(config: Config, workdir: pathlib.Path, extend: int | None) -> Config
 
 
 def _extended(config: Config, stored: Config, workdir: pathlib.Path, extend: int) -> Config:
-    """More updates than the run had. The same command again goes on with them."""
+    """Returns the configuration for more updates than the run had. The same command again goes on with them."""
     total, planned = config.train.num_steps + extend, stored.train.num_steps
     if total < planned:
         raise ConfigError(f"--extend={extend}: {workdir} is trained for {planned} updates already: raise it")
@@ -92,7 +92,7 @@ def check_data(workdir: pathlib.Path, digest: dict[str, int | str]) -> None:
 
 
 def digest_of(utterances: Utterances) -> dict[str, int | str]:
-    """What tells utterances from others, wherever they lie: their number and a hash."""
+    """Returns the number of utterances and a hash of them, which tell them from others, wherever their files lie."""
     parts = (
         utterances.checksums()
         if isinstance(utterances, Corpus)

@@ -1,4 +1,4 @@
-"""What a training run consists of: the batches it reads, and a trainer, whose state they move on."""
+"""The parts of a training run: the batches that it reads, and a trainer whose state they update."""
 
 from collections.abc import Sequence
 
@@ -33,9 +33,9 @@ def make_loader(config: Config, utterances: Utterances, tokenizer: Tokenizer) ->
 def feature_statistics(
     config: Config, utterances: Utterances, tokenizer: Tokenizer, num_batches: int = 8
 ) -> tuple[Float[np.ndarray, " mel"], Float[np.ndarray, " mel"]]:
-    """Mean and standard deviation of each mel bin, over batches of the fully grown curriculum.
+    """Computes the mean and standard deviation of each mel bin, over batches of the fully grown curriculum.
 
-    Of speech alone: the logarithms of silence lie far from it.
+    Pauses and background are left out: the logarithms of silence lie far from those of speech.
     """
     speech = config.replace({"augment.background_probability": 0.0, "augment.pause_seconds": 0.0})
     loader = make_loader(speech, utterances, tokenizer)
@@ -77,7 +77,7 @@ class Trainer:
         self.forward = make_forward(config, graphdef)
 
     def update(self, batch: Batch, chunk: tuple[np.int32, np.int32]) -> dict[str, jax.Array]:
-        """Moves the state on by this process's rows of a batch; the step's metrics, which may still be computed.
+        """Updates the state by this process's rows of a batch. Returns the step's metrics, perhaps not computed yet.
 
         `chunk` is chunk_size and num_left_chunks (`draw_chunk`).
         """

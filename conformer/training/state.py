@@ -1,4 +1,4 @@
-"""What a training run carries from step to step: one explicit pytree, and how it begins."""
+"""The state that a training run carries from step to step: one explicit pytree, and its first value."""
 
 from typing import Any, NamedTuple
 

@@ -58,7 +58,7 @@ def build(artefact: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def model_constants(card: Card, folder: pathlib.Path) -> dict[str, Any]:
-    """What the page knows of a model beside its file: model.json."""
+    """Returns the content of model.json: what the page must know of a model beside its file."""
     confidence = dataclasses.asdict(Confidence.load(folder)) | {"surest": SUREST}
     return {
         "name": f"{card.model}, {card.numerics}",

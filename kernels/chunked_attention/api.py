@@ -7,23 +7,26 @@ import jax.numpy as jnp
 
 from kernels import formats
 from kernels.chunked_attention import reference, xla
+from kernels.chunked_attention.rows import seen_keys
 from kernels.implementation import Unsupported, deferred, dispatch
 from kernels.lut_softmax import softmax as exact_softmax
 from kernels.typing import Array, Float, Int
 
 
 def chunked_attention(
-    query: Float[Array, "batch queries heads head_dim"],
-    key: Float[Array, "batch keys heads head_dim"],
-    value: Float[Array, "batch keys heads head_dim"],
-    relative_bias: Float[Array, "heads distances"],
-    key_start: Int[Array, "batch queries"],
-    key_end: Int[Array, "batch queries"],
+    query: Float[Array, "*batch queries heads head_dim"],
+    key: Float[Array, "*batch keys kv_heads head_dim"],
+    value: Float[Array, "*batch keys kv_heads value_dim"],
+    relative_bias: Float[Array, "heads distances"] | None = None,
+    key_start: Int[Array, "*batch queries"] | None = None,
+    key_end: Int[Array, "*batch queries"] | None = None,
     *,
+    lengths: Int[Array, "*batch"] | None = None,
+    scale: float = 1.0,
     softmax: Callable[[Array, Array], Array] = exact_softmax,
     chunks: tuple[int, int] | None = None,
     implementation: str | None = None,
-) -> Float[Array, "batch queries heads head_dim"]:
+) -> Float[Array, "*batch queries heads value_dim"]:
     """Attention of each query to a contiguous range of keys, with a learned bias for each relative position.
 
         out_i = sum_j softmax_j(q_i . k_j + b[i - j]) v_j,    key_start_i <= j < key_end_i
@@ -35,12 +38,16 @@ def chunked_attention(
     queries sees are not loaded. Differentiable in query, key, value and relative_bias; vmap works.
 
     Args:
-        query: already scaled by 1 / sqrt(head_dim); float32, bfloat16 or float16. The queries are the last `queries`
-            of the keys' positions.
-        key, value: the sequence attended to, in the query's type; in a stream, the cache followed by the chunk.
-        relative_bias: b for distances -R ... R (2R + 1 of them); larger distances share the outermost.
-        key_start, key_end: the range of keys of each query (see `chunk_rows`), traced or not; an empty range gives
-            zeros, and no gradient; what lies before the first key or past the last one counts for nothing.
+        query: float32, bfloat16 or float16, with any number of batch axes. The queries are the last `queries` of the
+            keys' positions.
+        key, value: the sequence attended to, in the query's type; in a stream, the cache followed by the chunk. Each
+            of their heads may serve several neighbouring heads of the query (grouped queries; one for all).
+        relative_bias: b for distances -R ... R (2R + 1 of them); larger distances share the outermost. None is zero.
+        key_start, key_end: the range of keys of each query (see `chunk_rows`), traced or not; None are the first key
+            and the last. An empty range gives zeros, and no gradient; what lies before the first key or past the last
+            one counts for nothing. What no query sees, and a query that sees nothing, may be NaN.
+        lengths: keys of each sequence; those beyond are seen by no query, whatever its range.
+        scale: of the products q . k, such as 1 / sqrt(head_dim); the query is multiplied by it, in its own format.
         softmax: the exact one; `SoftmaxTables`, for inference, in the kernels by blocks (`online`); or, for "reference"
             and "xla", any function of scores (*batch, heads, queries, keys) and a mask that broadcasts against them.
         chunks: (chunk_size, num_left_chunks) where they are known before tracing, the first at least 1, the second at
@@ -54,12 +61,28 @@ def chunked_attention(
         ValueError: for shapes or types that do not fit together.
         Unsupported: the implementation named does not run here, or not with these arguments.
     """
-    _check(query, key, value, relative_bias, key_start, key_end)
-    first, stop = (0, key.shape[1]) if chunks is None else _allowed(chunks, query.shape[1], key.shape[1])
-    if query.size == 0:
-        return query
-    arrays = query, key, value, relative_bias, jnp.maximum(key_start, first), jnp.minimum(key_end, stop)
-    return dispatch("chunked_attention", IMPLEMENTATIONS, implementation, *arrays, softmax, chunks)
+    bias = jnp.zeros((query.shape[-2], 1)) if relative_bias is None else relative_bias
+    _check(query, key, value, bias, key_start, key_end, lengths)
+    *batch, num_queries, _, _ = query.shape
+    num_keys = key.shape[-3]
+    chunks = None if chunks is None else _clipped(chunks, num_keys)
+    first, stop = (0, num_keys) if chunks is None else _allowed(chunks, num_queries, num_keys)
+    shape = *query.shape[:-1], value.shape[-1]
+    if query.size == 0 or value.size == 0:
+        return jnp.zeros(shape, query.dtype)
+    if lengths is not None:
+        stop = jnp.minimum(lengths[..., None], stop)
+    rows = (*batch, num_queries)
+    start = jnp.broadcast_to(first if key_start is None else jnp.maximum(key_start, first), rows).reshape(
+        -1, num_queries
+    )
+    end = jnp.broadcast_to(stop if key_end is None else jnp.minimum(key_end, stop), rows).reshape(-1, num_queries)
+    query, key, value = (x.reshape(-1, *x.shape[-3:]) for x in (query * scale if scale != 1 else query, key, value))
+    if (shared := query.shape[2] // key.shape[2]) > 1:
+        key, value = (jnp.repeat(x, shared, axis=2) for x in (key, value))
+    arrays = query, key, value, bias, start, end
+    out = dispatch("chunked_attention", IMPLEMENTATIONS, implementation, *arrays, softmax, chunks)
+    return out.reshape(shape)
 
 
 def biased_attention(
@@ -88,44 +111,83 @@ def biased_attention(
     return reference.biased_attention(query, key, value, bias, key_start, key_end, softmax)
 
 
+def _cleaned(function: Callable[..., Array]) -> Callable[..., Array]:
+    """The same function of frames that are zero where nobody sees them, and so are their cotangents.
+
+    Products of matrices multiply what is not seen by zero, and NaN times zero is NaN.
+    """
+
+    def attend(query, key, value, bias, start, end, *options):
+        lowest, highest = (limit[:, None] for limit in seen_keys(start, end))
+        keys = jnp.arange(key.shape[1])
+        seen, sees = (a[..., None, None] for a in ((lowest <= keys) & (keys < highest), start < end))
+        query, key, value = jnp.where(sees, query, 0), jnp.where(seen, key, 0), jnp.where(seen, value, 0)
+        return jnp.where(sees, function(query, key, value, bias, start, end, *options), 0)
+
+    return attend
+
+
 IMPLEMENTATIONS = {
-    "reference": lambda *arguments: reference.chunked_attention(*arguments[:-1]),  # the rows are all it needs
-    "xla": xla.chunked_attention,
-    "mosaic_gpu": deferred("kernels.chunked_attention.mosaic_gpu", "chunked_attention"),
-    "mosaic_tpu": deferred("kernels.chunked_attention.mosaic_tpu", "chunked_attention"),
+    "reference": _cleaned(lambda *arguments: reference.chunked_attention(*arguments[:-1])),  # the rows are all it needs
+    "xla": _cleaned(xla.chunked_attention),
+    "mosaic_gpu": deferred("kernels.chunked_attention.mosaic_gpu", "chunked_attention"),  # cleans its blocks itself
+    "mosaic_tpu": _cleaned(deferred("kernels.chunked_attention.mosaic_tpu", "chunked_attention")),
 }
 
 
-def _allowed(chunks: tuple[int, int], num_queries: int, num_keys: int) -> tuple[Array, Array]:
-    """The first key that each query may see, and the one past the last."""
+def _clipped(chunks: tuple[int, int], num_keys: int) -> tuple[int, int]:
+    """The same limit in numbers that are no larger than the sequence."""
     if not all(isinstance(number, numbers.Integral) for number in chunks):
         raise ValueError(f"chunks={chunks} must be integers known before tracing: give None where they are traced")
     chunk_size, num_left_chunks = chunks
     if chunk_size < 1 or num_left_chunks < 0:
         raise ValueError(f"chunks={chunks} must hold at least 1 and at least 0: give None where there is no such limit")
+    chunk_size = min(chunk_size, max(num_keys, 1))
+    return chunk_size, min(num_left_chunks, -(-num_keys // chunk_size))
+
+
+def _allowed(chunks: tuple[int, int], num_queries: int, num_keys: int) -> tuple[Array, Array]:
+    """The first key that each query may see, and the one past the last."""
+    chunk_size, num_left_chunks = chunks
     chunk = jnp.arange(num_keys - num_queries, num_keys) // chunk_size * chunk_size
     return jnp.maximum(chunk - num_left_chunks * chunk_size, 0), jnp.minimum(chunk + chunk_size, num_keys)
 
 
-def _check(query: Array, key: Array, value: Array, relative_bias: Array, key_start: Array, key_end: Array) -> None:
-    for name, array, rank in (("query", query, 4), ("key", key, 4), ("value", value, 4), ("key_start", key_start, 2)):
-        if array.ndim != rank:
-            raise ValueError(f"{name} of shape {array.shape} has {array.ndim} axes, not {rank}: see chunked_attention")
-    batch, num_queries, heads, head_dim = query.shape
-    if key.shape != value.shape or key.shape != (batch, key.shape[1], heads, head_dim):
+def _check(
+    query: Array,
+    key: Array,
+    value: Array,
+    relative_bias: Array,
+    key_start: Array | None,
+    key_end: Array | None,
+    lengths: Array | None,
+) -> None:
+    for name, array in (("query", query), ("key", key), ("value", value)):
+        if array.ndim < 3 or array.ndim != query.ndim:
+            raise ValueError(
+                f"{name} of shape {array.shape} has {array.ndim} axes, not {max(query.ndim, 3)}: see chunked_attention"
+            )
+    *batch, num_queries, heads, head_dim = query.shape
+    *others, num_keys, kv_heads, key_dim = key.shape
+    if value.shape[:-1] != key.shape[:-1] or others != batch or key_dim != head_dim or heads % max(kv_heads, 1):
         raise ValueError(
             f"key {key.shape} and value {value.shape} do not fit query {query.shape}: they may differ in the number of "
-            "keys alone, and not from each other"
+            "keys, in a number of heads that divides the query's, and the value in its last axis"
         )
-    if num_queries > key.shape[1]:
-        raise ValueError(f"{num_queries} queries but {key.shape[1]} keys: the queries must be the last of the keys")
+    if num_queries > num_keys:
+        raise ValueError(f"{num_queries} queries but {num_keys} keys: the queries must be the last of the keys")
     if relative_bias.ndim != 2 or relative_bias.shape[0] != heads:
         raise ValueError(f"relative_bias of shape {relative_bias.shape} must be ({heads} heads, 2R + 1)")
     if relative_bias.shape[1] % 2 == 0:
         raise ValueError(f"relative_bias has {relative_bias.shape[1]} distances: give 2R + 1, for -R ... R")
-    for name, rows in (("key_start", key_start), ("key_end", key_end)):
-        if rows.shape != (batch, num_queries):
-            raise ValueError(f"{name} of shape {rows.shape} must be {(batch, num_queries)}, a number for each query")
+    rows = (*batch, num_queries)
+    for name, given, wanted in (
+        ("key_start", key_start, rows),
+        ("key_end", key_end, rows),
+        ("lengths", lengths, rows[:-1]),
+    ):
+        if given is not None and given.shape != wanted:
+            raise ValueError(f"{name} of shape {given.shape} must be {wanted}, a number for each of them")
     if query.dtype.name not in formats.COMPUTED or not query.dtype == key.dtype == value.dtype:
         raise ValueError(
             f"query is {query.dtype}, key {key.dtype} and value {value.dtype}: give all three in one of "

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from kernels.chunked_attention.blocks import Diagonals, key_blocks, query_blocks
 from kernels.chunked_attention.online import OnlineSoftmax, online_softmax
+from kernels.guard import called, varying
 from kernels.typing import Array
 
 HEAD_DIM = 64  # head dimensions are padded to a multiple of it
@@ -42,18 +43,20 @@ class Kernels(NamedTuple):
 def attention(kernels: Kernels, query, key, value, relative_bias, key_start, key_end, softmax) -> Array:
     """See `api.chunked_attention`. Raises Unsupported for another softmax than the exact one and `SoftmaxTables`."""
     online = online_softmax(softmax, key.shape[1], query.dtype)
-    num_queries, head_dim = query.shape[1], query.shape[3]
+    num_queries, value_dim = query.shape[1], value.shape[3]
     diagonals = Diagonals(num_queries, key.shape[1], relative_bias.shape[1] // 2, kernels.block)
     tiles = diagonals.tiles(relative_bias)
-    padding = (-head_dim) % HEAD_DIM
-    query, key, value = (_pad(_pad(x, 1, (-x.shape[1]) % kernels.block), 3, padding) for x in (query, key, value))
+    head_dim = -(-max(query.shape[3], value_dim) // HEAD_DIM) * HEAD_DIM
+    query, key, value = (
+        _pad(_pad(x, 1, (-x.shape[1]) % kernels.block), 3, head_dim - x.shape[3]) for x in (query, key, value)
+    )
     start, end = (_pad(x.astype(jnp.int32), 1, (-num_queries) % kernels.block) for x in (key_start, key_end))
-    arrays = query, key, value, tiles, start, end
+    arrays = varying(query, key, value, tiles, start, end)
     if online is None:
         out: Any = _attention(kernels, diagonals, *arrays)
     else:
         out, _ = _forward_pass(kernels, diagonals, online, *arrays)
-    return out[:, :num_queries, :, :head_dim]
+    return out[:, :num_queries, :, :value_dim]
 
 
 def _pad(x: Array, axis: int, amount: int) -> Array:
@@ -75,7 +78,8 @@ def _forward_pass(
 ) -> tuple[Array, Array]:
     def forward(tiles, query, key, value, start, end):
         key_range = key_blocks(start, end, kernels.block)
-        return kernels.forward(diagonals, online, key_range, query, key, value, tiles, start, end)
+        forward = functools.partial(kernels.forward, diagonals, online, key_range)
+        return called("chunked_attention", forward, query, key, value, tiles, start, end)
 
     return _folded(forward, per_example=False)(tiles, query, key, value, start, end)
 
@@ -85,8 +89,9 @@ def _backward(kernels: Kernels, diagonals: Diagonals, residuals: tuple[Array, ..
         key_range = key_blocks(start, end, kernels.block)
         query_range = query_blocks(*key_range, key.shape[1] // kernels.block)
         delta = jnp.einsum("bqhd,bqhd->bhq", cotangent, out, preferred_element_type=jnp.float32)
-        arrays = query, key, value, tiles, start, end, lse, delta, cotangent
-        return kernels.backward(diagonals, key_range, query_range, *arrays)
+        delta = jnp.where((start < end)[:, None], delta, 0.0)  # the cotangent may be NaN where nothing is seen
+        backward = functools.partial(kernels.backward, diagonals, key_range, query_range)
+        return called("chunked_attention", backward, query, key, value, tiles, start, end, lse, delta, cotangent)
 
     query, key, value, tiles, start, end, out, lse = residuals
     gradients = _folded(backward, per_example=True)(tiles, query, key, value, start, end, out, lse, cotangent)

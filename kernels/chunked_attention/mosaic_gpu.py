@@ -20,13 +20,15 @@ from kernels.autotune import tuned
 from kernels.chunked_attention import flash
 from kernels.chunked_attention.blocks import Diagonals
 from kernels.chunked_attention.online import OnlineSoftmax
-from kernels.device import is_interpreted
+from kernels.chunked_attention.rows import seen_keys
+from kernels.device import current_device, is_interpreted
 from kernels.implementation import Unsupported
 from kernels.lut_softmax.mosaic_gpu import gather
 from kernels.typing import Array
 
 BLOCK = 64  # of queries and of keys: rows of one wgmma
 LARGEST_HEAD_DIM = 128  # beyond, accumulators no longer fit into the registers
+_BLACKWELL = 10.0  # the compute capability from which on there is no wgmma
 _NEVER = -1e30  # a score below all others, whose differences are finite
 _LOG2E = math.log2(math.e)
 _ROWS, _COLUMNS = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)  # one value for each row, or column
@@ -58,10 +60,15 @@ def chunked_attention(query, key, value, relative_bias, key_start, key_end, soft
             f"chunked_attention: query is {query.dtype}, and the products of a GPU's kernel take 16 bits: use bfloat16 "
             "or float16 (train.compute), or implementation='xla'"
         )
-    if query.shape[3] > LARGEST_HEAD_DIM:
+    if (head_dim := max(query.shape[3], value.shape[3])) > LARGEST_HEAD_DIM:
         raise Unsupported(
-            f"chunked_attention: head_dim={query.shape[3]} is more than {LARGEST_HEAD_DIM}: use more heads, or "
+            f"chunked_attention: head_dim={head_dim} is more than {LARGEST_HEAD_DIM}: use more heads, or "
             "implementation='xla'"
+        )
+    if (device := current_device()).capability >= _BLACKWELL:
+        raise Unsupported(
+            f"chunked_attention: implementation='mosaic_gpu' multiplies as Hopper does (wgmma), which {device.kind!r} "
+            "cannot: use implementation='xla'"
         )
     pipeline = tuned("chunked_attention", "mosaic_gpu", Pipeline, width=query.shape[3], format=query.dtype.name)
     kernels = _kernels(pipeline or Pipeline())
@@ -75,7 +82,7 @@ def _forward(pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | N
     batch, length, heads, head_dim = query.shape
     tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
 
-    def kernel(b, h, i, first, last, q_all, k_all, v_all, tiles, start, end, *refs):
+    def kernel(b, h, i, first, last, seen_from, seen_to, q_all, k_all, v_all, tiles, start, end, *refs):
         *tables, out_all, lse_all, q, row, barrier = refs
         queries = _part(i)
         _fetch(barrier, (q_all.at[b, queries, h], q))
@@ -84,6 +91,7 @@ def _forward(pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | N
 
         def step(j, k, v, carry):
             accumulator, maximum, total = carry
+            _clean_keys(v, j, seen_from[b], seen_to[b])
             bias = _load(tiles.at[h, diagonals.index(i, j)], plgpu.Layout.WGMMA)
             scores = _product(q, k.transpose((1, 0)), onto=bias) * (_LOG2E if online is None else 1.0)
             seen = _seen(j * BLOCK, 1, row_start, row_end)
@@ -117,7 +125,8 @@ def _forward(pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | N
     sums = jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)
     scratch = [_buffer(query), plgpu.SMEM((BLOCK,), jnp.float32), plgpu.Barrier()]
     call = _call(kernel, query, (jax.ShapeDtypeStruct(query.shape, query.dtype), sums), scratch)
-    return call(*key_range, query, *arrays, *map(jnp.asarray, tables))
+    limits = seen_keys(*arrays[-2:])
+    return call(*key_range, *limits, query, *arrays, *map(jnp.asarray, tables))
 
 
 # ----------------------------------------------------------------------- backward
@@ -131,7 +140,7 @@ def _backward(pipeline: Pipeline, diagonals: Diagonals, key_range, query_range, 
 
 
 def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, *arrays):
-    def kernel(b, h, i, first, last, q_all, k_all, v_all, tiles, *refs):
+    def kernel(b, h, i, first, last, seen_from, seen_to, q_all, k_all, v_all, tiles, *refs):
         *vectors, do_all, dq_all, q, do, barrier = refs
         queries = _part(i)
         _fetch(barrier, (q_all.at[b, queries, h], q), (do_all.at[b, queries, h], do))
@@ -139,6 +148,7 @@ def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, 
         plgpu.barrier_wait(barrier)
 
         def step(j, k, v, accumulator):
+            _clean_keys(k, j, seen_from[b], seen_to[b])
             tile = tiles.at[h, diagonals.index(i, j)]
             _, d_scores = _gradients(q, k, v, do, tile, rows, keys=j * BLOCK)
             return _product(d_scores.astype(k.dtype), k, onto=accumulator)
@@ -149,18 +159,21 @@ def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, 
 
     scratch = [_buffer(query), _buffer(query), plgpu.Barrier(num_arrivals=2)]
     call = _call(kernel, query, jax.ShapeDtypeStruct(query.shape, query.dtype), scratch)
-    return call(*key_range, query, *arrays)
+    _, _, _, start, end, *_ = arrays
+    return call(*key_range, *seen_keys(start, end), query, *arrays)
 
 
 def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, query_range, query, key, value, tiles, *arrays):
-    def kernel(b, h, j, first, last, q_all, k_all, v_all, tiles, *refs):
+    def kernel(b, h, j, first, last, seen_from, seen_to, whole, q_all, k_all, v_all, tiles, *refs):
         *vectors, do_all, dk_all, dv_all, k, v, barrier = refs
         keys = _part(j)
         _fetch(barrier, (k_all.at[b, keys, h], k), (v_all.at[b, keys, h], v))
         plgpu.barrier_wait(barrier)
+        _clean_keys(v, j, seen_from[b], seen_to[b])
 
         def step(i, q, do, carry):
             k_accumulator, v_accumulator = carry
+            _clean(whole[b, i] == 0, lambda: _sees(vectors, b, _part(i)), q, do)
             columns = _vectors(vectors, b, h, _part(i), _COLUMNS)
             tile = tiles.at[h, diagonals.index(i, j)]
             weights, d_scores = _gradients(k, q, do, v, tile, columns, keys=j * BLOCK, transposed=True)
@@ -174,7 +187,9 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, query_range, query, 
 
     scratch = [_buffer(key), _buffer(value), plgpu.Barrier(num_arrivals=2)]
     call = _call(kernel, key, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (key, value)], scratch)
-    return call(*query_range, query, key, value, tiles.swapaxes(2, 3), *arrays)
+    start, end, *_ = arrays
+    whole = jnp.all((start < end).reshape(len(start), -1, BLOCK), axis=2).astype(jnp.int32)
+    return call(*query_range, *seen_keys(start, end), whole, query, key, value, tiles.swapaxes(2, 3), *arrays)
 
 
 def _tiles_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, key, value, tiles, *arrays):
@@ -241,7 +256,9 @@ def _gradients(a, b, c, d, tile, vectors: list[Array], *, keys, transposed: bool
     scores = _product(a, b.transpose((1, 0)), onto=_load(tile, plgpu.Layout.WGMMA)) * _LOG2E
     seen = _seen(keys, 1 - axis, start, end)
     weights = jnp.exp2(jnp.where(seen, scores - _across(lse, axis), _NEVER))
-    return weights, weights * (_product(d, c.transpose((1, 0)), onto=BLOCK) - _across(delta, axis))
+    d_weights = _product(d, c.transpose((1, 0)), onto=BLOCK) - _across(delta, axis)
+    # Transposed, what is not seen was made zero in all that this is made of; to select again would take registers.
+    return weights, weights * d_weights if transposed else jnp.where(seen, weights * d_weights, 0.0)
 
 
 # ------------------------------------------------------------------------- common
@@ -346,6 +363,37 @@ def _seen(keys: Array, axis: int, start: Array, end: Array) -> Array:
     """(BLOCK, BLOCK): which of the keys, along `axis`, from number `keys` on, the queries see."""
     index = keys + plgpu.broadcasted_iota(jnp.int32, (BLOCK, BLOCK), axis, layout=plgpu.Layout.WGMMA)
     return (_across(start, 1 - axis) <= index) & (index < _across(end, 1 - axis))
+
+
+def _clean_keys(block: Any, j: Array, seen_from: Array, seen_to: Array) -> None:
+    """Zeros where no query of the sequence sees the keys of block j: NaN times a weight of zero is NaN."""
+    place = j * BLOCK
+
+    def seen() -> Array:
+        keys = place + plgpu.layout_cast(lax.iota(jnp.int32, BLOCK), _ROWS)
+        return (seen_from <= keys) & (keys < seen_to)
+
+    _clean((place < seen_from) | (seen_to < place + BLOCK), seen, block)
+
+
+def _clean(needed: Array, kept: Callable[[], Array], *blocks: Any) -> None:
+    """Zeros in the rows of blocks in shared memory that are not kept."""
+
+    @pl.when(needed)
+    def _():
+        rows = kept()
+        for block in blocks:
+            for first in range(0, block.shape[1], BLOCK):  # as many columns as registers are free for
+                part = block.at[:, pl.ds(first, BLOCK)]
+                values = _load(part, plgpu.Layout.WGMMA)
+                part[...] = jnp.where(_across(rows, 0), values, jnp.zeros_like(values))
+                plgpu.commit_smem()  # part after part, lest registers hold several
+
+
+def _sees(vectors: Any, b: Array, queries: Any) -> Array:
+    """Which of the queries see a key."""
+    start, end, *_ = (_load(x.at[b, queries], _ROWS) for x in vectors[:2])
+    return start < end
 
 
 def _across(vector: Array, axis: int, size: int = BLOCK) -> Array:

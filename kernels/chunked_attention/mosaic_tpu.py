@@ -19,6 +19,7 @@ from kernels.autotune import tuned
 from kernels.chunked_attention import flash
 from kernels.chunked_attention.blocks import Diagonals
 from kernels.chunked_attention.online import OnlineSoftmax
+from kernels.guard import shaped
 from kernels.implementation import Unsupported
 from kernels.lut_softmax.mosaic_tpu import gather, lanes
 from kernels.lut_softmax.table import Lookup
@@ -103,8 +104,8 @@ def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, key_range, quer
     specs = _Specs(tiles.shape, block, head_dim, queries=_own, keys=_met)
     inputs = specs.inputs + [pl.BlockSpec(table.shape, lambda *_: (0, 0)) for table in tables]
     results = [
-        (jax.ShapeDtypeStruct((batch, heads, head_dim, length), query.dtype), specs.columns(head_dim)),
-        (jax.ShapeDtypeStruct((batch, heads, 1, length), jnp.float32), specs.columns(1)),
+        (shaped((batch, heads, head_dim, length), query.dtype, query), specs.columns(head_dim)),
+        (shaped((batch, heads, 1, length), jnp.float32, query), specs.columns(1)),
     ]
     scratch = [((1, block), 0.0), ((1, block), _NEVER), ((head_dim, block), 0.0)]
     call = _call("chunked_attention", kernel, key_range, inputs, results, scratch)
@@ -152,8 +153,8 @@ def _query_gradient(diagonals: Diagonals, key_range, query, key, value, tiles, *
 
     specs = _Specs(tiles.shape, block, head_dim, queries=_own, keys=_met)
     results = [
-        (jax.ShapeDtypeStruct((batch, heads, head_dim, length), query.dtype), specs.columns(head_dim)),
-        (jax.ShapeDtypeStruct(tiles.shape, jnp.float32), specs.tiles),
+        (shaped((batch, heads, head_dim, length), query.dtype, query), specs.columns(head_dim)),
+        (shaped(tiles.shape, jnp.float32, query), specs.tiles),
     ]
     inputs, scratch = specs.inputs + specs.saved, [((head_dim, block), 0.0)]
     call = _call("chunked_attention_query_gradient", kernel, key_range, inputs, results, scratch)
@@ -176,7 +177,7 @@ def _key_gradient(diagonals: Diagonals, query_range, query, key, value, tiles, *
             dv[0, 0] = v_accumulator[...].astype(dv.dtype)
 
     specs = _Specs(tiles.shape, block, head_dim, queries=_met, keys=_own)
-    results = [(jax.ShapeDtypeStruct(x.shape, x.dtype), specs.keys) for x in (key, value)]
+    results = [(shaped(x.shape, x.dtype, x), specs.keys) for x in (key, value)]
     inputs, scratch = specs.inputs + specs.saved, [((block, head_dim), 0.0)] * 2
     call = _call("chunked_attention_key_gradient", kernel, query_range, inputs, results, scratch)
     return call(query, key, value, tiles, *arrays)

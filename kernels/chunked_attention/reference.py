@@ -10,12 +10,12 @@ from kernels.typing import Array, Float, Int
 def chunked_attention(
     query: Float[Array, "batch queries heads head_dim"],
     key: Float[Array, "batch keys heads head_dim"],
-    value: Float[Array, "batch keys heads head_dim"],
+    value: Float[Array, "batch keys heads value_dim"],
     relative_bias: Float[Array, "heads distances"],
     key_start: Int[Array, "batch queries"],
     key_end: Int[Array, "batch queries"],
     softmax: Callable[[Array, Array], Array],
-) -> Float[Array, "batch queries heads head_dim"]:
+) -> Float[Array, "batch queries heads value_dim"]:
     """See `api.chunked_attention`."""
     bias = toeplitz(relative_bias, query.shape[1], key.shape[1])
     return biased_attention(query, key, value, bias, key_start, key_end, softmax)

@@ -33,3 +33,12 @@ def chunk_rows(
     end = jnp.minimum((chunk + 1) * size, lengths[:, None])
     inside = frames < lengths[:, None]
     return jnp.where(inside, start, 0), jnp.where(inside, end, 0)
+
+
+def seen_keys(
+    key_start: Int[Array, "batch queries"], key_end: Int[Array, "batch queries"]
+) -> tuple[Int[Array, " batch"], Int[Array, " batch"]]:
+    """The first key that any query sees, and the one past the last; (0, 0) where none sees any."""
+    sees = key_start < key_end
+    highest = jnp.max(jnp.where(sees, key_end, 0), axis=1)
+    return jnp.min(jnp.where(sees, key_start, highest[:, None]), axis=1), highest

@@ -52,7 +52,7 @@ def layer_norm(
         ValueError: shapes, formats or settings that do not fit.
         Unsupported: the named implementation cannot run on this device or with these arguments.
     """
-    norm = Norm(eps, True, pre_normaliser, axis)
+    norm = Norm(eps, True, pre_normaliser, -1 if axis == x.ndim - 1 else axis)
     if numerics is None:
         return _normalise(x, None, scale, bias, norm, implementation)[0]
     return _emulate(x, scale, bias, norm, numerics, implementation)

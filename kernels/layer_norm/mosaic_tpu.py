@@ -8,6 +8,7 @@ from kernels import tpu_rows
 from kernels.formats import stored
 from kernels.layer_norm import rowwise
 from kernels.layer_norm.norm import Norm
+from kernels.span import Span
 from kernels.typing import Array
 
 _ROWS = tpu_rows.Rows("layer_norm", "channels of x", block_bytes=2**19)
@@ -31,7 +32,7 @@ def _forward(
             total = stored(x + _load(residual_ref), total_ref.dtype)
             total_ref[...] = total
             x = total.astype(jnp.float32)
-        y = rowwise.standardised(x, norm)[0] * _load(scale_ref)
+        y = rowwise.standardised(x, norm, Span(x.shape[1]))[0] * _load(scale_ref)
         if bias_ref is not None:
             y = y + _load(bias_ref)
         y_ref[...] = stored(y, y_ref.dtype)
@@ -50,7 +51,8 @@ def _backward(
     def body(total_ref, cotangent_ref, passed_ref, scale_ref, dx_ref, dscale_ref, dbias_ref):
         index = pl.program_id(0)
         cotangent = _load(cotangent_ref)
-        dx, dscale = rowwise.gradient(_load(total_ref), _load(scale_ref), cotangent, norm)
+        span = Span(cotangent.shape[1])
+        dx, dscale = rowwise.gradient(_load(total_ref), _load(scale_ref), cotangent, norm, span)
         if passed_ref is not None:
             dx = dx + _load(passed_ref)
         dx_ref[...] = stored(dx, dx_ref.dtype)

@@ -1,15 +1,17 @@
 """The public functions; they pick the implementation."""
 
 import jax
+import jax.numpy as jnp
 
 from kernels import formats
 from kernels.implementation import Unsupported, deferred, dispatch
 from kernels.lut_softmax import lut, reference
 from kernels.lut_softmax.lut import SoftmaxTables
-from kernels.typing import Array, Bool, Float
+from kernels.typing import Array, Bool, Float, Int
 
 
-def _plain(scores: Array, mask: Array, tables: SoftmaxTables | None, axis: int = -1) -> Array:
+def _plain(scores: Array, mask: Array | None, tables: SoftmaxTables | None, axis: int = -1) -> Array:
+    mask = jnp.ones((1,) * scores.ndim, bool) if mask is None else mask
     return reference.softmax(scores, mask, axis) if tables is None else tables(scores, mask, axis)
 
 
@@ -23,7 +25,7 @@ IMPLEMENTATIONS = {
 
 def softmax(
     scores: Float[Array, "*shape"],
-    mask: Bool[Array, "*#shape"],
+    mask: Bool[Array, "*#shape"] | Int[Array, "*#shape"] | None = None,
     *,
     tables: SoftmaxTables | None = None,
     axis: int = -1,
@@ -38,7 +40,7 @@ def softmax(
     Args:
         scores: attention scores in float32, bfloat16 or float16, as is the result; computed in float32, unless with
             tables and by "reference" or "xla", in their own format.
-        mask: true where a key may be attended; broadcast against scores.
+        mask: true, or not zero, where a key may be attended; broadcast against scores. None is true.
         tables: exponential and reciprocal from tables, the arithmetic between them that of scores; for inference, there
             is no gradient. `kernels.emulator.emulate` runs it in the arithmetic of a device.
         axis: of the keys: the last, or another for "reference" and "xla".
@@ -50,6 +52,9 @@ def softmax(
         Unsupported: the named implementation cannot run on this device or with these arguments.
     """
     formats.check("lut_softmax", "scores", scores, formats.COMPUTED)
+    axis = -1 if axis == scores.ndim - 1 else axis
+    if mask is not None and mask.dtype != jnp.bool_:
+        mask = mask != 0
     if axis != -1 and implementation not in (None, "reference", "xla"):
         raise Unsupported(f"lut_softmax: axis={axis} is not the last, which kernels need: use implementation='xla'")
     if scores.size == 0:

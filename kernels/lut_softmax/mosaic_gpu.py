@@ -1,5 +1,6 @@
 """Softmax on NVIDIA GPUs (Mosaic GPU): rows in registers (`kernels.gpu_rows`), tables gathered through the L1 cache."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,78 +10,81 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from kernels import gpu_rows
 from kernels.broadcast import along
 from kernels.device import is_interpreted
-from kernels.gpu_rows import Threads, load
+from kernels.gpu_rows import Threads, laid, load, unlaid
 from kernels.lut_softmax import rowwise
 from kernels.lut_softmax.lut import SoftmaxTables
+from kernels.lut_softmax.rowwise import Mask
 from kernels.lut_softmax.table import Lookup
 from kernels.typing import Array
 
 _ROWS = gpu_rows.Rows("lut_softmax", "keys of scores", per_lane=64)
-_PER_LANE_WITH_TABLES = 32
-_STEP = 128  # numbers of keys that are not multiples of 16 are filled up to one of this
+_ROWS_WITH_TABLES = _ROWS._replace(per_lane=32)
 candidates = _ROWS.candidates
 
 
-def softmax(scores: Array, mask: Array, tables: SoftmaxTables | None) -> Array:
-    """See `reference.softmax` and `lut.softmax`. Raises Unsupported for more keys than a warp's registers hold.
+def softmax(scores: Array, mask: Array | None, tables: SoftmaxTables | None) -> Array:
+    """See `reference.softmax` and `lut.softmax`. Raises Unsupported for too many keys.
 
-    Scores whose keys are not a multiple of 16 are copied, filled up with masked ones.
+    Those that cannot be spread evenly over threads are filled up, by a copy.
     """
-    rows = _ROWS if tables is None else _ROWS._replace(per_lane=_PER_LANE_WITH_TABLES)
-    num_keys = scores.shape[-1]
-    rows.heuristic(num_keys + _fill(num_keys), scores.dtype)
+    _rows(tables).filled(scores.shape[-1])
     return rowwise.softmax(_KERNELS, scores, mask, tables)
 
 
-def _fill(num_keys: int) -> int:
-    return -num_keys % _STEP if num_keys % 16 else 0
+def _rows(tables: SoftmaxTables | None) -> gpu_rows.Rows:
+    return _ROWS if tables is None else _ROWS_WITH_TABLES
 
 
-def _widened(x: Array) -> Array:
-    fill = _fill(x.shape[1])
-    return jnp.pad(x, ((0, 0), (0, fill))) if fill else x
-
-
-def _forward(scores: Array, mask: Array, tables: SoftmaxTables | None) -> Array:
-    count, num_keys = scores.shape
-    scores, mask = _widened(scores), _widened(mask)
-    threads = _ROWS.threads(scores)
-    layout, shared = threads.layout, mask.shape[0] == 1 < count
+def _forward(scores: Array, mask: Mask | None, tables: SoftmaxTables | None) -> Array:
+    (count, num_keys), rows = scores.shape, _rows(tables)
+    threads, filled = rows.threads(scores), rows.filled(num_keys)[0]
+    slab = None
+    if mask is not None and mask.heads > 1 and threads.parts == 1:
+        # A block has one row of the mask for all its rows, or as many rows of it as of scores.
+        slab = mask.heads if mask.rows == 1 else mask.rows
+        if slab < threads.tile_rows:
+            slab, mask = None, Mask(mask.whole(count), 1, 1)
+        else:
+            tiles = min(threads.rows, slab) // threads.tile_rows
+            threads = dataclasses.replace(threads, rows=tiles * threads.tile_rows)
+    same = slab is not None and mask is not None and mask.rows == 1
     entries = [] if tables is None else [tables.exp.table.values, _padded(tables.reciprocal.table.values, threads)]
 
-    def body(here, scores_ref, mask_ref, shared_ref, *refs):
+    def body(block, row, scores_ref, mask_ref, *refs):
         *table_refs, out_ref = refs
-        x = load(scores_ref.at[here], layout)
-        if shared:
-            seen = along(load(shared_ref, layout.reduce(0)), threads.rows) > 0
+        x = block.load(scores_ref, row)
+        if mask is None:
+            seen = block.index(1) >= 0 if block.span.inside is None else block.span.inside
         else:
-            seen = load(mask_ref.at[here], layout) > 0
+            seen = block.columns(mask_ref.at[mask.row(row)]) if same else block.load(mask_ref, mask.row(row))
         if tables is None:
-            out = rowwise.exact(x, seen)
+            out = rowwise.exact(x, seen, block.span)
         else:
             exp_ref, reciprocal_ref = table_refs
-            reciprocals = along(load(reciprocal_ref, layout.reduce(0)), threads.rows)
-            places = plgpu.broadcasted_iota(jnp.int32, reciprocals.shape, 1, layout=layout)
-            lookups = gather(exp_ref, layout), rowwise.one_hot(reciprocals, places)
-            out = rowwise.from_tables(x, seen, tables, num_keys, *lookups)
-        out_ref.at[here][...] = out.astype(out_ref.dtype)
+            reciprocals = along(load(reciprocal_ref, threads.layout.reduce(0)), threads.rows)
+            places = plgpu.broadcasted_iota(jnp.int32, reciprocals.shape, 1, layout=threads.layout)
+            lookups = gather(exp_ref, threads.layout), rowwise.one_hot(reciprocals, places)
+            out = rowwise.from_tables(x, seen, tables, block.span, *lookups)
+        out_ref.at[block.place(row)][...] = out.astype(out_ref.dtype)
 
-    tensors, others = ((scores, None), [mask[0]]) if shared else ((scores, mask), [None])
-    (out,) = gpu_rows.call(body, threads, tensors, [*others, *map(jnp.asarray, entries)])
-    return out[:, :num_keys]
+    scores = laid(scores, threads, filled, threads.rows)
+    seen = None if mask is None else laid(mask.seen, threads, filled, 0 if slab else threads.rows)
+    others = [seen, *map(jnp.asarray, entries)]
+    (out,) = gpu_rows.call(body, threads, [scores], others, width=num_keys, slab=slab)
+    return unlaid(out, threads, count, num_keys)
 
 
 def _backward(probabilities: Array, cotangent: Array) -> Array:
-    num_keys = probabilities.shape[1]
-    probabilities, cotangent = _widened(probabilities), _widened(cotangent)
-    threads = _ROWS.threads(probabilities)
+    threads, (count, num_keys) = _ROWS.threads(probabilities), probabilities.shape
+    filled = _ROWS.filled(num_keys)[0]
 
-    def body(here, probabilities_ref, cotangent_ref, out_ref):
-        arrays = (load(ref.at[here], threads.layout) for ref in (probabilities_ref, cotangent_ref))
-        out_ref.at[here][...] = rowwise.gradient(*arrays).astype(out_ref.dtype)
+    def body(block, row, probabilities_ref, cotangent_ref, out_ref):
+        gradient = rowwise.gradient(block.load(probabilities_ref, row), block.load(cotangent_ref, row), block.span)
+        out_ref.at[block.place(row)][...] = gradient.astype(out_ref.dtype)
 
-    (out,) = gpu_rows.call(body, threads, (probabilities, cotangent))
-    return out[:, :num_keys]
+    tensors = [laid(a, threads, filled, threads.rows) for a in (probabilities, cotangent)]
+    (out,) = gpu_rows.call(body, threads, tensors, width=num_keys)
+    return unlaid(out, threads, count, num_keys)
 
 
 def _padded(values: np.ndarray, threads: Threads) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""(batch, channels, 1, frames): what the accelerators of small devices compute in.
+"""The layout (batch, channels, 1, frames), which the accelerators of small devices compute in.
 
 Matrix engines of small devices read tensors with the frames last, and lose most of their time where one is copied or
 reshaped (docs/execution.md). So a linear map is a 1x1 convolution, attention is done a head at a time with one
@@ -43,7 +43,7 @@ class ChannelsFirst(Sequence):
         return x.swapaxes(1, 2)[:, :, None]
 
     def past_shapes(self, batch_size: int, left: int, inputs: int, num_heads: int, dim: int) -> Past:
-        """As `Sequence.past_shapes`; keys are remembered as transposed."""
+        """Returns the shapes of a block's state, as `Sequence.past_shapes` does; the keys in it are transposed."""
         return Past((batch_size, left, 1, dim), (batch_size, dim, 1, left), (batch_size, dim, 1, inputs))
 
     def left_context(self, past: Past) -> int:

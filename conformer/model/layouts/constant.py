@@ -47,7 +47,7 @@ class Constant(Layout):
         return x @ weight + bias
 
     def norm(self, module, x):
-        """As Flax has it, which converters know; the variance as the mean square of what is centred."""
+        """Normalises with Flax's LayerNorm, which converters know; the variance is taken of centred values."""
         if not isinstance(module, LayerNorm):
             self.lacks(module)
         own = nnx.LayerNorm(x.shape[-1], epsilon=module.eps, use_fast_variance=False, rngs=nnx.Rngs(0))
@@ -55,11 +55,11 @@ class Constant(Layout):
         return own(x)
 
     def softmax(self, scores: Any) -> Any:
-        """Over keys: an operator of its own in every format."""
+        """Computes the softmax over keys, which is an operator of its own in every format."""
         return jax.nn.softmax(scores)
 
     def log_softmax(self, logits: Any) -> Any:
-        """Over units."""
+        """Computes the log-softmax over units."""
         return jax.nn.log_softmax(logits)
 
     def mask(self, x, inside):
@@ -105,7 +105,7 @@ class Constant(Layout):
         return key + places, own @ places.transpose(0, 2, 1)
 
     def _heads(self, module, positions):
-        """What a block makes of sinusoids: (heads, positions, head_dim)."""
+        """Maps sinusoids, as each block does, to (heads, positions, head_dim)."""
         places = self.linear(module.position, positions)
         return places.reshape(len(places), module.num_heads, -1).transpose(1, 0, 2)
 

@@ -157,7 +157,7 @@ class CoreMl(Layout):
 
 
 def _relative_shift(scores: Any, num_queries: int, num_keys: int) -> Any:
-    """As `conformer.model.positions.relative_shift`, of (1, queries, 1, distances)."""
+    """Shifts scores (1, queries, 1, distances) as `conformer.model.positions.relative_shift` does."""
     if num_queries == 1:
         return scores
     distances = scores.shape[3]
@@ -178,7 +178,7 @@ def _convolve(
 
 
 def _reduce(kind: str, x: Any) -> Any:
-    """Over channels."""
+    """Reduces x over its channels."""
     return getattr(mb, f"reduce_{kind}")(x=x, axes=[1], keep_dims=True)
 
 

@@ -55,7 +55,7 @@ class Tensor:
         return self.size // self.shape[-1]
 
     def like(self, *shape: int) -> "Tensor":
-        """Another shape for the same batch."""
+        """Returns a tensor of another shape for the same batch."""
         return Tensor(self.batch_size, *shape)
 
 
@@ -199,7 +199,7 @@ class Counting(Layout):
         return stream, None, None
 
     def _position_scores(self, module, stream: Tensor, scores: Tensor, streaming: bool) -> None:
-        """Of each query with all distances, which a stream has laid out; or of all keys, added to them."""
+        """Counts the work of positions: queries times all distances or, where absolute, encodings added to keys."""
         frames, channels = stream.shape
         keys = scores.shape[0] // frames
         if module.positions == "absolute":
@@ -216,7 +216,7 @@ class Counting(Layout):
         self._transposes(found.size)
 
     def log_softmax(self, x: Tensor) -> None:
-        """What decoders read of the logits."""
+        """Counts the log-softmax of the logits, which decoders read."""
         self._loop("log-softmax", x, elementwise=4 * x.size, transcendental=x.size)
 
     # ------------------------------------------------------------------ operations

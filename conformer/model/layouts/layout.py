@@ -21,7 +21,7 @@ Scale = float | tuple[float, ...]  # one factor, or one for each of as many equa
 
 
 class Past(NamedTuple):
-    """What a block remembers of a stream: zeros at the start."""
+    """The state that a block keeps of a stream: zeros at the start."""
 
     key: Any  # of the left context
     value: Any
@@ -44,7 +44,7 @@ class Layout(abc.ABC):
         return contextlib.nullcontext()
 
     def lay_out[M: nnx.Module](self, model: M, chunk_size: int, num_left_chunks: int) -> M:
-        """A copy of the model for streams of one chunk size and left context: what position adds is laid out."""
+        """Returns a copy of the model for one chunk size and left context, with the terms of positions laid out."""
         model = nnx.clone(model)
         for _, module in list(nnx.iter_modules(model)):
             if (lay_out := getattr(module, "lay_out", None)) is not None:
@@ -151,7 +151,7 @@ class Layout(abc.ABC):
         """The normalisation of each frame that `module` holds."""
 
     def norm_of_sum(self, module: Any, x: Frames, y: Frames) -> Frames:
-        """That of x + y."""
+        """The normalisation of each frame of x + y."""
         return self.norm(module, self.add(x, y))
 
     # ------------------------------------------------------------------ time

@@ -1,4 +1,4 @@
-"""(batch, frames, channels): what XLA compiles best for processors and GPUs."""
+"""The layout (batch, frames, channels), which XLA compiles best for processors and GPUs."""
 
 import contextlib
 from typing import NamedTuple
@@ -39,11 +39,11 @@ class Sequence(Layout):
         num_keys: int,
         chunks: tuple[int, int] | None,
     ) -> Rows:
-        """What `attend` takes, from ranges of keys."""
+        """Returns the ranges of keys that queries see, in the form that `attend` takes."""
         return Rows(key_start, key_end, chunks)
 
     def inside(self, frames: Bool[Array, "batch frames"]) -> Bool[Array, "batch frames 1"]:
-        """What `mask` takes."""
+        """Returns which frames are inside their utterance, in the form that `mask` takes."""
         return frames[..., None]
 
     def to_sequence(self, x: Float[Array, "batch frames channels"]) -> Float[Array, "batch frames channels"]:
@@ -51,7 +51,7 @@ class Sequence(Layout):
         return x
 
     def from_sequence(self, x: Float[Array, "batch frames channels"]) -> Float[Array, "batch frames channels"]:
-        """The other way."""
+        """Frames as the layout computes on them."""
         return x
 
     def past_shapes(self, batch_size: int, left: int, inputs: int, num_heads: int, dim: int) -> Past:

@@ -1,7 +1,8 @@
-"""The exporters' form for hardware that rounds every operation to float16: what could overflow is written out.
+"""The exporters' layout for hardware that rounds every operation to float16: norms and softmax do not overflow.
 
-LayerNorm has safe statistics and the pre-normaliser of docs/numerics.md, the very formula that the emulator runs, and
-softmax subtracts the largest score: no sum is left to how a runtime defines its own operators.
+LayerNorm has safe statistics and the pre-normaliser of docs/numerics.md, the formula that the emulator runs. Softmax
+subtracts the largest score. Both are written out in elementary operations, since runtimes define their own LayerNorm
+and softmax differently.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ class Written(Arithmetic):
         return jnp.sum(x, axis, keepdims=keepdims)
 
     def power_of_two_below(self, x: Float[Array, "*rows 1"]) -> Float[Array, "*rows 1"]:
-        """By comparison, within float16's normal range: exact in any arithmetic, and graphs have no bits of numbers."""
+        """Compares with the powers of two that float16 holds: exact in any arithmetic, and graphs cannot read bits."""
         return jnp.max(jnp.where(x >= _POWERS, _POWERS, _POWERS[0]), axis=-1, keepdims=True)
 
 
@@ -39,7 +40,7 @@ NUMERICS = NormNumerics(Written(Format("float16", flush_to_zero=True)))
 
 
 class Stabilised(Constant):
-    """As `Constant`, in numbers that float16 holds at every step, for rows of up to 4096 channels.
+    """The layout `Constant` in numbers that float16 holds at every step, for rows of up to 4096 channels.
 
     Linear maps stay as they are: their sums are as large as training made them. A residual stream beyond float16 is
     brought into it by `conformer.numerics.scale_stream`.
