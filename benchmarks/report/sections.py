@@ -21,7 +21,7 @@ def front_ends(report: Report) -> None:
     report.say(
         "A front end turns audio features into the frames that the encoder reads. Each trial is one training with the "
         "same encoder, seed and number of updates (`configs/front_ends.py`). The table gives the front end's share of "
-        "all multiply-accumulates (MACs). Where intervals overlap, these trainings do not say which front end is better. "
+        "all multiply-accumulates (MACs). Where intervals overlap, these trainings do not say which one is better. "
         "The record also holds trainings on libri_mini. They are too short to recognise words, so they are not shown."
     )
     found = found | {"rows": [row for row in found["rows"] if row["trial"].startswith("words")]}
