@@ -2,11 +2,11 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from conformer.charts import intervals
-from conformer.sweep.table import markdown_table
+from conformer.sweep.table import COSTS, markdown_table
 
 
 class Report:
@@ -57,9 +57,9 @@ def sweep(report: Report, name: str, workdir: str) -> dict | None:
     return record
 
 
-def sweep_table(report: Report, record: Mapping, name: str) -> None:
-    report.say(markdown_table(record["rows"], record["failures"]))
-    report.say(f"Source: `results/sweeps/{name}.json`, `rows`.")
+def sweep_table(report: Report, record: Mapping, name: str, costs: Sequence[str] = COSTS) -> None:
+    report.say(markdown_table(record["rows"], record["failures"], costs))
+    report.say(f"Source: `results/sweeps/{name}.json`, `rows`, which hold more columns.")
 
 
 def sweep_plot(report: Report, record: Mapping, name: str, title: str) -> None:

@@ -1,7 +1,7 @@
 """The sections of the report, a function each.
 
-A section names the records, and the keys in them, that its numbers come from; what has no record says so, with the
-command that makes one.
+A section names the records and the keys that its numbers come from. Where a record is missing, the section gives the
+command that makes it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,20 +14,27 @@ from conformer.sweep.table import markdown
 
 
 def front_ends(report: Report) -> None:
-    report.say("## Front ends: errors, and what they cost")
+    report.say("## Front ends")
     found = sweep(report, "subsampling", "runs/subsampling")
     if found is None:
         return
     report.say(
-        "The same encoder, seed and steps behind each front end (`configs/front_ends.py`). The front end's share is of "
-        "all multiply-accumulates."
+        "A front end turns audio features into the frames that the encoder reads. Each trial is one training with the "
+        "same encoder, seed and number of updates (`configs/front_ends.py`). The table gives the front end's share of "
+        "all multiply-accumulates (MACs). Where intervals overlap, these trainings do not say which one is better. "
+        "The record also holds trainings on libri_mini. They are too short to recognise words, so they are not shown."
     )
+    found = found | {"rows": [row for row in found["rows"] if row["trial"].startswith("words")]}
     sweep_plot(report, found, "subsampling", "Front ends: word error rate on test")
-    sweep_table(report, found, "subsampling")
+    sweep_table(report, found, "subsampling", ("front end", "MACs/s"))
 
 
 def latency(report: Report) -> None:
-    report.say("## Whole utterances against streams")
+    report.say("## Whole utterances and streams")
+    report.say(
+        "A stream is cut into chunks. With a larger chunk the model hears more before it decides, and the user waits "
+        "longer."
+    )
     for name, label in (("words", "words"), ("english_small_dev", "english_small, dev")):
         record = report.record(name)
         if record is None or not record.get("streaming"):
@@ -41,12 +48,13 @@ def latency(report: Report) -> None:
     found = sweep(report, "chunk", "runs/chunk")
     if found is None:
         return
-    report.say(f"{found['description']} The left context is counted in chunks (`left_4`: four of them).")
+    report.say(f"{found['description']} `left_4` keeps four chunks.")
     curves: dict[str, list[Point]] = {}
     levels = {}
     for row in found["rows"]:
         if row["chunk_size"]:
-            curves.setdefault(row["trial"], []).append(Point(row["measured_latency_seconds"], 100 * row["wer"]))
+            name = row["trial"].replace("left_", "chunks of left context: ")
+            curves.setdefault(name, []).append(Point(row["measured_latency_seconds"], 100 * row["wer"]))
         else:
             levels = {"whole utterances": 100 * row["wer"]}
     report.plot(
@@ -57,16 +65,16 @@ def latency(report: Report) -> None:
     )
     first = found["rows"][0]["trial"]  # whole utterances are the same in all
     rows = [row for row in found["rows"] if row["chunk_size"] or row["trial"] == first]
-    sweep_table(report, found | {"rows": rows}, "chunk")
+    sweep_table(report, found | {"rows": rows}, "chunk", ("latency, measured",))
 
 
 def numerics(report: Report) -> None:
-    report.say("## float32 against every numerics policy")
+    report.say("## Numerics policies")
     found = sweep(report, "numerics", "runs/numerics")
     if found is not None:
-        report.say(f"{found['description']} `docs/numerics.md` says what the policies are.")
+        report.say(f"{found['description']} `docs/numerics.md` says what each policy rounds.")
         sweep_plot(report, found, "numerics", "words_micro: word error rate under each policy")
-        sweep_table(report, found, "numerics")
+        sweep_table(report, found, "numerics", ("bytes/s",))
     for name in ("words", "english_small"):
         record = report.record(f"numerics_{name}")
         if record is None:
@@ -79,24 +87,21 @@ def numerics(report: Report) -> None:
         report.plot(
             f"numerics_{name}",
             intervals(ways, "word error rate (%)"),
-            f"{name}, {training(report, name, record)}: policies, devices without a stabiliser, and larger residual "
-            "streams",
+            f"{name}: word error rate under each policy, without each stabiliser, and with a larger residual stream",
             f"`results/numerics_{name}.json`, `rows`",
         )
 
 
-def training(report: Report, name: str, record: Mapping) -> str:
-    """Which training a record is of: said where it is another than the one that the error rates are of."""
-    latest = report.record(name)
-    earlier = latest is not None and latest["step"] != record["step"]
-    return f"after {record['step']:,} updates" + (" (an earlier model)" if earlier else "")
-
-
-ARTEFACT = ("artefact", "WER, streams", "errors", "largest difference", "file", "state", "speed, measured")
+ARTEFACT = ("artefact", "WER, streams", "largest difference", "file", "speed, measured")
 
 
 def artefacts(report: Report) -> None:
-    report.say("## float32 against every artefact")
+    report.say("## Exported models")
+    report.say(
+        "Each artefact recognises the test split as streams of 640 ms, beside JAX in float32. The difference is that "
+        "of a log-probability. The speed is that of the artefact's runtime on the machine that made the record, "
+        "relative to JAX. `docs/deployment.md` says more."
+    )
     shown = False
     for name in ("words_micro", "words", "english_small"):
         record = report.record(f"parity_{name}")
@@ -107,24 +112,18 @@ def artefacts(report: Report) -> None:
             (
                 artefact,
                 f"{row['wer']:.2%}",
-                f"{row['errors']} of {row['words']}",
                 f"{row['max_difference']:.1e}" if "max_difference" in row else "",
                 f"{row['file_bytes'] / 1e6:.2f} MB" if "file_bytes" in row else "",
-                f"{row['state_bytes'] / 1024:.0f} KiB" if "state_bytes" in row else "",
                 f"{row['speed']:.2f} x" if "speed" in row else "",
             )
             for artefact, row in record["rows"].items()
         ]
-        of = training(report, name, record)
-        report.say(f"{name}, {of}, {record['split']} split, {record['utterances']} utterances:")
+        words = record["rows"]["JAX float32"]["words"]
+        report.say(f"{name}, {record['split']} split, {record['utterances']} utterances, {words:,} words:")
         report.say(markdown(ARTEFACT, cells))
-        report.say(f"Source: `results/parity_{name}.json`, `rows`.")
-    report.say(
-        "The difference is that of a log-probability from JAX float32. Speeds are relative to JAX in float32, in "
-        "interpreters on the host; `docs/deployment.md` says more."
-        if shown
-        else "Not run (`python parity.py`)."
-    )
+        report.say(f"Source: `results/parity_{name}.json`, `rows`, which hold more columns.")
+    if not shown:
+        report.say("Not run (`python parity.py`).")
 
 
 def layouts(report: Report) -> None:
@@ -132,7 +131,7 @@ def layouts(report: Report) -> None:
     found = sweep(report, "layout", "runs/layout")
     if found is not None:
         report.say(found["description"])
-        sweep_table(report, found, "layout")
+        sweep_table(report, found, "layout", ("bytes/s",))
 
 
 def plain_sweep(name: str, title: str, caption: str) -> Callable[[Report], None]:
@@ -160,17 +159,15 @@ def fine_tuning(report: Report) -> None:
             (name, f"{found['seconds'][name] / 60:.1f}", f"{found['load_average'][name]:.0f}")
             for name in found["seconds"]
         ]
-        report.say(
-            markdown(("trial", "minutes, training and scoring, measured", "load of the machine at the end"), cells)
-        )
+        report.say(markdown(("trial", "minutes of training and scoring", "load of the machine at the end"), cells))
         report.say("Source: `results/sweeps/fine_tuning.json`, `seconds` and `load_average`.")
 
 
 def costs(report: Report) -> None:
-    report.say("## Compute, bytes, energy, real-time factor")
+    report.say("## Time on one core")
     report.say(
-        "The tables above hold them beside the errors: arithmetic and bytes are counted from the configuration, energy "
-        "is predicted for a watch-class accelerator (`docs/execution.md`), real-time factors are measured on one core."
+        "The real-time factor is the time that one core takes for a second of audio. The cost model predicts it from "
+        "the core's own rates (`docs/execution.md`)."
     )
     record = report.record("bandwidth_cpu")
     if record is not None:
@@ -178,7 +175,7 @@ def costs(report: Report) -> None:
         report.plot(
             "bandwidth",
             intervals(rows, "ms a second of audio, measured on one core"),
-            "20 M parameters: what narrower weights, batches of streams and larger chunks save",
+            "20 M parameters: time for a second of audio, by weight format, number of streams and chunk size",
             "`results/bandwidth_cpu.json`, `rows.*.ms_per_second_of_audio`",
         )
     record = report.record("cost_cpu")
@@ -188,7 +185,7 @@ def costs(report: Report) -> None:
             (name, *(f"{row[factor]:.5f}" for factor in factors), f"{row['error']:+.0%}")
             for name, row in record["rows"].items()
         ]
-        report.say(markdown(("one core", "real-time factor, measured", "predicted", "error"), cells))
+        report.say(markdown(("model", "real-time factor, measured", "predicted", "error"), cells))
         report.say("Source: `results/cost_cpu.json`, `rows`.")
 
 
@@ -201,13 +198,13 @@ def kernel_speeds(report: Report) -> None:
         report.say(f"```\n{kernels.table(record)}\n```\n\nSource: `results/{name}.json`.")
     if not names:
         report.say(
-            "Open, for lack of hardware: no record. `python bench.py kernels --json=results/kernels.json` makes one on "
-            "a GPU; `docs/kernels.md` says what is tested without."
+            "Open, for lack of hardware: no record yet. `python bench.py kernels --json=results/kernels.json` makes "
+            "one on a GPU. `docs/kernels.md` says what is tested without a GPU."
         )
 
 
 def english_small(report: Report) -> None:
-    report.say("## english_small: the learning curve, and what the search adds")
+    report.say("## english_small: training and search")
     record = report.record("english_small_search")
     if record is None:
         report.say("Not run (`python bench.py decoding --workdir=runs/english_small --lm=books.lm`).")
@@ -250,18 +247,18 @@ IN_ORDER = (
 
 
 def circumstances(report: Report) -> None:
-    """Where, when, with what and how each record was made."""
+    """Says where, when and how each record was made."""
     report.say("## Records")
     rows = [(f"`results/{name}.json`", *facts(report.used[name])) for name in sorted(report.used)]
-    report.say(markdown(("record", "date", "device", "versions", "seed", "command"), rows))
+    report.say(markdown(("record", "date", "device", "command"), rows))
     report.say(
-        "A seed that the record does not hold is that of the config, 0. Commands of single trials are in the sweeps' "
-        "records, `commands`."
+        "A record also holds the commit, the hash of the weights, and the versions of libraries. The record of a sweep "
+        "holds the command of each trial. Every seed is 0 unless the record names another."
     )
 
 
 def facts(record: Mapping) -> Iterator[str]:
-    """Date, device, versions, seeds, command."""
+    """Yields date, device and command."""
     yield record["date"][:10]
     device = record.get("device") or "CPU"
     yield (
@@ -271,9 +268,5 @@ def facts(record: Mapping) -> Iterator[str]:
             [device.get("gpu") or device["cpu"], f"{device['cores']} cores" if device["cores"] > 1 else "one core"]
         )
     )
-    versions = record.get("versions") or ({"jax": record["jax"]} if "jax" in record else {})
-    yield ", ".join(f"{name} {version}" for name, version in versions.items())
-    seeds = sorted(set(record.get("seeds", {}).values())) or [record.get("seed", "")]
-    yield ", ".join(map(str, seeds))
     command = record["command"]
     yield f"`{command if command.startswith('python ') else f'python {command}'}`"

@@ -1,4 +1,4 @@
-"""A sweep's results as a table: CSV with every column, Markdown for a reader, and a page with plots."""
+"""A sweep's results: CSV with every column, a short table in Markdown, and a page with plots."""
 
 import collections
 import csv
@@ -32,6 +32,8 @@ COLUMNS = (
     "measured_latency_seconds",
     "measured_training_speed",
 )
+ERRORS = ("trial", "utterances", "WER (95 % interval)", "CER")
+COSTS = ("parameters", "latency, measured")
 
 
 def csv_table(rows: Sequence[Mapping], failures: Mapping[str, str]) -> str:
@@ -76,9 +78,16 @@ def cells(row: Mapping) -> dict[str, str]:
     }
 
 
-def markdown_table(rows: Sequence[Mapping], failures: Mapping[str, str]) -> str:
-    """The columns that hold anything, then a line a failed trial."""
+def markdown_table(rows: Sequence[Mapping], failures: Mapping[str, str], costs: Sequence[str] = COSTS) -> str:
+    """Returns a short table, then a line for each failed trial.
+
+    It shows the trials, their error rates, and those of the headings `costs` under which a row holds anything.
+    """
     found = columns(rows)
+    if rows:
+        errors = zip(found["WER"], found["95 % interval"], strict=True)
+        found["WER (95 % interval)"] = [f"{wer} ({interval})" for wer, interval in errors]
+    found = {heading: found[heading] for heading in (*ERRORS, *costs) if heading in found}
     text = markdown(list(found), zip(*found.values(), strict=True)) + "\n" if rows else ""
     return text + "".join(f"\n**{name} failed:** {reason}\n" for name, reason in failures.items())
 
