@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from conformer.charts import intervals
-from conformer.sweep.table import COSTS, markdown_table
+from conformer.sweep.table import COSTS, markdown, markdown_table
 
 
 class Report:
@@ -60,6 +60,18 @@ def sweep(report: Report, name: str, workdir: str) -> dict | None:
 def sweep_table(report: Report, record: Mapping, name: str, costs: Sequence[str] = COSTS) -> None:
     report.say(markdown_table(record["rows"], record["failures"], costs))
     report.say(f"Source: `results/sweeps/{name}.json`, `rows`, which hold more columns.")
+    if pairs := record.get("paired"):
+        cells = [
+            (
+                pair["trial"],
+                pair["baseline"],
+                f"{100 * pair['wer_difference']:+.1f}",
+                f"{100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}",
+            )
+            for pair in pairs
+        ]
+        report.say("Differences of WER in points, paired over the same recordings (`paired`):")
+        report.say(markdown(("trial", "against", "difference", "95 % interval"), cells))
 
 
 def sweep_plot(report: Report, record: Mapping, name: str, title: str) -> None:
