@@ -22,6 +22,7 @@ from absl import flags
 from conformer import record
 from conformer.command import run_command
 from conformer.sweep import Sweep, load_sweep, run_sweep
+from conformer.sweep.paired import paired
 from conformer.sweep.schedule import read_trial
 from conformer.sweep.table import csv_table, markdown_table, page
 from conformer.system import write_text
@@ -78,6 +79,7 @@ def write_results(sweep: Sweep, workdir: pathlib.Path, failures: dict[str, str],
     rows = [row for found in trials.values() for row in found["rows"]]
     name = pathlib.Path(SWEEP.value).stem
     result = circumstances | {"sweep": name, "description": sweep.description, "rows": rows, "failures": failures}
+    result["paired"] = paired(workdir, trials)
     result |= {"seeds": {name: found["definition"]["config"]["seed"] for name, found in trials.items()}}
     for key, value in {"commands": "command", "dates": "date", "devices": "device"}.items():
         result[key] = {name: found["scores"][value] for name, found in trials.items()}

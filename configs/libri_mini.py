@@ -38,6 +38,7 @@ def get_config() -> Config:
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=128),
         # At 8 feature frames to an encoder frame an epoch takes half as long, which counts for more here.
         model=ModelConfig(
+            positions="learned",  # as models/english_small was trained
             subsampling_factor=8,
             subsampling_channels=32,
             encoder_dim=144,

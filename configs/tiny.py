@@ -16,7 +16,13 @@ def get_config() -> Config:
             bucket_seconds=(4.0,),
         ),
         model=ModelConfig(
-            encoder_dim=32, num_layers=1, num_heads=2, feed_forward_dim=64, subsampling_channels=8, kernel_size=7
+            positions="learned",
+            encoder_dim=32,
+            num_layers=1,
+            num_heads=2,
+            feed_forward_dim=64,
+            subsampling_channels=8,
+            kernel_size=7,
         ),
         train=TrainConfig(
             num_steps=20,

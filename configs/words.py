@@ -30,7 +30,14 @@ def get_config() -> Config:
             curriculum_steps=600,
         ),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=64),
-        model=ModelConfig(encoder_dim=144, num_layers=5, feed_forward_dim=576, subsampling_channels=32, dropout=0.1),
+        model=ModelConfig(
+            positions="learned",  # as models/words was trained
+            encoder_dim=144,
+            num_layers=5,
+            feed_forward_dim=576,
+            subsampling_channels=32,
+            dropout=0.1,
+        ),
         train=TrainConfig(
             num_steps=4_000,
             optimiser="muon",

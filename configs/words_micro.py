@@ -36,6 +36,7 @@ def get_config() -> Config:
         ),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=64),
         model=ModelConfig(
+            positions="learned",  # as models/words_micro was trained, and less to compute
             subsampling_channels=16,
             encoder_dim=64,
             num_layers=3,

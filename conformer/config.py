@@ -169,7 +169,7 @@ class ModelConfig:
     norm_eps: float = 1e-5  # of every norm
     convolution_norm_eps: float = 0.0  # of the one after the depthwise convolution; 0 = norm_eps
     final_norm: bool = False  # one more LayerNorm behind the last block
-    positions: str = "learned"  # how attention knows them: one of POSITIONS (docs/checkpoints.md)
+    positions: str = "relative"  # how attention knows them: one of POSITIONS (docs/checkpoints.md)
     max_relative_distance: int = 64  # relative positions beyond this many encoder frames share one bias
     dropout: float = 0.1  # on every residual branch
     kernels: str = ""  # of norms and attention: "reference", "xla", "mosaic_gpu", "mosaic_tpu"; "" = the fastest here

@@ -31,7 +31,7 @@ def make_config(subsampling="depthwise_separable", factor=4, **model) -> Config:
     )
     return Config(
         features=FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0, trailing_silence=0.5),
-        model=ModelConfig(**sizes | model),
+        model=ModelConfig(**{"positions": "learned"} | sizes | model),
         train=TrainConfig(chunk_sizes=(0, 3, 4, 7)),
     )
 

@@ -28,7 +28,7 @@ def tiny(compute="float32", **model) -> Config:
         features=FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0),
         # Masked frames reach the first layers as exact zeros, whose gradients through LayerNorm float16 cannot hold.
         augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
-        model=ModelConfig(**sizes | model),
+        model=ModelConfig(**{"positions": "learned"} | sizes | model),
         train=TrainConfig(compute=compute, num_steps=100, warmup_steps=1),
     )
 

@@ -45,7 +45,13 @@ def workdir(tmp_path_factory) -> pathlib.Path:
     config = Config(
         features=FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0),
         model=ModelConfig(
-            subsampling_channels=4, encoder_dim=16, num_layers=1, num_heads=2, feed_forward_dim=24, vocab_size=9
+            positions="learned",
+            subsampling_channels=4,
+            encoder_dim=16,
+            num_layers=1,
+            num_heads=2,
+            feed_forward_dim=24,
+            vocab_size=9,
         ),
         train=TrainConfig(chunk_sizes=(0, 16)),
     )

@@ -42,7 +42,9 @@ def make_model() -> tuple[Config, ConformerCTC]:
     sizes: dict[str, Any] = dict(
         subsampling_channels=4, encoder_dim=16, num_layers=2, num_heads=2, feed_forward_dim=24, kernel_size=5
     )
-    config = Config(model=ModelConfig(**sizes, vocab_size=12), train=TrainConfig(chunk_sizes=(0, CHUNK_SIZE)))
+    config = Config(
+        model=ModelConfig(**sizes, positions="learned", vocab_size=12), train=TrainConfig(chunk_sizes=(0, CHUNK_SIZE))
+    )
     model = random_model(config, seed=3, vectors=0.2)
     model.feature_mean[...] = jnp.full(80, 10.0)
     model.feature_scale[...] = jnp.full(80, 0.3)

@@ -23,7 +23,14 @@ from conformer.training.step import make_train_step
 from tests.small_model import random_model
 
 SIZES = ModelConfig(
-    subsampling_channels=4, encoder_dim=16, num_layers=1, num_heads=2, feed_forward_dim=24, kernel_size=5, vocab_size=5
+    positions="learned",
+    subsampling_channels=4,
+    encoder_dim=16,
+    num_layers=1,
+    num_heads=2,
+    feed_forward_dim=24,
+    kernel_size=5,
+    vocab_size=5,
 )
 UNITS = ["<blk>", "▁", *"abc"]
 CONFIG = Config(features=FeatureConfig(sample_rate=8_000, num_mel_bins=24, high_freq=3_800.0), model=SIZES)

@@ -35,6 +35,7 @@ def small() -> Config:
         features=FeatureConfig(sample_rate=8_000, num_mel_bins=MEL, high_freq=3_800.0, dither=1.0),
         augment=AugmentConfig(freq_mask_width=8, time_mask_width=10),
         model=ModelConfig(
+            positions="learned",
             subsampling_channels=4,
             encoder_dim=32,
             num_layers=1,

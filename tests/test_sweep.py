@@ -20,6 +20,7 @@ from small_model import TOKENIZER, make_config, random_model
 from conformer.charts import Point, intervals, lines
 from conformer.config import Config, ConfigError, load_config
 from conformer.sweep import Sweep, SweepError, Trial, load_sweep, run_sweep, schedule
+from conformer.sweep.paired import paired
 from conformer.sweep.table import page
 from conformer.training.checkpoint import save_weights
 
@@ -247,3 +248,15 @@ def test_plots_keep_inside_their_frame():
         for name in ("x1", "x2", "cx"):
             values = [float(part.split('"')[0]) for part in svg.split(f'{name}="')[1:]]
             assert all(0 <= value <= 640 for value in values)
+
+
+def test_differences_are_paired_over_the_same_recordings(tmp_path):
+    """Two trials that find the same recordings hard, of which one makes an error less in each; and other recordings."""
+    hard = np.random.default_rng(0).integers(1, 6, 40)
+    for name, prefix, errors in (("a", "x", hard), ("b", "x", hard - 1), ("c", "y", hard)):
+        lines = [{"id": f"{prefix}{i}", "ref": "one two three four five", "errors": int(n)} for i, n in enumerate(errors)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "errors.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[::-1]))
+    (row,) = paired(tmp_path, ("a", "b", "c", "failed"))
+    assert (row["trial"], row["baseline"]) == ("b", "a")
+    assert row["wer_difference"] == row["low"] == row["high"] == pytest.approx(-0.2)

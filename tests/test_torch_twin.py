@@ -45,7 +45,7 @@ def small_config(**model) -> Config:
     return Config(
         features=FeatureConfig(num_mel_bins=40),
         augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
-        model=ModelConfig(**{**sizes, **model}),
+        model=ModelConfig(**{"positions": "learned", **sizes, **model}),
         train=TrainConfig(warmup_steps=2, num_steps=10, clip_norm=0.5),
     )
 

@@ -53,7 +53,13 @@ def test_ten_utterances_are_learned_by_heart(tmp_path, capsys):
             bucket_seconds=(3.6,),
         ),
         model=ModelConfig(
-            encoder_dim=64, num_layers=1, feed_forward_dim=128, subsampling_channels=12, kernel_size=7, dropout=0.0
+            positions="learned",
+            encoder_dim=64,
+            num_layers=1,
+            feed_forward_dim=128,
+            subsampling_channels=12,
+            kernel_size=7,
+            dropout=0.0,
         ),
         train=TrainConfig(
             num_steps=220,

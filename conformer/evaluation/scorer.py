@@ -63,7 +63,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str], level: str = "ba
     if not words.any():
         raise ScoreError(f"none of the {len(words)} references holds a word: check the transcripts")
     errors = np.array([sum(_counts(alignment).values()) for alignment in output.alignments])
-    low, high = _interval(errors, words)
+    low, high = interval(errors, words)
     characters = jiwer.process_characters(_normalised(references, level), _normalised(hypotheses, level))
     return Score(
         words=int(words.sum()),
@@ -138,8 +138,13 @@ def _marked(reference: list[str], hypothesis: list[str], alignment: list[jiwer.A
     return " ".join(words)
 
 
-def _interval(errors: np.ndarray, words: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the WER when as many utterances are drawn again, with replacement."""
+def interval(errors: np.ndarray, words: np.ndarray) -> tuple[float, float]:
+    """Returns the 95 % interval of a rate of words when as many utterances are drawn again, with replacement.
+
+    Args:
+        errors: of each utterance; or how many more one recogniser made than another, for a difference of two rates.
+        words: of each utterance.
+    """
     num = len(words)
     draws = np.random.default_rng(BOOTSTRAP_SEED).multinomial(num, np.full(num, 1 / num), size=BOOTSTRAP_RESAMPLES)
     # Empty references may be all that is drawn: at least one word keeps that rate finite.
