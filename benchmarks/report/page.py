@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from conformer.charts import intervals
-from conformer.sweep.table import COSTS, markdown_table
+from conformer.sweep.table import COSTS, markdown, markdown_table
+
+DIFFERENCE = ("wer_difference", "low", "high")
 
 
 class Report:
@@ -60,6 +62,16 @@ def sweep(report: Report, name: str, workdir: str) -> dict | None:
 def sweep_table(report: Report, record: Mapping, name: str, costs: Sequence[str] = COSTS) -> None:
     report.say(markdown_table(record["rows"], record["failures"], costs))
     report.say(f"Source: `results/sweeps/{name}.json`, `rows`, which hold more columns.")
+    shown = {row["trial"] for row in record["rows"]}
+    cells = [
+        (row["trial"], row["baseline"], "{:+.2%} ({:+.2%} to {:+.2%})".format(*(row[key] for key in DIFFERENCE)))
+        for row in record.get("paired", [])
+        if row["trial"] in shown
+    ]
+    if cells:
+        report.say("Compared recording by recording, whole utterances. An interval without 0 is a difference:")
+        report.say(markdown(("trial", "compared with", "difference of WER (95 % interval)"), cells))
+        report.say(f"Source: `results/sweeps/{name}.json`, `paired`.")
 
 
 def sweep_plot(report: Report, record: Mapping, name: str, title: str) -> None:
