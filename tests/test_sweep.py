@@ -254,7 +254,9 @@ def test_differences_are_paired_over_the_same_recordings(tmp_path):
     """Two trials that find the same recordings hard, of which one makes an error less in each; and other recordings."""
     hard = np.random.default_rng(0).integers(1, 6, 40)
     for name, prefix, errors in (("a", "x", hard), ("b", "x", hard - 1), ("c", "y", hard)):
-        lines = [{"id": f"{prefix}{i}", "ref": "one two three four five", "errors": int(n)} for i, n in enumerate(errors)]
+        lines = [
+            {"id": f"{prefix}{i}", "ref": "one two three four five", "errors": int(n)} for i, n in enumerate(errors)
+        ]
         (tmp_path / name).mkdir()
         (tmp_path / name / "errors.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[::-1]))
     (row,) = paired(tmp_path, ("a", "b", "c", "failed"))

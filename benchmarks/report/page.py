@@ -8,8 +8,6 @@ from typing import NamedTuple
 from conformer.charts import intervals
 from conformer.sweep.table import COSTS, markdown, markdown_table
 
-DIFFERENCE = ("wer_difference", "low", "high")
-
 
 class Report:
     """Text, plots by file name, and the records read so far."""
@@ -62,16 +60,18 @@ def sweep(report: Report, name: str, workdir: str) -> dict | None:
 def sweep_table(report: Report, record: Mapping, name: str, costs: Sequence[str] = COSTS) -> None:
     report.say(markdown_table(record["rows"], record["failures"], costs))
     report.say(f"Source: `results/sweeps/{name}.json`, `rows`, which hold more columns.")
-    shown = {row["trial"] for row in record["rows"]}
-    cells = [
-        (row["trial"], row["baseline"], "{:+.2%} ({:+.2%} to {:+.2%})".format(*(row[key] for key in DIFFERENCE)))
-        for row in record.get("paired", [])
-        if row["trial"] in shown
-    ]
-    if cells:
-        report.say("Compared recording by recording, whole utterances. An interval without 0 is a difference:")
-        report.say(markdown(("trial", "compared with", "difference of WER (95 % interval)"), cells))
-        report.say(f"Source: `results/sweeps/{name}.json`, `paired`.")
+    if pairs := record.get("paired"):
+        cells = [
+            (
+                pair["trial"],
+                pair["baseline"],
+                f"{100 * pair['wer_difference']:+.1f}",
+                f"{100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}",
+            )
+            for pair in pairs
+        ]
+        report.say("Differences of WER in points, paired over the same recordings (`paired`):")
+        report.say(markdown(("trial", "against", "difference", "95 % interval"), cells))
 
 
 def sweep_plot(report: Report, record: Mapping, name: str, title: str) -> None:
