@@ -67,7 +67,7 @@ def _keep_heap() -> None:
     """Tells glibc not to return large blocks to the kernel.
 
     XLA's CPU client allocates the temporaries of a training step anew at every step. Each page of them would be mapped,
-    zeroed and unmapped again, which costs as much as a third of the step (docs/training.md).
+    zeroed and unmapped again, which takes a large part of the step (docs/training.md).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
