@@ -12,7 +12,9 @@ from conformer import record
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECORDS = sorted((ROOT / "results").rglob("*.json"))
-PAGES = [path for folder in (".", "configs", "docs", "kernels", "models") for path in sorted((ROOT / folder).glob("*.md"))]
+PAGES = [
+    path for folder in (".", "configs", "docs", "kernels", "models") for path in sorted((ROOT / folder).glob("*.md"))
+]
 DOCUMENTS = [path for path in PAGES if path.name != "results.md"]  # which is made from the records
 UNITS = (1, 100, 1e3, 1e6, 1e9, 1e-3, 1e-6, 1e-9, 2**-10, 2**-20, 1 / 60)  # percent, ms, us, thousands, MiB, minutes
 
