@@ -59,7 +59,8 @@ def run() -> dict:
     except ImportError:
         raise ValueError("the package websockets is missing: pip install -c requirements.lock -e '.[server]'") from None
     rows = [case(flag, streams) for flag, streams in CASES]
-    return {"versions": record.versions("websockets", "onnxruntime", "jax", "numpy"), "rows": rows}
+    models = record.models(*(ROOT / "models" / name for name in ("words_micro", "words", "english_small")))
+    return {"models": models, "versions": record.versions("websockets", "onnxruntime", "jax", "numpy"), "rows": rows}
 
 
 def case(flag: str, streams: int) -> dict[str, Any]:
