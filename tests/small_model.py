@@ -18,6 +18,7 @@ TOKENIZER = CharTokenizer(["<blk>", "▁", *"abcdef"])
 
 def make_config(subsampling="depthwise_separable", factor=4, **model) -> Config:
     sizes: dict[str, Any] = dict(
+        positions="learned",
         subsampling=subsampling,
         subsampling_factor=factor,
         subsampling_channels=4,
@@ -31,7 +32,7 @@ def make_config(subsampling="depthwise_separable", factor=4, **model) -> Config:
     )
     return Config(
         features=FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0, trailing_silence=0.5),
-        model=ModelConfig(**{"positions": "learned"} | sizes | model),
+        model=ModelConfig(**sizes | model),
         train=TrainConfig(chunk_sizes=(0, 3, 4, 7)),
     )
 

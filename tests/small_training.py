@@ -15,6 +15,7 @@ RATE = 8_000
 
 def tiny(compute="float32", **model) -> Config:
     sizes: dict[str, Any] = dict(
+        positions="learned",
         subsampling_channels=4,
         encoder_dim=16,
         num_layers=1,
@@ -28,7 +29,7 @@ def tiny(compute="float32", **model) -> Config:
         features=FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0),
         # Masked frames reach the first layers as exact zeros, whose gradients through LayerNorm float16 cannot hold.
         augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
-        model=ModelConfig(**{"positions": "learned"} | sizes | model),
+        model=ModelConfig(**sizes | model),
         train=TrainConfig(compute=compute, num_steps=100, warmup_steps=1),
     )
 

@@ -32,6 +32,7 @@ def twin():
 
 def small_config(**model) -> Config:
     sizes = dict(
+        positions="learned",
         subsampling_channels=6,
         encoder_dim=16,
         num_layers=2,
@@ -45,7 +46,7 @@ def small_config(**model) -> Config:
     return Config(
         features=FeatureConfig(num_mel_bins=40),
         augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
-        model=ModelConfig(**{"positions": "learned", **sizes, **model}),
+        model=ModelConfig(**{**sizes, **model}),
         train=TrainConfig(warmup_steps=2, num_steps=10, clip_norm=0.5),
     )
 
