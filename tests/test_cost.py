@@ -61,8 +61,15 @@ def lower(name, workload, execution="sequence"):
             return model.log_softmax(logits)
 
         return jax.jit(run).lower(state, features, lengths)
-    encoder = nnx.merge(graphdef, state).encoder
     left = workload.past // workload.frames
+    if config.model.positions == "relative":  # a stream maps the distances once, before it begins
+
+        def laid_out():
+            model = ConformerCTC(config, rngs=nnx.Rngs(0))
+            return model.encoder.layout.lay_out(model, workload.frames, left)
+
+        graphdef, state = nnx.split(nnx.eval_shape(laid_out))
+    encoder = nnx.merge(graphdef, state).encoder
     cache = jax.eval_shape(lambda: encoder.initial_cache(workload.batch_size, workload.frames, left))
 
     def step(state, cache, features, num_frames):
