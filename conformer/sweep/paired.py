@@ -21,20 +21,20 @@ def paired(workdir: pathlib.Path, names: Iterable[str]) -> list[dict]:
     Returns:
         trial, baseline, and `wer_difference` (below 0: the trial is better) with its 95 % interval, a row a comparison.
     """
-    rows, baselines = [], []
+    rows, baselines = [], {}
     for name in names:
         path = workdir / name / "errors.jsonl"
         if not path.exists():
             continue
         lines = sorted(map(json.loads, path.read_text().splitlines()), key=lambda line: line["id"])
-        texts = [(line["id"], line["ref"]) for line in lines]
+        texts = tuple((line["id"], line["ref"]) for line in lines)
         errors = np.array([line["errors"] for line in lines])
-        baseline = next((known for known in baselines if known[1] == texts), None)
-        if baseline is None:
-            baselines.append((name, texts, errors))
+        baseline, theirs = baselines.setdefault(texts, (name, errors))
+        if baseline == name:
             continue
         words = np.array([len(text.split()) for _, text in texts])
-        low, high = interval(errors - baseline[2], words)
-        difference = float((errors - baseline[2]).sum() / words.sum())
-        rows.append({"trial": name, "baseline": baseline[0], "wer_difference": difference, "low": low, "high": high})
+        more = errors - theirs
+        low, high = interval(more, words)
+        difference = float(more.sum() / words.sum())
+        rows.append({"trial": name, "baseline": baseline, "wer_difference": difference, "low": low, "high": high})
     return rows
