@@ -27,6 +27,12 @@ VOICES = {
     "model.dropout": 0.2,
     "train.num_steps": 4_500,
 }
+MMI = VOICES | {
+    "train.learning_rate": 6e-4,
+    "train.mmi_weight": 0.5,
+    "train.chunk_sizes": (0, 4, 4, 4, 8, 8, 8, 16),
+    "train.num_left_chunks": (8, 16, -1),
+}
 STAGES: dict[str, dict] = {
     "letters": {
         "tokenizer.kind": "given",
@@ -46,18 +52,17 @@ STAGES: dict[str, dict] = {
         "train.learning_rate": 7e-4,
         "train.chunk_sizes": (0, 4, 4, 4, 8, 8, 16),
     },
-    "mmi": VOICES
+    "mmi": MMI | {"train.init_from": "runs/english_voices"},
+    "warp": MMI
     | {
-        "train.init_from": "runs/english_voices",
-        "train.learning_rate": 6e-4,
-        "train.mmi_weight": 0.5,
-        "train.chunk_sizes": (0, 4, 4, 4, 8, 8, 8, 16),
-        "train.num_left_chunks": (8, 16, -1),
+        "augment.frequency_warp": 0.08,
+        "train.init_from": "runs/english_mmi",
+        "train.num_steps": 8_000,
     },
 }
 
 
-def get_config(stage: str = "mmi") -> Config:
+def get_config(stage: str = "warp") -> Config:
     if stage not in STAGES:
         raise ConfigError(f"configs/english_small.py:{stage}: choose one of {', '.join(STAGES)}")
     return libri_mini.get_config().replace(

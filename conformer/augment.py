@@ -46,6 +46,25 @@ def _pauses(longest: float, room: int, rng: np.random.Generator) -> tuple[int, i
     return int(before * fit), int(after * fit)
 
 
+def warp_frequencies(
+    config: AugmentConfig,
+    features: Float[Array, "batch frames mel"],
+    centres: Float[np.ndarray, " mel"],
+    key: Key[Array, ""],
+) -> Float[Array, "batch frames mel"]:
+    """Stretches the frequencies of each utterance by a factor of its own, as a longer or shorter throat would.
+
+    out(f) = features(a f), with a uniform in 1 +- frequency_warp (Jaitly and Hinton, "Vocal Tract Length Perturbation",
+    2013). `centres` are the frequencies of the mel bins in Hz; between two of them values are interpolated, beyond
+    the last they repeat.
+    """
+    mel = len(centres)
+    factors = 1.0 + config.frequency_warp * jax.random.uniform(key, (len(features), 1), minval=-1.0)
+    sources = jnp.interp(factors * centres, centres, jnp.arange(mel, dtype=jnp.float32))  # the bin that each reads
+    shares = jnp.maximum(0.0, 1.0 - jnp.abs(sources[:, None, :] - jnp.arange(mel)[:, None]))
+    return jnp.einsum("btm,bmn->btn", features, shares.astype(features.dtype))
+
+
 def spec_augment(
     config: AugmentConfig,
     features: Float[Array, "batch frames mel"],

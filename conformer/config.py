@@ -79,6 +79,7 @@ class AugmentConfig:
     noise_probability: float = 0.0  # share of utterances with noise, hum or notes behind them
     noise_snr_db: tuple[float, float] = (5.0, 30.0)  # range the signal-to-noise ratio is drawn from
     gain_db: tuple[float, float] = (0.0, 0.0)  # range the gain is drawn from
+    frequency_warp: float = 0.0  # frequencies are stretched by a factor of 1 +- this, one an utterance and view
     num_freq_masks: int = 2  # SpecAugment, masks along mel bins
     freq_mask_width: int = 20  # at most this many bins a mask
     num_time_masks: int = 2  # SpecAugment, masks along time
@@ -96,6 +97,8 @@ class AugmentConfig:
         for key in ("background_probability", "noise_probability", "time_mask_share"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"augment.{key}={getattr(self, key)} must lie in [0, 1]")
+        if not 0 <= self.frequency_warp <= 0.5:
+            raise ConfigError(f"augment.frequency_warp={self.frequency_warp} must lie in [0, 0.5]")
         for key in ("pause_seconds", "num_freq_masks", "freq_mask_width", "num_time_masks", "time_mask_width"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"augment.{key}={getattr(self, key)} must not be negative")

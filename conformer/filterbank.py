@@ -180,6 +180,7 @@ class Plan(NamedTuple):
     window: np.ndarray  # float32 [window_length]
     filters: np.ndarray  # float32 [fft_size // 2 + 1, mel]
     hearing: np.ndarray  # float32 [fft_size // 2 + 1], all filters as one, for loudness
+    centres: np.ndarray  # float32 [mel], Hz
 
 
 @functools.lru_cache
@@ -208,9 +209,9 @@ def plan_of(config: FeatureConfig) -> Plan:
     if fft_size < length or fft_size % 2:
         raise FeatureError(f"features.fft_size={fft_size} must be even and hold a window of {length} samples")
     window = WINDOWS[config.window](length)
-    filters, heights = _mel_filters(config, fft_size)
+    filters, heights, centres = _mel_filters(config, fft_size)
     hearing = filters.sum(axis=1) * (INT16_SCALE / scale_of(config)) ** 2
-    constants = [array.astype(np.float32) for array in (window, filters * heights, hearing)]
+    constants = [array.astype(np.float32) for array in (window, filters * heights, hearing, centres)]
     for array in constants:
         array.flags.writeable = False  # they are shared by every caller
     left = {"kaldi": length // 2 - shift // 2, "kaldi_snipped": 0, "nemo": fft_size // 2 - (fft_size - length) // 2}
@@ -233,8 +234,8 @@ WINDOWS = {
 }
 
 
-def _mel_filters(config: FeatureConfig, fft_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [fft_size // 2 + 1, mel]: triangles of height 1 with corners evenly spaced in mel; and their heights.
+def _mel_filters(config: FeatureConfig, fft_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """float64 [fft_size // 2 + 1, mel]: triangles of height 1, corners evenly spaced in mel; their heights and centres.
 
     Kaldi's have straight sides in mel; Slaney's have an area of 1 and straight sides in Hz.
     """
@@ -243,8 +244,10 @@ def _mel_filters(config: FeatureConfig, fft_size: int) -> tuple[np.ndarray, np.n
     bins = np.arange(fft_size // 2 + 1) * config.sample_rate / fft_size
     corners = np.linspace(mel(config.low_freq), mel(config.high_freq), config.num_mel_bins + 2)
     if slaney:
-        corners = np.where(corners < 15.0, corners * 200.0 / 3, 1000.0 * np.exp((corners - 15.0) * np.log(6.4) / 27))
+        hertz = np.where(corners < 15.0, corners * 200.0 / 3, 1000.0 * np.exp((corners - 15.0) * np.log(6.4) / 27))
+        corners = hertz
     else:
+        hertz = 700.0 * np.expm1(corners / 1127.0)
         bins = mel(bins)
     left, centre, right = corners[:-2], corners[1:-1], corners[2:]
     bins = bins[:, None]
@@ -255,7 +258,7 @@ def _mel_filters(config: FeatureConfig, fft_size: int) -> tuple[np.ndarray, np.n
             f"{config.low_freq} and {config.high_freq} Hz: choose fewer (at least 1), or a longer "
             "features.frame_length_ms"
         )
-    return filters, 2 / (right - left) if slaney else np.ones(len(left))
+    return filters, 2 / (right - left) if slaney else np.ones(len(left)), hertz[1:-1]
 
 
 def _htk_mel(frequency: Any) -> Any:

@@ -10,11 +10,12 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from conformer.augment import spec_augment
+from conformer.augment import spec_augment, warp_frequencies
 from conformer.config import Config, TrainConfig
 from conformer.ctc import ctc_loss
 from conformer.data import Batch
 from conformer.features import log_mel
+from conformer.filterbank import plan_of
 from conformer.training.consistency import disagreement, two_views
 from conformer.training.denominator import log_denominator
 from conformer.training.lora import merged
@@ -58,6 +59,9 @@ def make_train_step(
         if config.train.consistency_weight:
             features, lengths, *labels = (jnp.concatenate([a, a]) for a in (features, lengths, *labels))
             chunk_size, num_left_chunks = two_views(len(batch.audio), chunk_size, num_left_chunks)
+        if config.augment.frequency_warp:
+            centres = plan_of(config.features).centres
+            features = warp_frequencies(config.augment, features, centres, jax.random.fold_in(mask_key, 0))
         features = spec_augment(config.augment, model.standardise(features), lengths, mask_key, mask_strength)
         outputs, lengths = model.encoder.outputs(
             features, lengths, chunk_size=chunk_size, num_left_chunks=num_left_chunks, dropout_key=dropout_key
