@@ -18,7 +18,9 @@ from conformer.text import read_lines
 
 PRONUNCIATIONS_FILE = "pronunciations.tsv"
 
-# Letters for sounds that spell no known word; other sounds are written as themselves.
+_MOST_REMEMBERED = 100_000  # sounds that are no word: a server may hear new ones for months
+
+# Letters for sounds that are like no known word; other sounds are written as themselves.
 _LETTERS = str.maketrans(
     {"æ": "a", "ɑ": "o", "ə": "a", "ɛ": "e", "ɜ": "er", "ɪ": "i", "ɔ": "o", "ʊ": "u", "ʌ": "u", "ɹ": "r", "ɡ": "g"}
     | {"ð": "th", "θ": "th", "ŋ": "ng", "ʃ": "sh", "ʒ": "s", "j": "y"}
@@ -35,6 +37,7 @@ class Dictionary:
     def __init__(self, entries: Iterable[tuple[str, str]] = ()):
         self._sounds: dict[str, list[str]] = defaultdict(list)
         self._words: dict[str, list[str]] = defaultdict(list)
+        self._nearest: dict[str, list[str]] = {}  # of sounds that are no word
         self._listed = list(dict.fromkeys(entries))
         for word, sounds in self._listed:
             self._add(word, sounds)
@@ -85,8 +88,19 @@ class Dictionary:
         return self._sounds[word]
 
     def words(self, sounds: str) -> list[str]:
-        """The words that sound so; where there is none, the sounds in letters."""
-        return self._words.get(sounds) or [sounds.translate(_LETTERS)]
+        """The words that sound so, or those that sound nearest: a recogniser mishears a sound more often than a word.
+
+        Nearest are those with the fewest sounds to change, insert or drop, at most half; of several, those listed
+        first. Where even they are too far, the sounds are written in letters.
+        """
+        if words := self._words.get(sounds):
+            return words
+        if sounds not in self._nearest:
+            if len(self._nearest) >= _MOST_REMEMBERED:
+                self._nearest.clear()
+            nearest = _nearest_of(sounds, self._words, len(sounds) // 2)
+            self._nearest[sounds] = self._words[nearest] if nearest else [sounds.translate(_LETTERS)]
+        return self._nearest[sounds]
 
     def spell(self, text: str) -> str:
         """A text in sounds: the first pronunciation of each word. Raises PronunciationError for a word without."""
@@ -103,6 +117,20 @@ class Dictionary:
     def _add(self, word: str, sounds: str) -> None:
         self._sounds[word].append(sounds)
         self._words[sounds].append(word)
+        self._nearest.clear()
+
+
+def _nearest_of(sounds: str, known: Iterable[str], most: int) -> str | None:
+    """Returns the first of those that differ least from `sounds`, in at most `most` places."""
+    try:
+        from rapidfuzz import process  # here, since exports with other units run without this package
+        from rapidfuzz.distance import Levenshtein
+    except ModuleNotFoundError:
+        raise PronunciationError(
+            "units of sounds are spelled with the package rapidfuzz: pip install rapidfuzz"
+        ) from None
+    found = process.extractOne(sounds, list(known), scorer=Levenshtein.distance, score_cutoff=most)
+    return found and found[0]
 
 
 Chooser = Callable[[Sequence[Sequence[str]]], list[str]]  # one word of each choice

@@ -44,8 +44,18 @@ def test_the_more_frequent_of_those_that_sound_alike_is_written(tokenizer):
     assert tokenizer.decode(tokenizer.encode("night")) == "night"
 
 
-def test_sounds_of_no_word_are_written_in_letters():
-    assert Dictionary([("thing", "θɪŋ")]).words("ðʌŋ") == ["thung"]
+def test_sounds_of_no_word_are_written_as_the_nearest_word():
+    dictionary = Dictionary([("night", "naɪt"), ("nice", "naɪs"), ("knight", "naɪt"), ("lights", "laɪts")])
+    assert dictionary.words("naɪk") == ["night", "knight"]  # as near as "nice", and listed first
+    assert dictionary.words("naɪts") == ["night", "knight"]
+    assert dictionary.words("laɪt") == ["night", "knight"]
+
+
+def test_sounds_like_no_word_are_written_in_letters():
+    dictionary = Dictionary([("thing", "θɪŋ")])
+    assert dictionary.words("ðʌŋ") == ["thung"]  # two of three sounds differ
+    assert dictionary.words("ðɪŋ") == ["thing"]
+    assert Dictionary().words("ðɪŋ") == ["thing"]  # no word at all
 
 
 def test_words_that_are_not_listed_are_pronounced_and_known_from_then_on(tokenizer):
