@@ -5,16 +5,18 @@
   python train.py --config=configs/english_small.py:letters --workdir=runs/english_letters
   python train.py --config=configs/english_small.py:sounds --workdir=runs/english_sounds
   python train.py --config=configs/english_small.py:voices --workdir=runs/english_voices
+  python train.py --config=configs/english_small.py:mmi --workdir=runs/english_mmi
   python train.py --config=configs/english_small.py --workdir=runs/english_small
 
-Six trainings, each of which begins with the one before. `letters` has two views of each utterance, which must agree
+Seven trainings, each of which begins with the one before. `letters` has two views of each utterance, which must agree
 (`train.consistency_weight`): one sees the whole utterance, the other its chunks alone. It has speeds from 0.9 to 1.1,
 more time masks, and no synthetic speech. `sounds` keeps the encoder and learns sounds in place of letters
-(`tokenizer.kind=sounds`). `voices` adds the 58 speakers of the pack so762_adult. The last, `mmi`, makes right sounds
-likely among all that were possible (`train.mmi_weight`), which is what a language model needs.
+(`tokenizer.kind=sounds`). `voices` adds the 58 speakers of the pack so762_adult. `mmi` makes right sounds likely among
+all that were possible (`train.mmi_weight`), which is what a language model needs. The last, `warp`, goes on with that
+and stretches frequencies, as other throats would (`augment.frequency_warp`).
 
-Expected: 76, 5, 115, 96, 46 and 87 minutes on 2 cores, most of them beside other work. WER on test 44.8 % greedy and
-23.1 % with the language model of models/english_small; as a stream of 640 ms 48.6 and 25.3 %
+Expected: 76, 5, 115, 96, 46, 87 and 95 minutes on 2 cores, most of them beside other work. WER on test 44.8 % greedy
+and 23.1 % with the language model of models/english_small; as a stream of 640 ms 48.6 and 25.3 %
 (results/english_small.json). What each stage gives on dev: docs/decoding.md.
 """
 

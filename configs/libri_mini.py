@@ -2,7 +2,7 @@
 
 python train.py --config=configs/libri_mini.py --workdir=runs/libri_mini
 
-The first of the six trainings of models/english_small (configs/english_small.py). Expected: 76 minutes on one core
+The first of the seven trainings of models/english_small (configs/english_small.py). Expected: 76 minutes on one core
 with bfloat16 products, which other work shared for most of them. On processors without those set
 train.compute=float32.
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformer.augment import augment_audio, spec_augment
+from conformer.augment import augment_audio, spec_augment, warp_frequencies
 from conformer.background import LEVELS_DB, coloured_noise, draw_background, hum, notes, root_mean_square
-from conformer.config import AugmentConfig, ConfigError
+from conformer.config import AugmentConfig, ConfigError, FeatureConfig
+from conformer.filterbank import plan_of
 
 RATE = 16_000
 CLEAN = AugmentConfig(num_freq_masks=0, num_time_masks=0)
@@ -191,6 +192,27 @@ def test_masks_are_the_same_under_jit():
     np.testing.assert_array_equal(jitted(dataclasses.astuple(config))(features, lengths, key), expected)
 
 
+def test_warping_moves_a_peak_by_a_factor_of_its_own_for_each_utterance():
+    centres = plan_of(FeatureConfig()).centres
+    peak = np.exp(-(((centres - 2000) / 300) ** 2)).astype(np.float32)
+    features = jnp.tile(peak, (64, 2, 1))
+    warped = warp_frequencies(AugmentConfig(frequency_warp=0.2), features, centres, jax.random.key(0))
+    factors = 2000 / centres[np.asarray(warped.argmax(axis=2))]
+    np.testing.assert_array_equal(factors[:, 0], factors[:, 1])  # all frames of an utterance alike
+    step = 1.04  # between two mel bins there
+    assert 0.8 / step <= factors.min() < 0.85 and 1.15 < factors.max() <= 1.2 * step
+    assert len(set(factors[:, 0])) > 5
+    unchanged = warp_frequencies(AugmentConfig(), features, centres, jax.random.key(0))
+    np.testing.assert_allclose(unchanged, features, atol=1e-6)
+
+
+def test_warping_repeats_the_last_bins_beyond_the_ends():
+    centres = plan_of(FeatureConfig()).centres
+    rising = jnp.tile(jnp.arange(80.0), (32, 1, 1))
+    warped = np.asarray(warp_frequencies(AugmentConfig(frequency_warp=0.3), rising, centres, jax.random.key(1)))
+    assert (np.diff(warped) >= -1e-4).all() and warped.min() >= 0 and warped.max() <= 79 + 1e-4
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_no_masks_leave_features_and_their_format_alone(dtype):
     features = jnp.full((2, 10, 4), jnp.nan, dtype)
@@ -203,6 +225,7 @@ def test_no_masks_leave_features_and_their_format_alone(dtype):
     ("key", "value"),
     [
         ("speed_factors", ()),
+        ("frequency_warp", 0.6),
         ("speed_factors", (1.0, 0.0)),
         ("noise_probability", 1.5),
         ("noise_snr_db", (30.0, 5.0)),
