@@ -301,7 +301,7 @@ def test_train_names_what_it_cannot_use(tmp_path):
         (*tiny, f"--config.data.source={manifest}"): f"{manifest}:2: not valid JSON",
         (*tiny, "--config.model.num_heads=5"): "model.num_heads=5 does not divide model.encoder_dim=32",
         ("--config=configs/nothing.py", tiny[1]): "--config=configs/nothing.py does not exist",
-        ("--config=configs/librispeech.py:huge", tiny[1]): "unknown size 'huge'; choose small, medium or large",
+        ("--config=configs/librispeech.py:huge", tiny[1]): "huge: choose small, medium or large",
         (tiny[0],): "--workdir is required: --help says what for",
     }
     for arguments, message in expected.items():
