@@ -114,7 +114,7 @@ def evaluate(workdir: pathlib.Path) -> None:
     if KEEP_SEARCH.value:
         system.check_writable(workdir / SEARCH_FILE)
     confidence = Confidence.load(workdir)
-    circumstances = record.describe_run(workdir) | {"versions": record.versions("jax", "jaxlib", "flax", "numpy")}
+    circumstances = record.describe_run(workdir)
     config, model, tokenizer, step = load_model(workdir, EXECUTION.value)
     lm = read_lm(search, tokenizer)
     for candidate in (search, *grid):
