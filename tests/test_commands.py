@@ -211,6 +211,7 @@ def test_eval_names_chunk_sizes_that_it_cannot_use_and_warns_of_those_not_traine
     assert err[0].startswith("eval.py: warning: chunk_size=5 is not one of train.chunk_sizes=(0, 16)")
     assert "offline" in out and "640 ms" in out and "200 ms" in out
     record = json.loads(results.read_text())
+    assert record["real_time_factor"] > 0
     for figures, masked in zip(record["streaming"], record["masked"], strict=True):
         assert (figures["chunk_size"], figures["wer"]) == (masked["chunk_size"], masked["wer"])
         p50, p95, p99 = figures["chunk_ms"]
@@ -261,6 +262,7 @@ def test_eval_searches_with_a_model_that_lm_trained_and_keeps_the_best_of_a_grid
     best = min(record["tried"], key=lambda trial: (trial["errors"], trial["cer"]))
     assert searched["search"] == streamed["search"] == {name: best[name] for name in searched["search"]}
     assert searched["errors"] == best["errors"] and "search" not in record and "search" not in greedy
+    assert searched["real_time_factor"] > 0
     status, out, err = run("eval.py", f"--workdir={folder}", *data, f"--json={results}")  # as the folder says
     assert (status, err) == (0, []) and json.loads(results.read_text())["searched"][0]["errors"] == best["errors"]
     status, out, err = run("eval.py", f"--workdir={folder}", *data, "--beam-size=0", f"--json={results}")
