@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from small_model import FEATURES, RATE, SIZES
 
-from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
+from conformer.config import Config, ModelConfig, TrainConfig
 from conformer.tokenizer import CharTokenizer
 from conformer.training.checkpoint import Checkpoints
 from conformer.training.state import initial_state
 
 ROOT = pathlib.Path(__file__).parents[1]
-RATE = 8_000
 
 
 def start(*command, **options) -> subprocess.Popen:
@@ -43,16 +43,8 @@ def workdir(tmp_path_factory) -> pathlib.Path:
     """A model that was not trained: it hears nonsense, but takes the path of any other."""
     folder = tmp_path_factory.mktemp("model")
     config = Config(
-        features=FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0),
-        model=ModelConfig(
-            positions="learned",
-            subsampling_channels=4,
-            encoder_dim=16,
-            num_layers=1,
-            num_heads=2,
-            feed_forward_dim=24,
-            vocab_size=9,
-        ),
+        features=FEATURES,
+        model=ModelConfig(**SIZES, vocab_size=9),
         train=TrainConfig(chunk_sizes=(0, 16)),
     )
     CharTokenizer(["<blk>", "▁", *"abcdefg"]).save(folder)
