@@ -128,7 +128,7 @@ def evaluate(workdir: pathlib.Path) -> None:
     forward = make_forward(config, graphdef)
     broken: dict[str, str] = {}
     clock = Clock()
-    heard = posteriors(config, forward, params, statistics, utterances, broken, clock=clock)
+    heard = posteriors(config, forward, params, statistics, utterances, broken, clock)
     heard = progress(heard, len(utterances))
     if search.beam_size:
         heard = list(heard)  # decoded more than once
@@ -173,7 +173,7 @@ def evaluate(workdir: pathlib.Path) -> None:
         context = dict(chunk_size=chunk_size, num_left_chunks=NUM_LEFT_CHUNKS.value)
         if MASKED.value:
             clock = Clock()
-            heard = posteriors(config, forward, params, statistics, read, {}, clock=clock, **context)
+            heard = posteriors(config, forward, params, statistics, read, {}, clock, **context)
             heard = list(progress(heard, len(read)))
             for one in searches:
                 whole = decode(heard, {}, *make_decoding(one, tokenizer, lm))

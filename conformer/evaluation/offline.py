@@ -85,10 +85,11 @@ def posteriors(
     statistics: nnx.State,
     utterances: Sequence[Utterance],
     broken: dict[str, str],
+    clock: Clock | None = None,
+    /,
     *,
     chunk_size: int = 0,
     num_left_chunks: int = -1,
-    clock: Clock | None = None,
 ) -> Iterator[tuple[Utterance, Float[np.ndarray, "frames vocab"]]]:
     """Log-probabilities of whole utterances and the silence behind them, under the mask of a stream's chunks if asked.
 
