@@ -15,7 +15,7 @@ def tiny(compute="float32", **model) -> Config:
         features=FEATURES,
         # Masked frames reach the first layers as exact zeros, whose gradients through LayerNorm float16 cannot hold.
         augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
-        model=ModelConfig(**SIZES | {"vocab_size": 9} | model),
+        model=ModelConfig(**{**SIZES, "vocab_size": 9, **model}),
         train=TrainConfig(compute=compute, num_steps=100, warmup_steps=1),
     )
 

@@ -212,7 +212,7 @@ def test_views_and_losses_are_counted():
     """Two views have the work of twice the utterances; the middle block's head, that of another; parts, all of it."""
     plain = one_view("librispeech:small", 8.0)
 
-    def step(config: Config, **changes: float):
+    def step(config: Config, **changes: Any):
         changed = config.replace({f"train.{key}": value for key, value in changes.items()})
         return training_step(changed, DEVICES["h200"], INTERCONNECTS["h200"], 1)
 

@@ -35,7 +35,7 @@ def small() -> Config:
     return Config(
         features=dataclasses.replace(FEATURES, dither=1.0),
         augment=AugmentConfig(freq_mask_width=8, time_mask_width=10),
-        model=ModelConfig(**SIZES | {"encoder_dim": 32, "feed_forward_dim": 48, "dropout": 0.1, "vocab_size": 9}),
+        model=ModelConfig(**{**SIZES, "encoder_dim": 32, "feed_forward_dim": 48, "dropout": 0.1, "vocab_size": 9}),
         train=TrainConfig(optimiser="muon", num_steps=100, warmup_steps=1),
     )
 
