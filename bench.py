@@ -167,7 +167,7 @@ def main(argv: list[str]) -> None:
         result = module.run(*chosen.arguments())
     except ValueError as error:  # what every error of bad input is
         sys.exit(f"bench.py: {error}")
-    result = circumstances | {"versions": record.versions("jax", "jaxlib", "flax", "numpy")} | result
+    result = circumstances | result
     if hasattr(module, "table"):  # else its rows were printed one by one
         print(f"{circumstances['device']['cpu']}\n{module.table(result)}")
     if (load := circumstances["load_average"]) > harness.BUSY:

@@ -4,11 +4,11 @@
   python cost.py --config=configs/paper.py:vanilla --compare=configs/paper.py:small,configs/words.py --device=phone
   python cost.py --config=configs/paper.py:vanilla --waterfall=waterfall.svg
   python cost.py --config=configs/words.py --seconds=10 --plot=cost.svg     a whole utterance in place of a chunk
-  python cost.py --config=configs/librispeech.py:large --device=h200 --training=8,64,256
+  python cost.py --config=configs/librispeech.py:large --units=501 --device=h200 --training=1,8,64
 
 Prints multiply-accumulates, bytes, time and energy by module, and what bounds each; with --compare, configurations side
 by side. --waterfall draws the savings one after the other, from a vanilla front end in float32. With --training, prints
-only the cost of a training step on that many devices: time, memory and the audio that it needs. `conformer/cost` holds
+only the cost of a training on that many devices: time, memory and the audio that it needs. `conformer/cost` holds
 the devices' figures and their sources; docs/execution.md says how far predictions are from measurements.
 """
 
@@ -41,7 +41,8 @@ PLOT = flags.DEFINE_string("plot", None, "Draw where compute, bytes, time and en
 WATERFALL = flags.DEFINE_string("waterfall", None, "Draw the savings one after the other (SVG).")
 TRAINING = flags.DEFINE_list("training", [], "Numbers of devices, comma separated, that share a training step.")
 
-OWN_PRECISIONS = {"ethos-u55": "all_int8", "x86": "float32", "h200": "bfloat16"}  # other devices: float16
+# Other devices: float16.
+OWN_PRECISIONS = {"ethos-u55": "all_int8", "x86": "float32", "h200": "bfloat16", "rtx-4090": "bfloat16"}
 
 
 def main(_) -> None:

@@ -40,7 +40,6 @@ def main() -> None:
     config = Config.from_json(ROOT / WORKDIR / "config.json")
     score, (example,) = (json.loads((ROOT / file).read_text()) for file in (TEST, EXAMPLE))
     results |= {
-        "versions": record.versions("jax", "flax"),
         "wer": score["wer"],
         "wer_low": score["wer_low"],
         "wer_high": score["wer_high"],

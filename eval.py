@@ -9,9 +9,10 @@ Prints word and character error rates with their parts and a 95 % interval. Noth
 --errors=FILE gets the errors of each utterance, --json=FILE the figures. With --streaming, the same utterances are also
 recognised as streams on one core, once for each chunk size, beside the whole utterance in one table. With --masked,
 they are recognised whole and in batches, but each frame sees what it would see in a stream: the same words much sooner,
-and no latency. With --beam-size (and --lm, of lm.py), everything is also decoded by a beam search, each figure beside
-the greedy one. With --calibrate, the confidence of words is fitted to how often they are right, and kept beside the
-model.
+and no latency. The real-time factor (RTF) is computation per second of audio: of streams one after the other, of whole
+utterances in batches. With --beam-size (and --lm, of lm.py), everything is also decoded by a beam search, each figure
+beside the greedy one. With --calibrate, the confidence of words is fitted to how often they are right, and kept beside
+the model.
 """
 
 import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)
@@ -42,7 +43,7 @@ from conformer.decode.search import (
 )
 from conformer.evaluation.confidence import calibration_error, fit, judge
 from conformer.evaluation.latency import latency_plot
-from conformer.evaluation.offline import Heard, Transcripts, decode, make_forward, posteriors
+from conformer.evaluation.offline import Clock, Heard, Transcripts, decode, make_forward, posteriors
 from conformer.evaluation.scorer import write_errors
 from conformer.evaluation.streaming import Timing, transcribe_streaming
 from conformer.evaluation.tuning import read_grid, tune
@@ -114,7 +115,7 @@ def evaluate(workdir: pathlib.Path) -> None:
     if KEEP_SEARCH.value:
         system.check_writable(workdir / SEARCH_FILE)
     confidence = Confidence.load(workdir)
-    circumstances = record.describe_run(workdir) | {"versions": record.versions("jax", "jaxlib", "flax", "numpy")}
+    circumstances = record.describe_run(workdir)
     config, model, tokenizer, step = load_model(workdir, EXECUTION.value)
     lm = read_lm(search, tokenizer)
     for candidate in (search, *grid):
@@ -126,12 +127,14 @@ def evaluate(workdir: pathlib.Path) -> None:
     graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
     forward = make_forward(config, graphdef)
     broken: dict[str, str] = {}
-    heard = progress(posteriors(config, forward, params, statistics, utterances, broken), len(utterances))
+    clock = Clock()
+    heard = posteriors(config, forward, params, statistics, utterances, broken, clock)
+    heard = progress(heard, len(utterances))
     if search.beam_size:
         heard = list(heard)  # decoded more than once
     searches = [Search()]
     transcripts = decode(heard, broken, tokenizer)
-    rows = [row("offline", transcripts, searches[0])]
+    rows = [row("offline", transcripts, searches[0], clock)]
     print(f"{SPLIT.value}: {transcripts.score()}")
     trials = tune(heard, tokenizer, lm, grid, lambda trial, score: print(f"WER {score.wer:7.2%}  {trial}", flush=True))
     if trials:
@@ -142,7 +145,7 @@ def evaluate(workdir: pathlib.Path) -> None:
     if search.beam_size:
         searches.append(search)
         transcripts = decode(heard, broken, *make_decoding(search, tokenizer, lm), NBEST.value)
-        rows.append(row("offline", transcripts, search))
+        rows.append(row("offline", transcripts, search, clock))
         print(f"{SPLIT.value}, {search}: {transcripts.score()}")
     read = transcripts.utterances
     for message in broken.values():
@@ -169,10 +172,12 @@ def evaluate(workdir: pathlib.Path) -> None:
         milliseconds = round(1000 * chunk_size * frame_seconds)
         context = dict(chunk_size=chunk_size, num_left_chunks=NUM_LEFT_CHUNKS.value)
         if MASKED.value:
-            heard = list(progress(posteriors(config, forward, params, statistics, read, {}, **context), len(read)))
+            clock = Clock()
+            heard = posteriors(config, forward, params, statistics, read, {}, clock, **context)
+            heard = list(progress(heard, len(read)))
             for one in searches:
                 whole = decode(heard, {}, *make_decoding(one, tokenizer, lm))
-                masked.append(row(f"{milliseconds} ms, masked", whole, one, chunk_size=chunk_size))
+                masked.append(row(f"{milliseconds} ms, masked", whole, one, clock, chunk_size))
         if STREAMING.value:
             engine = Engine(config, model, **context)
             for one in searches:
@@ -227,13 +232,15 @@ def read_chunk_sizes() -> list[int]:
     return [int(size) for size in CHUNK_SIZE.value]
 
 
-def row(mode: str, transcripts: Transcripts, search: Search, timing: Timing | None = None, chunk_size: int = 0) -> dict:
-    """The figures of one way of recognising."""
+def row(mode: str, transcripts: Transcripts, search: Search, timing: Timing | Clock, chunk_size: int = 0) -> dict:
+    """The figures of one way of recognising; a `Clock` is that of whole utterances."""
     figures = {"mode": mode, "chunk_size": chunk_size} | transcripts.score().as_dict()
     if search.beam_size:
         figures["mode"] += f", beam {search.beam_size}"
         figures["search"] = dataclasses.asdict(search)
-    if timing is not None:
+    if isinstance(timing, Clock):
+        figures["real_time_factor"] = timing.real_time_factor(transcripts)
+    else:
         figures |= {
             "num_left_chunks": NUM_LEFT_CHUNKS.value,
             "real_time_factor": timing.real_time_factor,
@@ -248,9 +255,10 @@ def table(rows: list[dict]) -> str:
     lines = [f"{'':<24}{'WER':>8}  {'95 % interval':<18}{'RTF':>7}  {'ms a chunk: 50, 95, 99 %':<26}{'latency':>8}"]
     for figures in rows:
         line = f"{figures['mode']:<24}{figures['wer']:>8.2%}  {figures['wer_low']:.2%} to {figures['wer_high']:<9.2%}"
+        line += f"{figures['real_time_factor']:>7.4f}"
         if "chunk_ms" in figures:
             percentiles = ", ".join(f"{value:.1f}" for value in figures["chunk_ms"])
-            line += f"{figures['real_time_factor']:>7.3f}  {percentiles:<26}{figures['latency_seconds']:>6.2f} s"
+            line += f"  {percentiles:<26}{figures['latency_seconds']:>6.2f} s"
         lines.append(line)
     return "\n".join(lines)
 

@@ -38,7 +38,7 @@ from conformer.text import LEVELS, listed, strangers
 from conformer.tokenizer import SoundTokenizer, Tokenizer, load_tokenizer
 
 MANIFEST = flags.DEFINE_string("manifest", None, "JSONL manifest, pack or LibriSpeech folder.", required=True)
-SPLIT = flags.DEFINE_string("split", "train", "The split of it to learn from.")
+SPLIT = flags.DEFINE_list("split", ["train"], "The splits of it to learn from, comma separated.")
 DEV_SPLIT = flags.DEFINE_string("dev-split", "dev", "The split of it to mix and measure with.")
 TEXT = flags.DEFINE_list("text", [], "Further text: files, a sentence a line (.gz, .xz, .bz2), or folders of .txt.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Run whose tokenizer's units to model; default: words.")
@@ -72,17 +72,18 @@ def train() -> None:
     by_split = collections.defaultdict(list)
     for utterance in load_manifest(MANIFEST.value, level, print):
         by_split[utterance.split].append(utterance.text)
-    if SPLIT.value not in by_split:
-        raise ValueError(f"no utterance in split {SPLIT.value!r}: --split may be {', '.join(sorted(by_split))}")
-    overlap = Overlap({split: texts for split, texts in by_split.items() if split != SPLIT.value})
-    texts = overlap.watched(by_split[SPLIT.value])
+    for split in SPLIT.value:
+        if split not in by_split:
+            raise ValueError(f"no utterance in split {split!r}: --split may be {', '.join(sorted(by_split))}")
+    overlap = Overlap({split: texts for split, texts in by_split.items() if split not in SPLIT.value})
+    texts = overlap.watched(text for split in SPLIT.value for text in by_split[split])
     further = overlap.watched(sentences(files, level, print))
     dev = by_split[DEV_SPLIT.value]
     if WORKDIR.value:
         tokenizer = load_tokenizer(WORKDIR.value, level)
         texts, further, dev = (
             spelled(tokenizer, some, name)
-            for some, name in ((texts, SPLIT.value), (further, "--text"), (dev, DEV_SPLIT.value))
+            for some, name in ((texts, ",".join(SPLIT.value)), (further, "--text"), (dev, DEV_SPLIT.value))
         )
     models = [train_ngram(texts, ORDER.value)]
     if files:

@@ -88,8 +88,7 @@ def check(cards: list[Card], folder: pathlib.Path) -> None:
 
 def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> None:
     """Each artefact on real speech; writes the figures to the cards."""
-    circumstances: dict[str, Any] = record.describe_run(workdir)
-    circumstances |= {"versions": record.versions("jax", "jaxlib", "onnxruntime")}
+    circumstances: dict[str, Any] = record.describe_run(workdir, packages=("jax", "jaxlib", "onnxruntime"))
     config, model, tokenizer, step = load_model(workdir)
     utterances = load_split(config, MANIFEST.value, SPLIT.value)
     for card in cards:

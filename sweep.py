@@ -57,7 +57,7 @@ def run(workdir: pathlib.Path) -> dict[str, str]:
         print_commands(sweep, workdir)
         return {}
     models = sorted({trial.model for trial in trials if trial.model})
-    circumstances = record.describe_run(*models) | {"versions": record.versions("jax", "jaxlib", "flax", "numpy")}
+    circumstances = record.describe_run(*models)
     workdir.mkdir(parents=True, exist_ok=True)
     failures = run_sweep(sweep, workdir, trials, JOBS.value, lambda line: print(line, flush=True))
     if not TRIAL.value:

@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
         system.check_writable(JSON.value)
         names = [*arguments[1:], *(["example"] * EXAMPLE.value), *(["microphone"] * MICROPHONE.value)]
         paths = output_paths(OUT_DIR.value, names, OUTPUT.value) if OUT_DIR.value else [None] * len(names)
-        check_nbest(NBEST.value, MODEL.search())
+        check_nbest(NBEST.value, MODEL.search)
         model = MODEL.load()
         recognizer = model.recognizer(min_confidence=MIN_CONFIDENCE.value, num_alternatives=NBEST.value)
         sources = open_sources(model.sample_rate, arguments[1:])

@@ -25,7 +25,7 @@ UNITS = 128  # of models whose tokenizer is not trained
 
 
 def configs() -> dict[str, Config]:
-    """The models that are predicted and measured: 1 to 26 M parameters."""
+    """The models that are predicted and measured: 1 to 26 M parameters, with learned positions."""
     named = {
         "demo": demo.get_config(),
         "words": words.get_config(),
@@ -35,7 +35,8 @@ def configs() -> dict[str, Config]:
         "librispeech:medium": librispeech.get_config("medium"),
     }
     return {
-        name: config.replace({"model.vocab_size": config.model.vocab_size or UNITS}) for name, config in named.items()
+        name: config.replace({"model.vocab_size": config.model.vocab_size or UNITS, "model.positions": "learned"})
+        for name, config in named.items()
     }
 
 

@@ -1,6 +1,7 @@
 """The flags that say which recogniser a command loads, and how it searches: those of transcribe.py and serve.py."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping
 
@@ -34,16 +35,17 @@ class ModelFlags:
         flags.DEFINE_integer("num-left-chunks", NUM_LEFT_CHUNKS, "Chunks of left context.", lower_bound=0)
         flags.DEFINE_enum("numerics", None, list(POLICIES), "Numerics policy; default: that of the run's config.")
         flags.DEFINE_enum("execution", None, EXECUTIONS, "Layout of tensors; default: as trained.")
-        self._search = define_search_flags()
+        self._read_search = define_search_flags()
 
     @property
     def workdir(self) -> pathlib.Path:
         """The work directory. Raises LoadError where there is none."""
         return find(self._workdir.value)
 
+    @functools.cached_property
     def search(self) -> Search:
         """The settings of the search, those beside the model among them. Raises SearchError or DecodeError."""
-        return self._search(pathlib.Path(self._artefact.value).parent if self._artefact.value else self.workdir)
+        return self._read_search(pathlib.Path(self._artefact.value).parent if self._artefact.value else self.workdir)
 
     def load(self) -> Model:
         """Sets up the process for the model, and loads it. Raises ValueError for flags that it cannot follow."""
@@ -56,4 +58,4 @@ class ModelFlags:
         else:
             runtime.set_up()
         options = {name: value for name, value in given.items() if name in UNFIT_FOR_ARTEFACT}
-        return load(self._artefact.value or self._workdir.value, **options, **dataclasses.asdict(self.search()))
+        return load(self._artefact.value or self._workdir.value, **options, **dataclasses.asdict(self.search))

@@ -14,17 +14,22 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 
 from conformer import system
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def describe_run(*folders: str | os.PathLike) -> dict:
+PACKAGES = ("jax", "jaxlib", "flax", "numpy")
+
+
+def describe_run(*folders: str | os.PathLike, packages: Iterable[str] = PACKAGES) -> dict:
     """Returns the circumstances of a measurement, to be taken when it starts.
 
     Args:
         folders: of the models that are measured.
+        packages: whose versions matter.
     """
     device = {"cpu": _cpu_model(), "cores": len(system.cores()), "system": f"{platform.system()} {platform.machine()}"}
     return {
@@ -34,6 +39,7 @@ def describe_run(*folders: str | os.PathLike) -> dict:
         "load_average": os.getloadavg()[0],  # above 0: other work shared the machine, at the start
         "commit": _commit(),
         "models": models(*folders),
+        "versions": versions(*packages),
     }
 
 

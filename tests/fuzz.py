@@ -192,8 +192,8 @@ def main(_: list[str]) -> None:
         table[kind] |= {"faults": outcomes["fault"], "commands": len(tried), "command_faults": len(said)}
         print(f"{kind:10} " + ", ".join(f"{value:,} {name}" for name, value in table[kind].items()), flush=True)
     if JSON.value:
-        versions = record.versions("numpy", "soundfile", "onnxruntime", "sentencepiece", "jax", "orbax-checkpoint")
-        header = {"benchmark": "fuzz"} | record.describe_run() | {"versions": versions, "seed": SEED.value}
+        packages = ("numpy", "soundfile", "onnxruntime", "sentencepiece", "jax", "orbax-checkpoint")
+        header = {"benchmark": "fuzz"} | record.describe_run(packages=packages) | {"seed": SEED.value}
         record.write(JSON.value, header | {"seconds": round(time.perf_counter() - began), "kinds": table})
     sys.exit(f"fuzz: {num_faults} faults" if num_faults else 0)
 

@@ -1,5 +1,6 @@
 """A model of a few thousand parameters and a sound for it: what the tests of the network and of streams share."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -14,24 +15,25 @@ from conformer.tokenizer import CharTokenizer
 
 RATE = 8_000
 TOKENIZER = CharTokenizer(["<blk>", "▁", *"abcdef"])
+FEATURES = FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0)
+SIZES: dict[str, Any] = dict(
+    positions="learned",
+    subsampling_channels=4,
+    encoder_dim=16,
+    num_layers=1,
+    num_heads=2,
+    feed_forward_dim=24,
+    kernel_size=5,
+    max_relative_distance=6,
+)
 
 
 def make_config(subsampling="depthwise_separable", factor=4, **model) -> Config:
-    sizes: dict[str, Any] = dict(
-        positions="learned",
-        subsampling=subsampling,
-        subsampling_factor=factor,
-        subsampling_channels=4,
-        encoder_dim=16,
-        num_layers=2,
-        num_heads=2,
-        feed_forward_dim=24,
-        kernel_size=5,
-        max_relative_distance=6,
-        vocab_size=TOKENIZER.vocab_size,
+    sizes = SIZES | dict(
+        subsampling=subsampling, subsampling_factor=factor, num_layers=2, vocab_size=TOKENIZER.vocab_size
     )
     return Config(
-        features=FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0, trailing_silence=0.5),
+        features=dataclasses.replace(FEATURES, trailing_silence=0.5),
         model=ModelConfig(**sizes | model),
         train=TrainConfig(chunk_sizes=(0, 3, 4, 7)),
     )

@@ -1,35 +1,21 @@
 """A training state of a few thousand parameters: what the tests of training, checkpoints and devices share."""
 
-from typing import Any
-
 import jax
 import numpy as np
 from flax import nnx
+from small_model import FEATURES, SIZES
 
-from conformer.config import AugmentConfig, Config, FeatureConfig, ModelConfig, TrainConfig
+from conformer.config import AugmentConfig, Config, ModelConfig, TrainConfig
 from conformer.data import Batch
 from conformer.training.state import TrainState, initial_state
 
-RATE = 8_000
-
 
 def tiny(compute="float32", **model) -> Config:
-    sizes: dict[str, Any] = dict(
-        positions="learned",
-        subsampling_channels=4,
-        encoder_dim=16,
-        num_layers=1,
-        num_heads=2,
-        feed_forward_dim=24,
-        kernel_size=5,
-        max_relative_distance=6,
-        vocab_size=9,
-    )
     return Config(
-        features=FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0),
+        features=FEATURES,
         # Masked frames reach the first layers as exact zeros, whose gradients through LayerNorm float16 cannot hold.
         augment=AugmentConfig(num_freq_masks=0, num_time_masks=0),
-        model=ModelConfig(**sizes | model),
+        model=ModelConfig(**{**SIZES, "vocab_size": 9, **model}),
         train=TrainConfig(compute=compute, num_steps=100, warmup_steps=1),
     )
 

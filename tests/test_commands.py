@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from small_model import FEATURES, RATE, SIZES
 
-from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
+from conformer.config import Config, ModelConfig, TrainConfig
 from conformer.tokenizer import CharTokenizer
 from conformer.training.checkpoint import Checkpoints
 from conformer.training.state import initial_state
 
 ROOT = pathlib.Path(__file__).parents[1]
-RATE = 8_000
 
 
 def start(*command, **options) -> subprocess.Popen:
@@ -43,16 +43,8 @@ def workdir(tmp_path_factory) -> pathlib.Path:
     """A model that was not trained: it hears nonsense, but takes the path of any other."""
     folder = tmp_path_factory.mktemp("model")
     config = Config(
-        features=FeatureConfig(sample_rate=RATE, num_mel_bins=24, high_freq=3_800.0),
-        model=ModelConfig(
-            positions="learned",
-            subsampling_channels=4,
-            encoder_dim=16,
-            num_layers=1,
-            num_heads=2,
-            feed_forward_dim=24,
-            vocab_size=9,
-        ),
+        features=FEATURES,
+        model=ModelConfig(**SIZES, vocab_size=9),
         train=TrainConfig(chunk_sizes=(0, 16)),
     )
     CharTokenizer(["<blk>", "▁", *"abcdefg"]).save(folder)
@@ -211,6 +203,7 @@ def test_eval_names_chunk_sizes_that_it_cannot_use_and_warns_of_those_not_traine
     assert err[0].startswith("eval.py: warning: chunk_size=5 is not one of train.chunk_sizes=(0, 16)")
     assert "offline" in out and "640 ms" in out and "200 ms" in out
     record = json.loads(results.read_text())
+    assert record["real_time_factor"] > 0
     for figures, masked in zip(record["streaming"], record["masked"], strict=True):
         assert (figures["chunk_size"], figures["wer"]) == (masked["chunk_size"], masked["wer"])
         p50, p95, p99 = figures["chunk_ms"]
@@ -261,6 +254,7 @@ def test_eval_searches_with_a_model_that_lm_trained_and_keeps_the_best_of_a_grid
     best = min(record["tried"], key=lambda trial: (trial["errors"], trial["cer"]))
     assert searched["search"] == streamed["search"] == {name: best[name] for name in searched["search"]}
     assert searched["errors"] == best["errors"] and "search" not in record and "search" not in greedy
+    assert searched["real_time_factor"] > 0
     status, out, err = run("eval.py", f"--workdir={folder}", *data, f"--json={results}")  # as the folder says
     assert (status, err) == (0, []) and json.loads(results.read_text())["searched"][0]["errors"] == best["errors"]
     status, out, err = run("eval.py", f"--workdir={folder}", *data, "--beam-size=0", f"--json={results}")
@@ -301,7 +295,7 @@ def test_train_names_what_it_cannot_use(tmp_path):
         (*tiny, f"--config.data.source={manifest}"): f"{manifest}:2: not valid JSON",
         (*tiny, "--config.model.num_heads=5"): "model.num_heads=5 does not divide model.encoder_dim=32",
         ("--config=configs/nothing.py", tiny[1]): "--config=configs/nothing.py does not exist",
-        ("--config=configs/librispeech.py:huge", tiny[1]): "unknown size 'huge'; choose small, medium or large",
+        ("--config=configs/librispeech.py:huge", tiny[1]): "huge: choose small, medium or large",
         (tiny[0],): "--workdir is required: --help says what for",
     }
     for arguments, message in expected.items():

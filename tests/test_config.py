@@ -131,11 +131,12 @@ def test_every_config_takes_one_update(path):
     resembles are run.
     """
     config = load_module(path).get_config()
-    run = path.stem in ("demo", "english_small", "librispeech", "paper")
+    run = path.stem in ("demo", "english_small")
     if not run and "model=ModelConfig(" not in path.read_text():
         return
     layers = 2 if config.train.intermediate_weight else 1
     config = config.replace({"model.num_layers": layers, "model.vocab_size": config.tokenizer.vocab_size + 1})
+    config = config.replace({"train.accumulate": 1})  # its parts are more than these utterances
     samples, labels = round(0.8 * config.features.sample_rate), np.array([[1, 2, 3], [4, 4, 0]], np.int32)
     audio = 0.1 * np.random.default_rng(0).standard_normal((2, samples)).astype(np.float32)
     lengths, label_lengths = np.array([samples, samples - 2_000], np.int32), np.array([3, 2], np.int32)
@@ -168,7 +169,7 @@ def test_librispeech_has_the_stated_sizes():
             config = config.replace({"model.subsampling": subsampling, "model.vocab_size": units})
             model = nnx.eval_shape(lambda config=config: ConformerCTC(config, rngs=nnx.Rngs(0)))
             assert abs(count_parameters(nnx.state(model, nnx.Param)) / 1e6 / float(millions) - 1) < 0.03
-    with pytest.raises(ConfigError, match="'huge'; choose small, medium or large"):
+    with pytest.raises(ConfigError, match="huge: choose small, medium or large"):
         module.get_config("huge")
 
 

@@ -20,7 +20,7 @@ from benchmarks import energy
 from benchmarks.chunk import CHUNK_SIZE, NUM_LEFT_CHUNKS
 from benchmarks.copies import graph_copies
 from configs import demo, digits, libri_mini, librispeech, paper, so762, tiny, words
-from conformer.config import EXECUTIONS
+from conformer.config import EXECUTIONS, Config
 from conformer.cost import DEVICES, PRECISIONS, Workload, num_parameters, operations, predict, state_elements, total
 from conformer.cost.training import INTERCONNECTS, Interconnect, training_step, training_table
 from conformer.model import ConformerCTC
@@ -181,7 +181,7 @@ def test_front_ends_cost_the_shares_of_the_paper():
 @pytest.mark.parametrize("name, seconds", [("configs.words", 4.0), ("librispeech:small", 8.0)])
 def test_a_gradient_works_and_holds_what_xla_says(name, seconds):
     """Operations within a twentieth; what is kept for the backward pass within a half, since XLA fuses and reuses."""
-    config = make_config(name).replace({"data.bucket_seconds": (seconds,), "data.batch_seconds": 2 * seconds})
+    config = one_view(name, seconds)
     workload = Workload.utterance(config, seconds, 2)
     graphdef, state = shapes(name, "sequence")
     params, statistics = nnx.split_state(state, nnx.Param, ...)
@@ -201,8 +201,38 @@ def test_a_gradient_works_and_holds_what_xla_says(name, seconds):
     assert temporaries < step.activation_bytes < 1.5 * temporaries
 
 
+def one_view(name: str, seconds: float) -> Config:
+    """Batches of two utterances, each seen once, with CTC alone."""
+    batch = {"data.bucket_seconds": (seconds,), "data.batch_seconds": 2 * seconds}
+    losses = {"train.consistency_weight": 0.0, "train.intermediate_weight": 0.0, "train.accumulate": 1}
+    return make_config(name).replace(batch | losses)
+
+
+def test_views_and_losses_are_counted():
+    """Two views have the work of twice the utterances; the middle block's head, that of another; parts, all of it."""
+    plain = one_view("librispeech:small", 8.0)
+
+    def step(config: Config, **changes: Any):
+        changed = config.replace({f"train.{key}": value for key, value in changes.items()})
+        return training_step(changed, DEVICES["h200"], INTERCONNECTS["h200"], 1)
+
+    one, two = step(plain), step(plain, consistency_weight=0.2)
+    doubled = step(plain.replace({"data.batch_seconds": 32.0}))
+    assert (two.flops, two.activation_bytes) == (doubled.flops, doubled.activation_bytes)
+    assert two.rows == one.rows and two.audio_seconds == one.audio_seconds
+    frames, units = 2 * Workload.utterance(plain, 8.0).frames, plain.model.vocab_size
+    products = 2 * 3 * frames * units * plain.model.encoder_dim
+    assert products < step(plain, intermediate_weight=0.3).flops - one.flops < 1.2 * products
+    products = 2 * 2 * frames * units**2
+    assert products < step(plain, mmi_weight=0.5).flops - one.flops < 1.4 * products
+    parts = step(plain, accumulate=2)
+    assert parts.activation_bytes < 0.6 * one.activation_bytes and parts.flops == pytest.approx(one.flops, rel=0.1)
+    assert step(plain, optimiser="adamw").compute_seconds < one.compute_seconds < two.compute_seconds
+    assert step(plain, num_steps=300).hours == pytest.approx(300 * one.seconds / 3600)
+
+
 def test_more_devices_hold_and_compute_less_each_and_talk_more():
-    config = make_config("librispeech:large", num_layers=None)
+    config = make_config("librispeech:large").replace({"train.accumulate": 1})
     steps = [training_step(config, DEVICES["h200"], INTERCONNECTS["h200"], n) for n in (1, 8, 64)]
     parameters = 4 * num_parameters(config)
     assert steps[0].communication_seconds == 0
@@ -242,7 +272,7 @@ def test_the_command_compares_and_draws(tmp_path):
     "flags, message",
     [
         (("--device=ethos-u55", "--formats=float16"), "choose other --formats"),
-        (("--training=8",), "nothing is known of how --device=watch is joined: use h200"),
+        (("--training=8",), "nothing is known of how --device=watch is joined: use h200, rtx-4090"),
         (("--device=h200", "--training=8,0"), "--training=8,0 must be numbers of devices, such as 8,64,256"),
         (("--compare=nothing.py",), "nothing.py does not exist: name a file such as configs/demo.py"),
     ],

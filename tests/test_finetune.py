@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import train
-from conformer.config import Config, ConfigError, FeatureConfig, ModelConfig
+from conformer.config import Config, ConfigError, ModelConfig
 from conformer.data import Batch
 from conformer.numerics import apply_policy
 from conformer.tokenizer import CharTokenizer
@@ -20,20 +20,10 @@ from conformer.training.lora import merged
 from conformer.training.names import by_name
 from conformer.training.state import TrainState, initial_state, make_optimiser
 from conformer.training.step import make_train_step
-from tests.small_model import random_model
+from tests.small_model import FEATURES, SIZES, random_model
 
-SIZES = ModelConfig(
-    positions="learned",
-    subsampling_channels=4,
-    encoder_dim=16,
-    num_layers=1,
-    num_heads=2,
-    feed_forward_dim=24,
-    kernel_size=5,
-    vocab_size=5,
-)
 UNITS = ["<blk>", "▁", *"abc"]
-CONFIG = Config(features=FeatureConfig(sample_rate=8_000, num_mel_bins=24, high_freq=3_800.0), model=SIZES)
+CONFIG = Config(features=FEATURES, model=ModelConfig(**SIZES, vocab_size=len(UNITS)))
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 Eight devices are shares of this machine's processor, in a process of their own (`python tests/test_mesh.py FOLDER`).
 """
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -12,9 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from small_model import FEATURES, SIZES
 from small_training import arrays, assert_same
 
-from conformer.config import AugmentConfig, Config, ConfigError, FeatureConfig, ModelConfig, TrainConfig
+from conformer.config import AugmentConfig, Config, ConfigError, ModelConfig, TrainConfig
 from conformer.data import Batch, Share
 from conformer.training.checkpoint import Checkpoints
 from conformer.training.mesh import make_mesh, partitionable, place_batch, place_state, share_of
@@ -25,27 +27,15 @@ pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 4
-MEL = 24
 FULL = (np.int32(0), np.int32(-1))
 
 
 def small() -> Config:
     """Returns a configuration with dropout and masks, wide enough that arrays are spread and that Muon updates some."""
     return Config(
-        features=FeatureConfig(sample_rate=8_000, num_mel_bins=MEL, high_freq=3_800.0, dither=1.0),
+        features=dataclasses.replace(FEATURES, dither=1.0),
         augment=AugmentConfig(freq_mask_width=8, time_mask_width=10),
-        model=ModelConfig(
-            positions="learned",
-            subsampling_channels=4,
-            encoder_dim=32,
-            num_layers=1,
-            num_heads=2,
-            feed_forward_dim=48,
-            kernel_size=5,
-            max_relative_distance=6,
-            dropout=0.1,
-            vocab_size=9,
-        ),
+        model=ModelConfig(**{**SIZES, "encoder_dim": 32, "feed_forward_dim": 48, "dropout": 0.1, "vocab_size": 9}),
         train=TrainConfig(optimiser="muon", num_steps=100, warmup_steps=1),
     )
 
@@ -68,7 +58,9 @@ def three_rows(filled: int = 3) -> Batch:
 def on_mesh(config: Config, fsdp: int, devices: int) -> tuple:
     """(mesh, graphdef, state)."""
     mesh = make_mesh(fsdp, jax.devices()[:devices])
-    graphdef, state = initial_state(partitionable(config, mesh), np.full(MEL, 8.0), np.full(MEL, 3.0))
+    graphdef, state = initial_state(
+        partitionable(config, mesh), np.full(FEATURES.num_mel_bins, 8.0), np.full(FEATURES.num_mel_bins, 3.0)
+    )
     return mesh, graphdef, place_state(mesh, state)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from small_training import RATE, arrays, assert_same, batch_of_noise, start, tiny
+from small_model import RATE
+from small_training import arrays, assert_same, batch_of_noise, start, tiny
 
 import train
 from conformer.config import (

@@ -132,4 +132,23 @@ DEVICES = {
         memory_energy=HBM,
         watts=140.0,
     ),
+    # NVIDIA's white paper "Ada GPU Architecture", table of the RTX 4090 (24 GB): dense rates that add up in float32,
+    # 1,008 GB/s, 72 MB of L2, 450 W; 128 processors of 16 exponentials a cycle at 2.52 GHz. Energy of a byte of GDDR6X,
+    # a fifth of the power when idle, the L2's bandwidth, launch and call assumed.
+    "rtx-4090": Device(
+        name="NVIDIA RTX 4090",
+        matrix_rate={"float32": 82.6e12, "bfloat16": 165.2e12, "float16": 165.2e12, "int8": 660.6e12},
+        depthwise_rate=82.6e12,
+        vector_rate=82.6e12,
+        transcendental_rate=5.2e12,
+        memory_bandwidth=1.008e12,
+        cache_bytes=72 * 2**20,
+        cache_bandwidth=5e12,
+        activation_bandwidth=5e12,
+        launch_seconds=2e-6,
+        call_seconds=20e-6,
+        overlapped=True,
+        memory_energy=60 * PICO,
+        watts=90.0,
+    ),
 }

@@ -67,8 +67,13 @@ def operations(config: Config, workload: Workload) -> list[Operation]:
 
 def num_parameters(config: Config) -> int:
     """Trained parameters."""
+    return sum(math.prod(param.shape) for param in trained(config))
+
+
+def trained(config: Config) -> list[jax.ShapeDtypeStruct]:
+    """The shapes of the trained arrays."""
     _, state = _shapes(config.features.num_mel_bins, config.model)
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.filter_state(state, nnx.Param)))
+    return jax.tree.leaves(nnx.filter_state(state, nnx.Param))
 
 
 def state_elements(config: Config, workload: Workload) -> int:

@@ -95,9 +95,9 @@ DATASETS = {
             ),
         ),
         _LIBRISPEECH_LICENCE,
-        "python train.py --config=configs/librispeech.py:small --workdir=runs/librispeech "
+        "python train.py --config=configs/librispeech.py:small --workdir=runs/librispeech_small "
         "--config.data.source={out}/LibriSpeech --config.data.train_splits=train-clean-100, "
-        "--config.data.eval_splits=dev-clean,",
+        "--config.data.eval_splits=dev-clean, --config.train.num_steps=16000",
     ),
     "speech_commands": _commands("v0.02", "sha256:af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"),
     "speech_commands_v0.01": _commands(

@@ -114,7 +114,8 @@ def search_beside(folder: pathlib.Path, given: dict[str, Any]) -> Search:
 
     With `beam_size=0` the search is greedy, whatever is stored. Raises SearchError or DecodeError.
     """
-    return Search(**({} if given.get("beam_size") == 0 else stored(folder)) | given)
+    decided = given.get("beam_size") == 0 or len(given) == len(dataclasses.fields(Search))
+    return Search(**({} if decided else stored(folder)) | given)
 
 
 def define_search_flags() -> Callable[[pathlib.Path], Search]:

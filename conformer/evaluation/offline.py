@@ -1,5 +1,7 @@
 """Recognition of whole utterances in batches, for eval.py and for the evaluations during training."""
 
+import dataclasses
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -38,6 +40,7 @@ class Transcripts(NamedTuple):
     broken: dict[str, str]  # id -> message of those that could not
     level: str  # of `normalise`, at which they are scored
     heard: Sequence[Heard] = ()  # of whole utterances, in the order of `texts`
+    decoding: float = 0.0  # seconds from log-probabilities to texts, of whole utterances
 
     def score(self) -> Score:
         """Error rates against the utterances' own transcripts. Raises ScoreError where none could be read."""
@@ -45,6 +48,18 @@ class Transcripts(NamedTuple):
             first = "; ".join(list(self.broken.values())[:_SHOWN])
             raise ScoreError(f"none of the {len(self.broken)} utterances can be read, as in {first}")
         return score([utterance.text for utterance in self.utterances], self.texts, self.level)
+
+
+@dataclasses.dataclass
+class Clock:
+    """Times the network on batches, in seconds: features included; reading of audio and compilation left out."""
+
+    audio: float = 0.0  # of the utterances, without what fills a batch up
+    compute: float = 0.0
+
+    def real_time_factor(self, transcripts: Transcripts) -> float:
+        """Computation per second of audio, decoding included."""
+        return (self.compute + transcripts.decoding) / self.audio
 
 
 def make_forward(config: Config, graphdef: nnx.GraphDef) -> Callable:
@@ -70,19 +85,30 @@ def posteriors(
     statistics: nnx.State,
     utterances: Sequence[Utterance],
     broken: dict[str, str],
+    clock: Clock | None = None,
+    /,
     *,
     chunk_size: int = 0,
     num_left_chunks: int = -1,
 ) -> Iterator[tuple[Utterance, Float[np.ndarray, "frames vocab"]]]:
     """Log-probabilities of whole utterances and the silence behind them, under the mask of a stream's chunks if asked.
 
-    An utterance that cannot be read is left out: its message is put into `broken`, by id.
+    An utterance that cannot be read is left out: its message is put into `broken`, by id. With a `clock`, the first
+    batch of each shape is computed twice, so that it is not timed while it is compiled.
     """
+    compiled = set()
     for rows, batch in eval_batches(config, utterances, broken):
         silence = trailing_samples(config.features, batch.audio_lengths)
         audio = np.pad(batch.audio, ((0, 0), (0, silence.max())))
         arguments = (audio, batch.audio_lengths + silence, chunk_size, num_left_chunks)
+        if clock is not None and audio.shape not in compiled:
+            jax.block_until_ready(forward(params, statistics, *arguments))
+            compiled.add(audio.shape)
+        start = time.perf_counter()
         log_probs, lengths = jax.device_get(forward(params, statistics, *arguments))
+        if clock is not None:
+            clock.compute += time.perf_counter() - start
+            clock.audio += float(batch.audio_lengths @ batch.weights) / config.features.sample_rate
         for row, utterance in enumerate(rows):
             yield utterance, log_probs[row, : lengths[row]]
 
@@ -95,19 +121,21 @@ def decode(
     num_alternatives: int = 0,
 ) -> Transcripts:
     """The transcripts of what `posteriors` yields, or has yielded."""
-    done, texts, details = [], [], []
+    done, texts, details, seconds = [], [], [], 0.0
     for utterance, log_probs in heard:
+        start = time.perf_counter()
         search, peaks = decoder(), Peaks()
         search.step(log_probs)
-        peaks.add(log_probs)
         tokens = search.finish()
+        texts.append(tokenizer.decode([token.id for token in tokens]))
+        seconds += time.perf_counter() - start
+        peaks.add(log_probs)
         words = group_words(tokens, tokenizer)
         evidence = peaks.evidence([group for _, group in words])
         others = alternatives(search, tokenizer, num_alternatives)
         done.append(utterance)
-        texts.append(tokenizer.decode([token.id for token in tokens]))
         details.append(Heard([text for text, _ in words], evidence, tokens, others))
-    return Transcripts(done, texts, broken, tokenizer.level, details)
+    return Transcripts(done, texts, broken, tokenizer.level, details, seconds)
 
 
 def transcribe(

@@ -40,7 +40,7 @@ def muon(
     )
 
 
-def is_linear_map(param: Array) -> bool:
+def is_linear_map(param: Array | jax.ShapeDtypeStruct) -> bool:
     """Returns whether a parameter is a linear map, not biases by distance nor the taps of a depthwise convolution."""
     return param.ndim == 2 and min(param.shape) >= MAP_WIDTH
 

@@ -48,7 +48,7 @@ class Shape(NamedTuple):
 SHAPES = {
     "stream_words": Shape(1, 16, 80, 4, 36, 64, 16, 4),  # a chunk of 640 ms of configs/words.py
     "train_words": Shape(10, 112, 112, 4, 36, 64, 16, 4),  # its bucket of 4.5 s
-    "train_medium": Shape(58, 412, 412, 4, 64, 64, 16, 4),  # configs/librispeech.py:medium, its bucket of 16.5 s
+    "train_medium": Shape(58, 412, 412, 4, 64, 64, 16, 4),  # width 256, a batch of 960 s, utterances of 16.5 s
     "train_medium_full": Shape(58, 412, 412, 4, 64, 64, 0, -1),
     **{
         f"long_{frames}_{chunk_size}": Shape(32_768 // frames, frames, frames, 4, 64, 64, chunk_size, 4)

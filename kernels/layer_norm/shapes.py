@@ -21,7 +21,7 @@ class Shape(NamedTuple):
 SHAPES = {
     "stream_words": Shape(16, 144),  # a chunk of 640 ms of configs/words.py
     "train_words": Shape(1_120, 144),  # its batch of 45 s
-    "train_medium": Shape(23_896, 256),  # configs/librispeech.py:medium, its bucket of 16.5 s
+    "train_medium": Shape(23_896, 256),  # a batch of 960 s, utterances of 16.5 s
     "rows_256": Shape(65_536, 256),
     "rows_512": Shape(65_536, 512),
     "rows_1024": Shape(65_536, 1_024),
