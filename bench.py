@@ -50,7 +50,7 @@ imported    a published shape (NVIDIA's streaming FastConformer, 110 M parameter
 long_audio  a trained encoder over minutes of audio in one piece, with dense attention and without: time and memory
 times       how far the starts and ends of words are from known ones, in strings of clips (a minute); nothing is timed
 confidence  calibration error of a model's confidence before and after a fit on dev, and how much speech of other words
-            (--outside) a threshold rejects (2 minutes); nothing is timed
+            (--outside) a threshold rejects (2 minutes, 4 with a language model); nothing is timed
 silence     words that a model (every one that is shipped) writes into silence, noise, hum and notes; nothing is timed
 micro       exports for microcontrollers, and of a model three times as large, compiled by Arm's Vela for Ethos-U55 and
             U85: operators left to the processor, memory, predicted time (2 minutes); nothing is timed
