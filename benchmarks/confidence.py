@@ -1,8 +1,8 @@
 """Confidence: its calibration error, and speech of other words than the model's, rejected by it.
 
 The calibration is fitted on the dev split, and so is the threshold: the highest that loses at most LOST of the right
-words. Test is used once. Everything is heard as a stream hears it, but faster (`eval.py --masked`), and decoded by the search
-that is kept beside the model, as `transcribe.py` does.
+words. Test is used once. Everything is heard as a stream hears it, but faster (`eval.py --masked`), and decoded by the
+search that is kept beside the model, as `transcribe.py` does.
 """
 
 import dataclasses

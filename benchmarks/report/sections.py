@@ -94,8 +94,8 @@ def choices(report: Report) -> None:
     report.say("## english_small: what each choice costs")
     report.say(
         "Chunks, left context, layouts and numerics policies, on the recordings of dev and test together. A difference "
-        "is in points of WER, paired over the recordings: where its interval does not hold 0, the choice costs or gains "
-        "something, even where the intervals of two error rates overlap. Below 0, fewer words are wrong."
+        "is in points of WER, paired over the recordings. Where its interval does not hold 0, the choice makes a "
+        "difference, even where the intervals of two error rates overlap. Below 0, fewer words are wrong."
     )
     record = report.record("ablations_english_small")
     if record is None:
