@@ -5,6 +5,7 @@
     python bench.py transcription [--runs=10] [--minutes=60] [--json=FILE]
     python bench.py numerics [--plots=FOLDER] [--json=FILE]
     python bench.py policies|differences --workdir=runs/words [--policies=int8,edge_fp16] [--json=FILE]
+    python bench.py ablations --workdir=models/english_small [--json=FILE]
     python bench.py decoding --workdir=runs/english_small --lm=books.lm [--json=FILE]
     python bench.py copies|device|micro|web|server [--json=FILE]
     python bench.py cost [--chunks=40] [--device=x86|h200] [--json=FILE]
@@ -32,6 +33,8 @@ differences what policies change in the log-probabilities of models (--workdir=A
             them, in both layouts and with a larger residual stream; nothing is timed
 half_precision  word error rates of a trained model compiled to float16 (the extra iree), with and without each repair,
             and the errors of examples/large_residuals.py (15 minutes); nothing is timed
+ablations   what chunks, left context, layouts and numerics policies cost a trained model: paired differences on dev and
+            test pooled, greedy and with its own search; nothing is timed
 decoding    word error rates of a trained model, greedy and with a beam, a closed and an open lexicon with a language
             model (lm.py), tuned on dev; its learning curve (10 minutes); nothing is timed
 copies      operations that move data, by layout: in the graph, as compiled for the CPU, as exported to ONNX (a minute);
@@ -47,7 +50,7 @@ imported    a published shape (NVIDIA's streaming FastConformer, 110 M parameter
 long_audio  a trained encoder over minutes of audio in one piece, with dense attention and without: time and memory
 times       how far the starts and ends of words are from known ones, in strings of clips (a minute); nothing is timed
 confidence  calibration error of a model's confidence before and after a fit on dev, and how much speech of other words
-            (--outside) a threshold rejects (2 minutes); nothing is timed
+            (--outside) a threshold rejects (2 minutes, 4 with a language model); nothing is timed
 silence     words that a model (every one that is shipped) writes into silence, noise, hum and notes; nothing is timed
 micro       exports for microcontrollers, and of a model three times as large, compiled by Arm's Vela for Ethos-U55 and
             U85: operators left to the processor, memory, predicted time (2 minutes); nothing is timed
@@ -98,7 +101,8 @@ _DEVICE = flags.DEFINE_enum("device", "x86", ["x86", "h200"], "cost: whose profi
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "policies, differences, half_precision, decoding, long_audio, times, confidence, silence: folder of a run.",
+    "policies, differences, half_precision, ablations, decoding, long_audio, times, confidence, silence: "
+    "folder of a run.",
 )
 _LM = flags.DEFINE_string("lm", None, "decoding: ARPA model of words.")
 _SOURCE = flags.DEFINE_string(
@@ -128,6 +132,7 @@ MEASUREMENTS = {
     "policies": Measurement(lambda: (_WORKDIR.value, _POLICIES.value), (_WORKDIR,)),
     "differences": Measurement(lambda: ((_WORKDIR.value or "").split(","), _POLICIES.value), (_WORKDIR,)),
     "half_precision": Measurement(lambda: (_WORKDIR.value, _JSON.value), (_WORKDIR,)),
+    "ablations": Measurement(lambda: (_WORKDIR.value,), (_WORKDIR,)),
     "decoding": Measurement(lambda: (_WORKDIR.value, _LM.value), (_WORKDIR, _LM)),
     "copies": Measurement(),
     "cost": Measurement(lambda: (_CHUNKS.value, _DEVICE.value)),

@@ -57,7 +57,7 @@ from conformer.training.checkpoint import load_model
 CALIBRATION_CHUNK = 16  # encoder frames: what transcribe.py hears at a time
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 MANIFEST = flags.DEFINE_string("manifest", None, "JSONL manifest, pack or LibriSpeech folder; default: the run's data.")
-SPLIT = flags.DEFINE_string("split", "test", "Which split of it; all = every row.")
+SPLIT = flags.DEFINE_string("split", "test", "Which split of it; dev,test = both; all = every row.")
 NUMERICS = flags.DEFINE_enum("numerics", None, list(POLICIES), "Numerics policy; default: that of the run's config.")
 EXECUTION = flags.DEFINE_enum("execution", None, EXECUTIONS, "Layout of tensors; default: as trained.")
 RESIDUAL_SCALE = flags.DEFINE_float(
@@ -103,13 +103,14 @@ def evaluate(workdir: pathlib.Path) -> None:
     chunk_sizes = read_chunk_sizes() if STREAMING.value or MASKED.value else []
     search = SEARCH(workdir)
     grid = read_grid(TUNE.value, search) if TUNE.value else []
-    if grid and (SPLIT.value in ("test", "all") or not search.beam_size):
+    unseen = not {"test", "all"} & set(SPLIT.value.split(","))
+    if grid and not (unseen and search.beam_size):
         raise ValueError(
             "--tune chooses the settings of a beam search, by another split than test: add --split=dev --beam-size=8"
         )
     check_nbest(NBEST.value, search)
     if CALIBRATE.value:
-        if SPLIT.value in ("test", "all"):
+        if not unseen:
             raise ValueError("--calibrate fits to another split than test: add --split=dev")
         system.check_writable(workdir / CONFIDENCE_FILE)
     if KEEP_SEARCH.value:

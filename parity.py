@@ -33,7 +33,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run that 
 CHUNK_SIZE = flags.DEFINE_integer("chunk-size", None, "What the client is told; must be the artefact's.")
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", None, "What the client is told; must be the artefact's.")
 MANIFEST = flags.DEFINE_string("manifest", None, "JSONL manifest, pack or LibriSpeech folder; default: the run's data.")
-SPLIT = flags.DEFINE_string("split", "test", "Which split of it; all = every row.")
+SPLIT = flags.DEFINE_string("split", "test", "Which split of it; dev,test = both; all = every row.")
 SHERPA = flags.DEFINE_bool("sherpa", False, "Also decode in sherpa-onnx's client, one stream and two at once.")
 SHERPA_PYTHON = flags.DEFINE_list("sherpa-python", [sys.executable], "Interpreters with the client's versions to try.")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")

@@ -1,18 +1,21 @@
 """Confidence: its calibration error, and speech of other words than the model's, rejected by it.
 
 The calibration is fitted on the dev split, and so is the threshold: the highest that loses at most LOST of the right
-words. Test is used once. Everything is heard as a stream hears it, but faster (`eval.py --masked`).
+words. Test is used once. Everything is heard as a stream hears it, but faster (`eval.py --masked`), and decoded by the
+search that is kept beside the model, as `transcribe.py` does.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from flax import nnx
 
 from conformer.data import Utterance, in_splits, load_manifest, load_utterances
 from conformer.decode.confidence import UNCALIBRATED, Confidence
+from conformer.decode.greedy import Decoder
+from conformer.decode.search import make_decoding, read_lm, search_beside
 from conformer.evaluation.confidence import calibration_error, fit, judge, right_words
 from conformer.evaluation.offline import decode, make_forward, posteriors
 from conformer.lengths import Lengths
@@ -32,7 +35,9 @@ def run(workdir: str | pathlib.Path, source: str | pathlib.Path | None, outside:
         source: speech of the model's words; None = the data of its run.
         outside: speech of other words; None = nothing is rejected.
     """
-    config, model, tokenizer, step = load_model(workdir)
+    config, model, units, step = load_model(workdir)
+    search = search_beside(pathlib.Path(workdir), {})
+    tokenizer, decoder = make_decoding(search, units, read_lm(search, units))
     graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
     forward = make_forward(config, graphdef)
     factor = config.model.subsampling_factor
@@ -44,9 +49,10 @@ def run(workdir: str | pathlib.Path, source: str | pathlib.Path | None, outside:
 
     every = load_manifest(source) if source else load_utterances(config)
     heard = {split: list(hear(list(in_splits(every, (split,))))) for split in SPLITS}
-    judged = {split: judge(decode(heard[split], {}, tokenizer)) for split in SPLITS}
+    judged = {split: judge(decode(heard[split], {}, tokenizer, decoder)) for split in SPLITS}
     confidence = fit(judged["dev"])
-    result: dict = {"step": step, "calibration": dataclasses.asdict(confidence), "splits": {}}
+    settings = {"search": dataclasses.asdict(search), "calibration": dataclasses.asdict(confidence)}
+    result: dict = {"step": step} | settings | {"splits": {}}
     for split in SPLITS:
         right = np.concatenate([one.right for one in judged[split]])
         figures: dict = {"words": len(right), "right": float(right.mean())}
@@ -57,9 +63,9 @@ def run(workdir: str | pathlib.Path, source: str | pathlib.Path | None, outside:
         other = load_manifest(outside)
         inside, others = {}, {}
         for split in SPLITS:
-            inside[split] = segments(heard[split], tokenizer, framing, confidence, right_alone=True)
+            inside[split] = segments(heard[split], tokenizer, decoder, framing, confidence, right_alone=True)
             speech = hear(list(in_splits(other, (split,))))
-            others[split] = segments(speech, tokenizer, framing, confidence, right_alone=False)
+            others[split] = segments(speech, tokenizer, decoder, framing, confidence, right_alone=False)
         threshold = highest(inside["dev"])
         result["rejection"] = {"min_confidence": threshold} | {
             split: {
@@ -75,6 +81,7 @@ def run(workdir: str | pathlib.Path, source: str | pathlib.Path | None, outside:
 def segments(
     heard: Iterable[tuple[Utterance, np.ndarray]],
     tokenizer: Tokenizer,
+    decoder: Callable[[], Decoder],
     framing: Framing,
     confidence: Confidence,
     *,
@@ -83,7 +90,7 @@ def segments(
     """[segments, 2]: the confidence of each, and how many of its words are right, or how many it has."""
     rows = []
     for utterance, log_probs in heard:
-        transcript = Transcript(tokenizer, framing, endpoint=EndpointConfig(), confidence=confidence)
+        transcript = Transcript(tokenizer, framing, decoder=decoder, endpoint=EndpointConfig(), confidence=confidence)
         for start in range(0, len(log_probs), framing.chunk_size):
             chunk = log_probs[start : start + framing.chunk_size]
             transcript.decode(chunk, np.zeros(len(chunk) * framing.subsampling_factor, np.float32))

@@ -1,7 +1,7 @@
 """An ablation of front ends on real speech: everything but the front end the same, the seed too.
 
   python train.py --config=configs/front_ends.py:words,small --workdir=runs/words_small
-  python sweep.py --sweep=configs/sweeps/subsampling.py --workdir=runs/subsampling    all eight, compared
+  python sweep.py --sweep=configs/sweeps/subsampling.py --workdir=runs/subsampling    the four on words, compared
 
 `vanilla` and `depthwise_separable` have the same number of channels; `small` has fewer, and one stride more along
 frequency, which leaves it less than 2.5 % of all arithmetic. `stacked` is a linear map alone.

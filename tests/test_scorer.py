@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformer.decode.greedy import GreedyDecoder, Token, greedy
-from conformer.evaluation.scorer import Score, ScoreError, score, write_errors
+from conformer.evaluation.scorer import Score, ScoreError, difference, errors_of, score, write_errors
 
 sentences = st.lists(st.sampled_from(["one", "two", "three", "oh"]), max_size=6).map(" ".join)
 
@@ -152,3 +152,12 @@ def test_any_chunking_gives_the_same_tokens(ids, cuts):
     bounds = [0, *sorted(min(cut, len(ids)) for cut in cuts), len(ids)]
     tokens = [token for start, stop in itertools.pairwise(bounds) for token in decoder.step(log_probs[start:stop])]
     assert tokens == greedy(log_probs)
+
+
+def test_a_difference_is_paired():
+    """Both recognisers find the same utterances hard, and one of them makes an error less in each."""
+    references = ["one two oh three"] * 20
+    theirs = np.random.default_rng(0).integers(1, 4, 20)
+    found = difference(theirs - 1, theirs, references)
+    assert found["wer_difference"] == found["low"] == found["high"] == pytest.approx(-0.25)
+    assert errors_of(["one two", "oh"], ["two", "oh oh oh"]).tolist() == [1, 2]

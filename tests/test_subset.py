@@ -87,6 +87,9 @@ def test_a_run_and_its_evaluation_see_the_part_and_a_manifest_is_seen_whole(tmp_
     assert ids(list(load_utterances(config))) == ids(subset(config.data, corpus()))
     assert len(load_split(config, None, "dev")) == 10
     assert len(load_split(config, path, "dev")) == 20
+    assert ids(load_split(config, path, "dev,train")) == ids([u for u in corpus() if u.split in ("dev", "train")])
+    with pytest.raises(DataError, match="no utterance in split 'tset': --split may be all, dev, "):
+        load_split(config, path, "dev,tset")
 
 
 def test_negative_minutes_are_refused():

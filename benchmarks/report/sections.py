@@ -6,6 +6,7 @@ command that makes it.
 
 from collections.abc import Callable, Iterator, Mapping
 
+from benchmarks import ablations
 from benchmarks.kernels import run as kernels
 from benchmarks.report.page import Report, sweep, sweep_plot, sweep_table, way
 from conformer.charts import Point, intervals, lines
@@ -21,10 +22,8 @@ def front_ends(report: Report) -> None:
     report.say(
         "A front end turns audio features into the frames that the encoder reads. Each trial is one training with the "
         "same encoder, seed and number of updates (`configs/front_ends.py`). The table gives the front end's share of "
-        "all multiply-accumulates (MACs). Where intervals overlap, these trainings do not say which one is better. "
-        "The record also holds trainings on libri_mini. They are too short to recognise words, so they are not shown."
+        "all multiply-accumulates (MACs). Where intervals overlap, these trainings do not say which one is better."
     )
-    found = found | {"rows": [row for row in found["rows"] if row["trial"].startswith("words")]}
     sweep_plot(report, found, "subsampling", "Front ends: word error rate on test")
     sweep_table(report, found, "subsampling", ("front end", "MACs/s"))
 
@@ -75,32 +74,50 @@ def numerics(report: Report) -> None:
         report.say(f"{found['description']} `docs/numerics.md` says what each policy rounds.")
         sweep_plot(report, found, "numerics", "words_micro: word error rate under each policy")
         sweep_table(report, found, "numerics", ("bytes/s",))
-    for name in ("words", "english_small"):
-        record = report.record(f"numerics_{name}")
-        if record is None:
-            report.say(f"{name}: not run (`python bench.py policies --workdir=runs/{name}`).")
-            continue
-        ways = []
-        for row in record["rows"]:
-            scaled = f", residual x {row['residual_scale']:.0f}" if row["residual_scale"] > 1 else ""
-            ways.append(way(row["policy"] + scaled, row))
-        report.plot(
-            f"numerics_{name}",
-            intervals(ways, "word error rate (%)"),
-            f"{name}: word error rate under each policy, without each stabiliser, and with a larger residual stream",
-            f"`results/numerics_{name}.json`, `rows`",
-        )
+    record = report.record("numerics_words")
+    if record is None:
+        report.say("words: not run (`python bench.py policies --workdir=models/words`).")
+        return
+    ways = []
+    for row in record["rows"]:
+        scaled = f", residual x {row['residual_scale']:.0f}" if row["residual_scale"] > 1 else ""
+        ways.append(way(row["policy"] + scaled, row))
+    report.plot(
+        "numerics_words",
+        intervals(ways, "word error rate (%)"),
+        "words: word error rate under each policy, without each stabiliser, and with a larger residual stream",
+        "`results/numerics_words.json`, `rows`",
+    )
 
 
-ARTEFACT = ("artefact", "WER, streams", "largest difference", "file", "speed, measured")
+def choices(report: Report) -> None:
+    report.say("## english_small: what each choice costs")
+    report.say(
+        "Chunks, left context, layouts and numerics policies, on the recordings of dev and test together. A difference "
+        "is in points of WER, paired over the recordings. Where its interval does not hold 0, the choice makes a "
+        "difference, even where the intervals of two error rates overlap. Below 0, fewer words are wrong."
+    )
+    record = report.record("ablations_english_small")
+    if record is None:
+        arguments = "--workdir=models/english_small --json=results/ablations_english_small.json"
+        report.say(f"Not run:\n\n    python bench.py ablations {arguments}")
+        return
+    words = record["rows"][0]["greedy"]
+    report.say(f"{words['utterances']} recordings, {words['words']:,} words:")
+    report.say(ablations.table(record))
+    report.say("Source: `results/ablations_english_small.json`, `rows`.")
+
+
+ARTEFACT = ("artefact", "WER, streams", "from JAX, 95 % interval", "largest difference", "file", "speed, measured")
 
 
 def artefacts(report: Report) -> None:
     report.say("## Exported models")
     report.say(
-        "Each artefact recognises the test split as streams of 640 ms, beside JAX in float32. The difference is that "
-        "of a log-probability. The speed is that of the artefact's runtime on the machine that made the record, "
-        "relative to JAX. `docs/deployment.md` says more."
+        "Each artefact recognises recordings as streams of 640 ms, beside JAX in float32. *From JAX* is the difference "
+        "of the two WERs in points, paired over the recordings. The largest difference is that of a log-probability. "
+        "The speed is that of the artefact's runtime on the machine that made the record, relative to JAX. "
+        "`docs/deployment.md` says more."
     )
     shown = False
     for name in ("words_micro", "words", "english_small"):
@@ -112,15 +129,19 @@ def artefacts(report: Report) -> None:
             (
                 artefact,
                 f"{row['wer']:.2%}",
+                ablations.shown_difference(row),
                 f"{row['max_difference']:.1e}" if "max_difference" in row else "",
                 f"{row['file_bytes'] / 1e6:.2f} MB" if "file_bytes" in row else "",
                 f"{row['speed']:.2f} x" if "speed" in row else "",
             )
             for artefact, row in record["rows"].items()
         ]
-        words = record["rows"]["JAX float32"]["words"]
-        report.say(f"{name}, {record['split']} split, {record['utterances']} utterances, {words:,} words:")
-        report.say(markdown(ARTEFACT, cells))
+        words, splits = record["rows"]["JAX float32"]["words"], record["split"].replace(",", " and ")
+        report.say(f"{name}, {splits} split, {record['utterances']} utterances, {words:,} words:")
+        columns = {
+            heading: column for heading, column in zip(ARTEFACT, zip(*cells, strict=True), strict=True) if any(column)
+        }
+        report.say(markdown(list(columns), zip(*columns.values(), strict=True)))
         report.say(f"Source: `results/parity_{name}.json`, `rows`, which hold more columns.")
     if not shown:
         report.say("Not run (`python parity.py`).")
@@ -232,6 +253,7 @@ IN_ORDER = (
     front_ends,
     latency,
     numerics,
+    choices,
     artefacts,
     layouts,
     plain_sweep("size", "Sizes", "Encoders of several sizes: word error rate on test"),

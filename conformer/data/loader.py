@@ -138,19 +138,22 @@ def texts_of(utterances: Utterances) -> list[str]:
 def load_split(
     config: Config, manifest: str | None, split: str, say: Callable[[str], object] = print
 ) -> list[Utterance]:
-    """The utterances of one split, or of "all", of a manifest or folder, or of the run's own `data.source`.
+    """The utterances of a split, of several ("dev,test") or of "all", of a manifest or folder, or of `data.source`.
 
     `say` is given a line about splits that were drawn. Raises DataError, which names the splits there are, where there
-    is none of it.
+    is none of one.
     """
     config = config.replace({"data.also_train": ()})
     if manifest is not None:
         config = config.replace({"data.source": manifest, "data.words": (), "data.train_minutes": 0.0})
     utterances = load_utterances(config, say if split != "all" else lambda line: None)
-    chosen = list(utterances if split == "all" else in_splits(utterances, (split,)))
-    if not chosen:
+    chosen = list(utterances if split == "all" else in_splits(utterances, split.split(",")))
+    there = {utterance.split for utterance in chosen}
+    absent = [name for name in split.split(",") if name not in there and split != "all"]
+    if absent or not chosen:
         splits = utterances.splits if isinstance(utterances, Corpus) else {u.split for u in utterances}
-        raise DataError(f"no utterance in split {split!r}: --split may be all, {', '.join(sorted(splits))}")
+        name = absent[0] if absent else split
+        raise DataError(f"no utterance in split {name!r}: --split may be all, {', '.join(sorted(splits))}")
     return chosen
 
 

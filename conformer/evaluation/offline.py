@@ -114,7 +114,7 @@ def posteriors(
 
 
 def decode(
-    heard: Iterable[tuple[Utterance, Float[np.ndarray, "frames vocab"]]],
+    heard: Iterable[tuple[Utterance, Float[np.ndarray, "_frames vocab"]]],
     broken: dict[str, str],
     tokenizer: Tokenizer,
     decoder: Callable[[], Decoder] = GreedyDecoder,

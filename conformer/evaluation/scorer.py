@@ -62,7 +62,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str], level: str = "ba
     words = np.array([len(reference) for reference in output.references])
     if not words.any():
         raise ScoreError(f"none of the {len(words)} references holds a word: check the transcripts")
-    errors = np.array([sum(_counts(alignment).values()) for alignment in output.alignments])
+    errors = _errors(output)
     low, high = interval(errors, words)
     characters = jiwer.process_characters(_normalised(references, level), _normalised(hypotheses, level))
     return Score(
@@ -77,6 +77,24 @@ def score(references: Sequence[str], hypotheses: Sequence[str], level: str = "ba
         cer=float(characters.cer),
         utterances=len(words),
     )
+
+
+def errors_of(references: Sequence[str], hypotheses: Sequence[str], level: str = "basic") -> np.ndarray:
+    """Returns the word errors of each utterance. Raises ScoreError when the two differ in number."""
+    return _errors(_align(references, hypotheses, level))
+
+
+def difference(errors: np.ndarray, theirs: np.ndarray, references: Sequence[str]) -> dict[str, float]:
+    """Compares two recognisers of the same utterances by the errors that each made in each of them.
+
+    Returns:
+        `wer_difference` (below 0: the first is better), and the 95 % interval of it, `low` and `high`. An interval that
+        does not hold 0 is a difference, even where the intervals of the two error rates overlap: both recognisers find
+        the same utterances hard.
+    """
+    more, words = errors - theirs, np.array([len(text.split()) for text in references])
+    low, high = interval(more, words)
+    return {"wer_difference": float(more.sum() / words.sum()), "low": low, "high": high}
 
 
 def write_errors(
@@ -114,6 +132,10 @@ def _align(references: Sequence[str], hypotheses: Sequence[str], level: str) -> 
     if not references:
         raise ScoreError("there are no utterances to score: check the split")
     return jiwer.process_words(_normalised(references, level), _normalised(hypotheses, level))
+
+
+def _errors(output: jiwer.WordOutput) -> np.ndarray:
+    return np.array([sum(_counts(alignment).values()) for alignment in output.alignments])
 
 
 def _normalised(texts: Sequence[str], level: str) -> list[str]:

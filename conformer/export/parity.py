@@ -9,7 +9,7 @@ import numpy as np
 
 from conformer.data import Utterance
 from conformer.decode.greedy import greedy
-from conformer.evaluation.scorer import score
+from conformer.evaluation.scorer import difference, errors_of, score
 from conformer.streaming import Stepper, windows_of
 from conformer.tokenizer import Tokenizer
 
@@ -28,17 +28,22 @@ class Parity:
         self._streams = [list(windows_of(engine.framing, utterance.samples(rate))) for utterance in utterances]
         engine.warm_up()
         self._expected = self._run(engine)
-        self.reference = self._figures(self._expected)
+        texts = self._texts(self._expected)
+        self._errors = errors_of(self._references, texts, tokenizer.level)
+        self.reference = self._figures(texts)
 
     def measure(self, runtime: Stepper) -> dict[str, Any]:
-        """The figures of an artefact.
+        """The figures of an artefact, and the `difference` of its errors from those of JAX.
 
-        Differences are of log-probabilities: the largest, the mean, the mean Kullback-Leibler divergence of a frame,
-        sum_k p_k (log p_k - log q_k) with p of JAX, in nats, and the share of frames with the same best unit.
+        Other differences are of log-probabilities: the largest, the mean, the mean Kullback-Leibler divergence of a
+        frame, sum_k p_k (log p_k - log q_k) with p of JAX, in nats, and the share of frames with the same best unit.
         """
         results = self._run(runtime)
         p, q = np.concatenate(self._expected), np.concatenate(results)
-        return self._figures(results) | {
+        texts = self._texts(results)
+        errors = errors_of(self._references, texts, self._tokenizer.level)
+        figures = self._figures(texts) | difference(errors, self._errors, self._references)
+        return figures | {
             "max_difference": float(np.abs(p - q).max()),
             "mean_difference": float(np.abs(p - q).mean()),
             "kl": float((np.exp(p) * (p - q)).sum(axis=1).mean()),
@@ -71,7 +76,9 @@ class Parity:
             results.append(np.concatenate(chunks))
         return results
 
-    def _figures(self, results: list[np.ndarray]) -> dict[str, Any]:
-        texts = [self._tokenizer.decode([token.id for token in greedy(log_probs)]) for log_probs in results]
+    def _texts(self, results: list[np.ndarray]) -> list[str]:
+        return [self._tokenizer.decode([token.id for token in greedy(log_probs)]) for log_probs in results]
+
+    def _figures(self, texts: list[str]) -> dict[str, Any]:
         scored = score(self._references, texts, self._tokenizer.level)
         return {"wer": scored.wer, "errors": scored.errors, "words": scored.words}

@@ -6,20 +6,17 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from conformer.evaluation.scorer import interval
+from conformer.evaluation.scorer import difference
 
 
 def paired(workdir: pathlib.Path, names: Iterable[str]) -> list[dict]:
     """Compares each trial with the first one before it that recognised the same recordings, as whole utterances.
 
-    An interval that does not hold 0 is a difference, even where the intervals of the two error rates overlap: both
-    trials find the same recordings hard.
-
     Args:
         workdir: folder of the sweep; what eval.py wrote to NAME/errors.jsonl is read.
 
     Returns:
-        trial, baseline, and `wer_difference` (below 0: the trial is better) with its 95 % interval, a row a comparison.
+        trial, baseline, and their `difference`, a row a comparison.
     """
     rows, baselines = [], {}
     for name in names:
@@ -32,9 +29,5 @@ def paired(workdir: pathlib.Path, names: Iterable[str]) -> list[dict]:
         baseline, theirs = baselines.setdefault(texts, (name, errors))
         if baseline == name:
             continue
-        words = np.array([len(text.split()) for _, text in texts])
-        more = errors - theirs
-        low, high = interval(more, words)
-        difference = float(more.sum() / words.sum())
-        rows.append({"trial": name, "baseline": baseline, "wer_difference": difference, "low": low, "high": high})
+        rows.append({"trial": name, "baseline": baseline} | difference(errors, theirs, [text for _, text in texts]))
     return rows
