@@ -181,7 +181,7 @@ def test_each_variant_in_plain_jax_is_the_reference(variant, shape):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "implementation, choice",
-    [("mosaic_gpu", mosaic_gpu.Pipeline(steps_ahead=3, splits=2)), ("mosaic_tpu", mosaic_tpu.BlockSize(256))],
+    [("mosaic_gpu", mosaic_gpu.Pipeline(steps_ahead=3)), ("mosaic_tpu", mosaic_tpu.BlockSize(256))],
 )
 def test_a_choice_that_was_tuned_is_taken_and_changes_no_result(implementation, choice):
     shape, format = Shape(2, 150, 150, 1, 8, 20, 16, 2), usual(implementation)
@@ -302,6 +302,16 @@ def test_rows_may_be_traced_and_an_axis_mapped(implementation):
         np.testing.assert_allclose(x, right, atol=4 * roundings(usual(implementation)) * np.abs(right).max())
 
 
+@pytest.mark.slow
+@kernels
+def test_one_bias_for_all_distances_has_no_gradient(implementation):
+    arguments = Shape(1, 20, 20, 1, 8, 0, 0, -1).arguments(jax.random.key(0), usual(implementation))
+    with running(implementation):
+        attend = functools.partial(chunked_attention, implementation=implementation)
+        *_, gradient = output_and_gradients(attend, arguments)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-4)
+
+
 @pytest.mark.parametrize("chunk_size", [16, 0])
 def test_rows_that_reach_past_the_keys_are_cut_off_in_every_variant_of_plain_jax(chunk_size):
     shape = Shape(1, 300, 300, 1, 4, 5, chunk_size, 4)
@@ -357,7 +367,7 @@ def test_forward_and_backward_lower_for_the_device(implementation, name):
     shape, format = SHAPES[name], "float32" if implementation == "mosaic_tpu" else "bfloat16"
     arguments = jax.eval_shape(functools.partial(shape.arguments, dtype=format), jax.random.key(0))
     calls = lower(implementation, training_step(implementation, shape), *arguments).count("custom_call @")
-    assert calls >= {"mosaic_gpu": 4, "mosaic_tpu": 3}[implementation]
+    assert calls >= 3
 
 
 @kernels
@@ -433,6 +443,13 @@ def test_what_a_kernel_cannot_do_is_an_error_that_names_the_alternative():
         run("xla", "float32", chunks=(0, 1))
 
 
+def test_a_gradient_of_more_distances_than_fit_is_an_error_that_names_the_alternative():
+    shape = Shape(1, 4200, 4200, 1, 4, 4200, 0, -1)
+    arguments = jax.eval_shape(functools.partial(shape.arguments, dtype="bfloat16"), jax.random.key(0))
+    with running("mosaic_gpu"), pytest.raises(Unsupported, match=r"gradient of relative_bias has sums for .*'xla'"):
+        jax.eval_shape(training_step("mosaic_gpu", shape), *arguments)
+
+
 def test_traced_chunks_are_named():
     arguments = Shape(1, 8, 8, 1, 4, 2, 0, -1).arguments(jax.random.key(0))
     named = pytest.raises(ValueError, match=r"chunks=.* must be integers known before tracing: give None")
@@ -471,7 +488,7 @@ def test_blocks_are_the_smallest_ranges_that_hold_what_is_seen(rows, block):
 def test_a_few_tiles_are_the_bias_of_every_pair_of_blocks(num_queries, more_keys, largest, block):
     num_keys, bias = num_queries + more_keys, normal(largest, 2, 2 * largest + 1)
     diagonals = Diagonals(num_queries, num_keys, largest, block)
-    tiles = np.asarray(diagonals.tiles(bias))
+    tiles = np.asarray(diagonals.tiles(diagonals.biases(bias)))
     assert tiles.shape[1] <= 2 * (largest // block + 3)
     whole = np.asarray(reference.toeplitz(bias, num_queries, num_keys))
     query_block, key_block = np.arange(-(-num_queries // block))[:, None], np.arange(-(-num_keys // block))

@@ -28,12 +28,15 @@ from kernels.typing import Array
 
 BLOCK = 64  # of queries and of keys: rows of one wgmma
 LARGEST_HEAD_DIM = 128  # beyond, accumulators no longer fit into the registers
+LARGEST_SUMS = 8192  # distances whose gradients fit into shared memory beside the blocks: about 4000 to either side
 _BLACKWELL = 10.0  # the compute capability from which on there is no wgmma
 _NEVER = -1e30  # a score below all others, whose differences are finite
 _LOG2E = math.log2(math.e)
 _ROWS, _COLUMNS = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)  # one value for each row, or column
 # The types of jax say that these are abstract.
 _TRANSFORMS: Any = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))  # pyright: ignore[reportAbstractUsage]
+_LINE = plgpu.Layout.WG_STRIDED((2 * BLOCK,), 1)  # a number for each thread
+_SKEWED_WIDTH = 3 * BLOCK + 8  # of a block with as much on either side; its rows begin in different banks
 _PARAMS = plgpu.CompilerParams(approx_math=True)
 
 
@@ -41,16 +44,14 @@ _PARAMS = plgpu.CompilerParams(approx_math=True)
 class Pipeline:
     """Args:
     steps_ahead: blocks being loaded or computed at a time.
-    splits: programs that share the sum over the batch in the gradient of a tile.
     """
 
     steps_ahead: int = 2
-    splits: int = 32
 
 
 def candidates(width: int, format: str) -> list[Pipeline]:
     """What tuning chooses among; a block is one wgmma, whatever the problem."""
-    return [Pipeline(*choice) for choice in ((2, 32), (3, 32), (4, 32), (2, 8), (2, 128))]
+    return [Pipeline(steps_ahead) for steps_ahead in (2, 3, 4)]
 
 
 def chunked_attention(query, key, value, relative_bias, key_start, key_end, softmax, chunks=None) -> Array:
@@ -78,7 +79,9 @@ def chunked_attention(query, key, value, relative_bias, key_start, key_end, soft
 # ------------------------------------------------------------------------ forward
 
 
-def _forward(pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | None, key_range, query, *arrays):
+def _forward(
+    pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | None, key_range, query, key, value, biases, *rows
+):
     batch, length, heads, head_dim = query.shape
     tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
 
@@ -125,42 +128,70 @@ def _forward(pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | N
     sums = jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)
     scratch = [_buffer(query), plgpu.SMEM((BLOCK,), jnp.float32), plgpu.Barrier()]
     call = _call(kernel, query, (jax.ShapeDtypeStruct(query.shape, query.dtype), sums), scratch)
-    limits = seen_keys(*arrays[-2:])
-    return call(*key_range, *limits, query, *arrays, *map(jnp.asarray, tables))
+    arrays = query, key, value, diagonals.tiles(biases), *rows
+    return call(*key_range, *seen_keys(*rows), *arrays, *map(jnp.asarray, tables))
 
 
 # ----------------------------------------------------------------------- backward
 
 
-def _backward(pipeline: Pipeline, diagonals: Diagonals, key_range, query_range, *arrays):
-    query_gradient = _query_gradient(pipeline, diagonals, key_range, *arrays)
+def _backward(pipeline: Pipeline, diagonals: Diagonals, key_range, query_range, query, key, value, biases, *arrays):
+    arrays = query, key, value, diagonals.tiles(biases), *arrays
+    query_gradient, biases_gradient = _query_gradient(pipeline, diagonals, key_range, *arrays)
     key_gradient, value_gradient = _key_gradient(pipeline, diagonals, query_range, *arrays)
-    tiles_gradient = _tiles_gradient(pipeline, diagonals, key_range, *arrays)
-    return query_gradient, key_gradient, value_gradient, tiles_gradient
+    return query_gradient, key_gradient, value_gradient, biases_gradient[:, : biases.shape[1]]
 
 
 def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, *arrays):
+    """And the gradient of the biases: sums along the diagonals of each block of dS.
+
+    A program keeps the sums of its block of queries; XLA adds them up, in an order that does not depend on timing.
+    """
+    batch, length, heads, head_dim = query.shape
+    parts = -(-(diagonals.last - diagonals.first + 2) // 2)
+    if (places := parts * 2 * BLOCK) > LARGEST_SUMS:
+        raise Unsupported(
+            f"chunked_attention: the gradient of relative_bias has sums for {places} distances, and {LARGEST_SUMS} fit "
+            "into the shared memory: give fewer distances, or use implementation='xla'"
+        )
+
     def kernel(b, h, i, first, last, seen_from, seen_to, q_all, k_all, v_all, tiles, *refs):
-        *vectors, do_all, dq_all, q, do, barrier = refs
+        *vectors, do_all, dq_all, sums_all, q, do, skewed, sums, barrier = refs
         queries = _part(i)
         _fetch(barrier, (q_all.at[b, queries, h], q), (do_all.at[b, queries, h], do))
+        for part in range(parts):
+            sums[_both(part)] = _line(0.0)
+        for side in (0, 2):
+            _put(_zeros(BLOCK), skewed, side)
         rows = _vectors(vectors, b, h, queries, _ROWS)
         plgpu.barrier_wait(barrier)
 
         def step(j, k, v, accumulator):
             _clean_keys(k, j, seen_from[b], seen_to[b])
-            tile = tiles.at[h, diagonals.index(i, j)]
-            _, d_scores = _gradients(q, k, v, do, tile, rows, keys=j * BLOCK)
+            slot = diagonals.index(i, j)
+            _, d_scores = _gradients(q, k, v, do, tiles.at[h, slot], rows, keys=j * BLOCK)
+            if not diagonals.constant:
+                _add_diagonals(d_scores, skewed, sums.at[pl.ds(slot * BLOCK, 2 * BLOCK)])
             return _product(d_scores.astype(k.dtype), k, onto=accumulator)
 
         met = first[b, i], last[b, i]
-        gradient = _over(met, step, _zeros(query.shape[3]), pipeline, k_all.at[b, :, h], v_all.at[b, :, h])
+        gradient = _over(met, step, _zeros(head_dim), pipeline, k_all.at[b, :, h], v_all.at[b, :, h])
+        for part in range(parts):
+            sums_all.at[b, h, i, _both(part)][...] = _load(sums.at[_both(part)], _LINE)
         _store((gradient, q, dq_all.at[b, queries, h]))
 
-    scratch = [_buffer(query), _buffer(query), plgpu.Barrier(num_arrivals=2)]
-    call = _call(kernel, query, jax.ShapeDtypeStruct(query.shape, query.dtype), scratch)
+    scratch = [
+        _buffer(query),
+        _buffer(query),
+        plgpu.SMEM((BLOCK, _SKEWED_WIDTH), jnp.bfloat16),
+        plgpu.SMEM((places,), jnp.float32),
+        plgpu.Barrier(num_arrivals=2),
+    ]
+    sums = jax.ShapeDtypeStruct((batch, heads, length // BLOCK, places), jnp.float32)
+    call = _call(kernel, query, (jax.ShapeDtypeStruct(query.shape, query.dtype), sums), scratch)
     _, _, _, start, end, *_ = arrays
-    return call(*key_range, *seen_keys(start, end), query, *arrays)
+    gradient, sums = call(*key_range, *seen_keys(start, end), query, *arrays)
+    return gradient, jnp.sum(sums, axis=(0, 2))
 
 
 def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, query_range, query, key, value, tiles, *arrays):
@@ -192,54 +223,21 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, query_range, query, 
     return call(*query_range, *seen_keys(start, end), whole, query, key, value, tiles.swapaxes(2, 3), *arrays)
 
 
-def _tiles_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, key, value, tiles, *arrays):
-    """Sums of dS along each diagonal of blocks.
+def _add_diagonals(block: Array, skewed: Any, sums: Any) -> None:
+    """Adds to sums[BLOCK - 1 - i + j] the elements (i, j) of a block.
 
-    Programs share the query blocks; XLA adds their parts up, in an order that does not depend on timing.
+    They go through rows in shared memory, zero on both sides, so that what lies on one diagonal is read by one thread:
+    row i from column i + 1 on. In bfloat16, whose range is float32's, the rows take half of the memory.
     """
-    batch, length, heads, _ = query.shape
-    num_blocks, items = length // BLOCK, batch * length // BLOCK
-    splits = min(pipeline.splits, items)
-
-    def kernel(first, last, q_all, k_all, v_all, tiles, *refs):
-        *vectors, do_all, out, q, k, v, do, tile, barrier = refs
-        h, t, split = lax.axis_index("heads"), lax.axis_index("tiles"), lax.axis_index("splits")
-
-        def item(index, total):
-            position = split + index * splits
-            b, i = position // num_blocks, position % num_blocks
-            queries = _part(i)
-            # Block j = i - (first diagonal + t); the outermost tiles stand for all diagonals beyond them as well.
-            j = i - diagonals.first - t
-            begin = jnp.maximum(first[b, i], jnp.where(t == tiles.shape[1] - 1, 0, j))
-            stop = jnp.minimum(last[b, i], jnp.where(t == 0, key.shape[1] // BLOCK, j + 1))
-
-            def step(j, total):
-                of_queries = [(source.at[b, queries, h], target) for source, target in ((q_all, q), (do_all, do))]
-                of_keys = [(source.at[b, _part(j), h], target) for source, target in ((k_all, k), (v_all, v))]
-                _fetch(barrier, *of_queries, *of_keys)
-                rows = _vectors(vectors, b, h, queries, _ROWS)
-                plgpu.barrier_wait(barrier)
-                return total + _gradients(q, k, v, do, tiles.at[h, t], rows, keys=j * BLOCK)[1]
-
-            return lax.fori_loop(begin, stop, step, total)
-
-        total = lax.fori_loop(0, (items - split + splits - 1) // splits, item, _zeros(BLOCK))
-        _store((total, tile, out.at[split, h, t]))
-
-    parts = plgpu.kernel(
-        kernel,
-        out_type=jax.ShapeDtypeStruct((splits, *tiles.shape), jnp.float32),
-        grid=(heads, tiles.shape[1], splits),
-        grid_names=("heads", "tiles", "splits"),
-        scratch_types=[
-            *[_buffer(x) for x in (query, key, value, query)],
-            plgpu.SMEM((BLOCK, BLOCK), jnp.float32),
-            plgpu.Barrier(num_arrivals=4),
-        ],
-        compiler_params=_PARAMS,
-    )(*key_range, query, key, value, tiles, *arrays)
-    return jnp.sum(parts, axis=0)
+    _put(block, skewed, 1)
+    plgpu.commit_smem()
+    if is_interpreted():  # where each read is a call of its own
+        rows = skewed[...]
+        read = [rows[i, i + 1 : i + 1 + 2 * BLOCK] for i in range(BLOCK)]
+    else:
+        read = [_load(skewed.at[i, pl.ds(i + 1, 2 * BLOCK)], _LINE) for i in range(BLOCK)]
+    sums[...] = functools.reduce(jnp.add, (line.astype(jnp.float32) for line in read), _load(sums, _LINE))
+    plgpu.commit_smem()
 
 
 def _gradients(a, b, c, d, tile, vectors: list[Array], *, keys, transposed: bool = False) -> tuple[Array, Array]:
@@ -403,6 +401,32 @@ def _across(vector: Array, axis: int, size: int = BLOCK) -> Array:
 
 def _load(ref, layout) -> Array:
     return plgpu.load(ref, layout=layout, optimized=False)
+
+
+def _put(block: Array, skewed: Any, place: int) -> None:
+    """Stores a block in wider rows. Mosaic's own store fails: it wants a width that it could divide into tiles."""
+    block = block.astype(skewed.dtype)
+    if is_interpreted():
+        skewed.at[:, pl.ds(place * BLOCK, BLOCK)][...] = block
+        return
+    from jax.experimental.mosaic.gpu import utils
+
+    @plgpu.inline_mgpu(arg_types=(plgpu.RefType(), plgpu.Layout.WGMMA))
+    def store(_, rows, block):
+        columns = slice(place * BLOCK, (place + 1) * BLOCK)
+        block.store_untiled(utils.memref_slice(rows, (slice(None), columns)), optimized=False)
+
+    store(skewed, block)
+
+
+def _line(value: float) -> Array:
+    """A number for each thread."""
+    return plgpu.layout_cast(jnp.full((2 * BLOCK,), value, jnp.float32), _LINE)
+
+
+def _both(part: int) -> Any:
+    """The place of two blocks next to each other."""
+    return pl.ds(part * 2 * BLOCK, 2 * BLOCK)
 
 
 def _zeros(columns: int) -> Array:

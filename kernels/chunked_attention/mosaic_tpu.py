@@ -63,9 +63,9 @@ def chunked_attention(query, key, value, relative_bias, key_start, key_end, soft
 # ------------------------------------------------------------------------ forward
 
 
-def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, key_range, query, key, value, tiles, start, end):
+def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, key_range, query, key, value, biases, start, end):
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    tiles = tiles.swapaxes(2, 3)
+    tiles = diagonals.tiles(biases).swapaxes(2, 3)
     (batch, heads, length, head_dim), block = query.shape, diagonals.block
     tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
     tables = [jnp.asarray(lanes(table)) for table in tables]
@@ -117,18 +117,19 @@ def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, key_range, quer
 
 
 def _backward(
-    diagonals: Diagonals, key_range, query_range, query, key, value, tiles, start, end, lse, delta, cotangent
+    diagonals: Diagonals, key_range, query_range, query, key, value, biases, start, end, lse, delta, cotangent
 ):
     query, key, value, cotangent = (x.swapaxes(1, 2) for x in (query, key, value, cotangent))
     rows = start[:, None], end[:, None], lse[:, :, None], delta[:, :, None]
-    arrays = query, key, value, tiles.swapaxes(2, 3), *rows, cotangent
+    tiles, untiled = jax.vjp(lambda biases: diagonals.tiles(biases).swapaxes(2, 3), biases)
+    arrays = query, key, value, tiles, *rows, cotangent
     query_gradient, tiles_gradient = _query_gradient(diagonals, key_range, *arrays)
     key_gradient, value_gradient = _key_gradient(diagonals, query_range, *arrays)
     return (
         query_gradient.transpose(0, 3, 1, 2),
         key_gradient.swapaxes(1, 2),
         value_gradient.swapaxes(1, 2),
-        tiles_gradient.swapaxes(2, 3),
+        *untiled(tiles_gradient),
     )
 
 
