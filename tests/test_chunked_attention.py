@@ -15,7 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from kernels import autotune
 from kernels.chunked_attention import chunk_rows, chunked_attention, mosaic_gpu, mosaic_tpu, reference, xla
-from kernels.chunked_attention.blocks import Diagonals, key_blocks, query_blocks
+from kernels.chunked_attention.blocks import UNSEEN, Diagonals, key_blocks, query_blocks
 from kernels.chunked_attention.shapes import SHAPES, Shape
 from kernels.device import interpreted
 from kernels.implementation import Unsupported
@@ -467,7 +467,7 @@ def test_traced_chunks_are_named():
 )
 def test_blocks_are_the_smallest_ranges_that_hold_what_is_seen(rows, block):
     start, end = (jnp.asarray(row, jnp.int32)[None] for row in zip(*rows, strict=True))
-    first, last = key_blocks(start, end, block)
+    first, last, whole_first, whole_last = key_blocks(start, end, block)
     num_key_blocks = -(-20 // block)
     from_query, to_query = query_blocks(first, last, num_key_blocks)
     seen = [
@@ -477,10 +477,29 @@ def test_blocks_are_the_smallest_ranges_that_hold_what_is_seen(rows, block):
     for a, blocks in enumerate(seen):
         got = range(int(first[0, a]), int(last[0, a]))
         assert (got[0], got[-1]) == (min(blocks), max(blocks)) if blocks else len(got) == 0
+        queries = [set(range(*rows[i])) for i in range(a * block, (a + 1) * block)]
+        whole = [b for b in range(num_key_blocks) if all(set(range(b * block, (b + 1) * block)) <= q for q in queries)]
+        assert list(range(int(whole_first[0, a]), int(whole_last[0, a]))) == whole
+        assert (int(whole_first[0, a]) == UNSEEN) == (not all(queries))
     for b in range(num_key_blocks):
         got = range(int(from_query[0, b]), int(to_query[0, b]))
         meeting = [a for a, blocks in enumerate(seen) if blocks and min(blocks) <= b <= max(blocks)]
         assert (got[0], got[-1]) == (meeting[0], meeting[-1]) if meeting else len(got) == 0
+
+
+def test_a_tpu_takes_a_step_for_each_pair_of_blocks_and_one_for_a_block_that_sees_nothing():
+    first, last = jnp.array([[0, 0, 1, 2], [0, 0, 0, 0]]), jnp.array([[1, 2, 5, 3], [5, 0, 1, 0]])
+    steps = mosaic_tpu._Steps(first, last, 5)
+    numbers, *_ = steps.scalars
+    taken = [tuple(map(int, steps.at(step, numbers))) for step in range(int(steps.count))]
+    wanted = [
+        (b, i, j)
+        for b, i in np.ndindex(2, 4)
+        for j in range(int(first[b, i]), max(int(last[b, i]), int(first[b, i]) + 1))
+    ]
+    assert taken == wanted and len(taken) == 16  # 2 x 4 x 5 = 40 by the longest range
+    with pytest.raises(Unsupported, match=r"pairs of blocks in 2 sequences.*'xla'"):
+        mosaic_tpu._Steps(first, last, 2**15)
 
 
 @few

@@ -1,21 +1,40 @@
 """What the kernels are told about square blocks of queries and keys: which meet, and the bias between them."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 
 from kernels.chunked_attention.reference import bias_of, skew
 from kernels.typing import Array, Float, Int
 
+UNSEEN = jnp.iinfo(jnp.int32).max
 
-def key_blocks(
-    key_start: Int[Array, "batch queries"], key_end: Int[Array, "batch queries"], block: int
-) -> tuple[Int[Array, "batch query_blocks"], Int[Array, "batch query_blocks"]]:
-    """The blocks of keys [first, last) that any query of a block attends to; `queries` is a multiple of `block`."""
+
+class KeyBlocks(NamedTuple):
+    """For each block of queries, blocks of keys by their numbers, all (batch, query_blocks).
+
+    Args:
+        first, last: [first, last) holds every block that any of the queries attends to.
+        whole_first, whole_last: [whole_first, whole_last) are those of which every query sees every key. `whole_first`
+            is UNSEEN where a query sees no key at all.
+    """
+
+    first: Int[Array, "batch query_blocks"]
+    last: Int[Array, "batch query_blocks"]
+    whole_first: Int[Array, "batch query_blocks"]
+    whole_last: Int[Array, "batch query_blocks"]
+
+
+def key_blocks(key_start: Int[Array, "batch queries"], key_end: Int[Array, "batch queries"], block: int) -> KeyBlocks:
+    """Returns which blocks of keys each block of queries needs; `queries` is a multiple of `block`."""
     shape = (key_start.shape[0], -1, block)
     start, end = key_start.reshape(shape), key_end.reshape(shape)
     sees = start < end
-    first = jnp.min(jnp.where(sees, start, jnp.iinfo(start.dtype).max), axis=-1) // block
+    first = jnp.min(jnp.where(sees, start, UNSEEN), axis=-1) // block
     last = -(-jnp.max(jnp.where(sees, end, 0), axis=-1) // block)
-    return jnp.where(last > 0, first, 0).astype(jnp.int32), last.astype(jnp.int32)
+    whole_first = jnp.where(jnp.all(sees, axis=-1), -(-jnp.max(start, axis=-1) // block), UNSEEN)
+    whole_last = jnp.min(end, axis=-1) // block
+    return KeyBlocks(*(x.astype(jnp.int32) for x in (jnp.where(last > 0, first, 0), last, whole_first, whole_last)))
 
 
 def query_blocks(

@@ -86,7 +86,7 @@ def _forward_pass(
 def _backward(kernels: Kernels, diagonals: Diagonals, residuals: tuple[Array, ...], cotangent: Array):
     def backward(biases, query, key, value, start, end, out, lse, cotangent):
         key_range = key_blocks(start, end, kernels.block)
-        query_range = query_blocks(*key_range, key.shape[1] // kernels.block)
+        query_range = query_blocks(key_range.first, key_range.last, key.shape[1] // kernels.block)
         delta = jnp.einsum("bqhd,bqhd->bhq", cotangent, out, preferred_element_type=jnp.float32)
         delta = jnp.where((start < end)[:, None], delta, 0.0)  # the cotangent may be NaN where nothing is seen
         backward = functools.partial(kernels.backward, diagonals, key_range, query_range)

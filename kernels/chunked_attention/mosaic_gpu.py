@@ -18,7 +18,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from kernels.autotune import tuned
 from kernels.chunked_attention import flash
-from kernels.chunked_attention.blocks import Diagonals
+from kernels.chunked_attention.blocks import UNSEEN, Diagonals
 from kernels.chunked_attention.online import OnlineSoftmax
 from kernels.chunked_attention.rows import seen_keys
 from kernels.device import current_device, is_interpreted
@@ -30,9 +30,11 @@ BLOCK = 64  # of queries and of keys: rows of one wgmma
 LARGEST_HEAD_DIM = 128  # beyond, accumulators no longer fit into the registers
 LARGEST_SUMS = 8192  # distances whose gradients fit into shared memory beside the blocks: about 4000 to either side
 _BLACKWELL = 10.0  # the compute capability from which on there is no wgmma
-_NEVER = -1e30  # a score below all others, whose differences are finite
+_NEVER = -1e30  # the score of what is not seen
+_LEAST = _NEVER / 2  # the least maximum: a row that has seen nothing weighs by 0 what is not seen, whatever its number
 _LOG2E = math.log2(math.e)
-_ROWS, _COLUMNS = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)  # one value for each row, or column
+_VECTORS = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)  # one value for each row, or each column
+_ROWS = _VECTORS[0]
 # The types of jax say that these are abstract.
 _TRANSFORMS: Any = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))  # pyright: ignore[reportAbstractUsage]
 _LINE = plgpu.Layout.WG_STRIDED((2 * BLOCK,), 1)  # a number for each thread
@@ -85,33 +87,31 @@ def _forward(
     batch, length, heads, head_dim = query.shape
     tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
 
-    def kernel(b, h, i, first, last, seen_from, seen_to, q_all, k_all, v_all, tiles, start, end, *refs):
-        *tables, out_all, lse_all, q, row, barrier = refs
+    def kernel(b, h, i, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, tiles, *refs):
+        start, end, *tables, out_all, lse_all, q, row, barrier = refs
         queries = _part(i)
         _fetch(barrier, (q_all.at[b, queries, h], q))
-        row_start, row_end = (_load(x.at[b, queries], _ROWS) for x in (start, end))
         plgpu.barrier_wait(barrier)
 
         def step(j, k, v, carry):
             accumulator, maximum, total = carry
-            _clean_keys(v, j, seen_from[b], seen_to[b])
+            _clean_keys(j, seen_from[b], seen_to[b], v)
             bias = _load(tiles.at[h, diagonals.index(i, j)], plgpu.Layout.WGMMA)
             scores = _product(q, k.transpose((1, 0)), onto=bias) * (_LOG2E if online is None else 1.0)
-            seen = _seen(j * BLOCK, 1, row_start, row_end)
-            scores = jnp.where(seen, scores, _NEVER)
+            whole = (whole_first[b, i] <= j) & (j < whole_last[b, i])
+            scores = _masked(scores, whole, j * BLOCK, 1, start.at[b, queries], end.at[b, queries])
             new = jnp.maximum(maximum, jnp.max(scores, axis=1))
             if online is None:
-                decay = jnp.exp2(maximum - new)
-                # A row that has seen nothing yet has the maximum _NEVER, and would weigh what is masked by one.
-                weights = jnp.where(scores > _NEVER / 2, jnp.exp2(scores - _across(new, 0)), 0.0)
+                weights, decay = jnp.exp2(scores - _across(new, 0)), jnp.exp2(maximum - new)
             else:
+                seen = scores > _NEVER
                 lookups = gather(tables[0], plgpu.Layout.WGMMA), gather(tables[0], _ROWS)
                 weights, decay = online.weigh(scores, seen, maximum, new, lambda x: _across(x, 0), *lookups)
             total = total * decay + jnp.sum(weights, axis=1)
             accumulator = _product(weights.astype(v.dtype), v, onto=accumulator * _across(decay, 0, head_dim))
             return accumulator, new, total
 
-        nothing = _zeros(head_dim), _vector(_NEVER, _ROWS), _vector(0.0, _ROWS)
+        nothing = _zeros(head_dim), _vector(_LEAST, _ROWS), _vector(0.0, _ROWS)
         met = first[b, i], last[b, i]
         accumulator, maximum, total = _over(met, step, nothing, pipeline, k_all.at[b, :, h], v_all.at[b, :, h])
         if online is None:
@@ -138,7 +138,7 @@ def _forward(
 def _backward(pipeline: Pipeline, diagonals: Diagonals, key_range, query_range, query, key, value, biases, *arrays):
     arrays = query, key, value, diagonals.tiles(biases), *arrays
     query_gradient, biases_gradient = _query_gradient(pipeline, diagonals, key_range, *arrays)
-    key_gradient, value_gradient = _key_gradient(pipeline, diagonals, query_range, *arrays)
+    key_gradient, value_gradient = _key_gradient(pipeline, diagonals, (*query_range, *key_range[2:]), *arrays)
     return query_gradient, key_gradient, value_gradient, biases_gradient[:, : biases.shape[1]]
 
 
@@ -155,7 +155,7 @@ def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, 
             "into the shared memory: give fewer distances, or use implementation='xla'"
         )
 
-    def kernel(b, h, i, first, last, seen_from, seen_to, q_all, k_all, v_all, tiles, *refs):
+    def kernel(b, h, i, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, tiles, *refs):
         *vectors, do_all, dq_all, sums_all, q, do, skewed, sums, barrier = refs
         queries = _part(i)
         _fetch(barrier, (q_all.at[b, queries, h], q), (do_all.at[b, queries, h], do))
@@ -163,13 +163,14 @@ def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, 
             sums[_both(part)] = _line(0.0)
         for side in (0, 2):
             _put(_zeros(BLOCK), skewed, side)
-        rows = _vectors(vectors, b, h, queries, _ROWS)
+        rows = _Queries(vectors, b, h, queries, 0)
         plgpu.barrier_wait(barrier)
+        _clean(whole_first[b, i] == UNSEEN, rows.see, q, do)
 
         def step(j, k, v, accumulator):
-            _clean_keys(k, j, seen_from[b], seen_to[b])
-            slot = diagonals.index(i, j)
-            _, d_scores = _gradients(q, k, v, do, tiles.at[h, slot], rows, keys=j * BLOCK)
+            _clean_keys(j, seen_from[b], seen_to[b], k, v)
+            slot, whole = diagonals.index(i, j), (whole_first[b, i] <= j) & (j < whole_last[b, i])
+            _, d_scores = _gradients(q, k, v, do, tiles.at[h, slot], rows, whole, j * BLOCK)
             if not diagonals.constant:
                 _add_diagonals(d_scores, skewed, sums.at[pl.ds(slot * BLOCK, 2 * BLOCK)])
             return _product(d_scores.astype(k.dtype), k, onto=accumulator)
@@ -194,20 +195,20 @@ def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, 
     return gradient, jnp.sum(sums, axis=(0, 2))
 
 
-def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, query_range, query, key, value, tiles, *arrays):
-    def kernel(b, h, j, first, last, seen_from, seen_to, whole, q_all, k_all, v_all, tiles, *refs):
+def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, ranges, query, key, value, tiles, *arrays):
+    def kernel(b, h, j, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, tiles, *refs):
         *vectors, do_all, dk_all, dv_all, k, v, barrier = refs
         keys = _part(j)
         _fetch(barrier, (k_all.at[b, keys, h], k), (v_all.at[b, keys, h], v))
         plgpu.barrier_wait(barrier)
-        _clean_keys(v, j, seen_from[b], seen_to[b])
+        _clean_keys(j, seen_from[b], seen_to[b], v)
 
         def step(i, q, do, carry):
             k_accumulator, v_accumulator = carry
-            _clean(whole[b, i] == 0, lambda: _sees(vectors, b, _part(i)), q, do)
-            columns = _vectors(vectors, b, h, _part(i), _COLUMNS)
-            tile = tiles.at[h, diagonals.index(i, j)]
-            weights, d_scores = _gradients(k, q, do, v, tile, columns, keys=j * BLOCK, transposed=True)
+            columns = _Queries(vectors, b, h, _part(i), 1)
+            _clean(whole_first[b, i] == UNSEEN, columns.see, q, do)
+            tile, whole = tiles.at[h, diagonals.index(i, j)], (whole_first[b, i] <= j) & (j < whole_last[b, i])
+            weights, d_scores = _gradients(k, q, do, v, tile, columns, whole, j * BLOCK)
             v_accumulator = _product(weights.astype(do.dtype), do, onto=v_accumulator)
             k_accumulator = _product(d_scores.astype(q.dtype), q, onto=k_accumulator)
             return k_accumulator, v_accumulator
@@ -219,8 +220,7 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, query_range, query, 
     scratch = [_buffer(key), _buffer(value), plgpu.Barrier(num_arrivals=2)]
     call = _call(kernel, key, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (key, value)], scratch)
     start, end, *_ = arrays
-    whole = jnp.all((start < end).reshape(len(start), -1, BLOCK), axis=2).astype(jnp.int32)
-    return call(*query_range, *seen_keys(start, end), whole, query, key, value, tiles.swapaxes(2, 3), *arrays)
+    return call(*ranges, *seen_keys(start, end), query, key, value, tiles.swapaxes(2, 3), *arrays)
 
 
 def _add_diagonals(block: Array, skewed: Any, sums: Any) -> None:
@@ -240,23 +240,38 @@ def _add_diagonals(block: Array, skewed: Any, sums: Any) -> None:
     plgpu.commit_smem()
 
 
-def _gradients(a, b, c, d, tile, vectors: list[Array], *, keys, transposed: bool = False) -> tuple[Array, Array]:
-    """P and dS of a block; dS = P (dP - delta).
+class _Queries:
+    """What there is one of for each query of a block, as a vector along an axis of the scores; loaded where it is used.
 
     Args:
-        a, b: query and key, or key and query if `transposed`.
+        references: start and end, (batch, queries); lse to base 2 and delta, (batch, heads, queries).
+    """
+
+    def __init__(self, references: Any, b, h, queries: Any, axis: int):
+        start, end, lse, delta = references
+        self.start, self.end = start.at[b, queries], end.at[b, queries]
+        self.lse, self.delta = (_load(x.at[b, h, queries], _VECTORS[axis]) for x in (lse, delta))
+        self.axis = axis
+
+    def see(self) -> Array:
+        """Which of them see a key, along the rows of a block."""
+        return _load(self.start, _ROWS) < _load(self.end, _ROWS)
+
+
+def _gradients(a, b, c, d, tile, queries: _Queries, whole: Array, keys: Array) -> tuple[Array, Array]:
+    """P and dS of a block; dS = P (dP - delta). What is not seen must be finite.
+
+    Args:
+        a, b: query and key, or key and query where the queries lie along axis 1.
         c, d: value and cotangent, or cotangent and value: dP = d c^T.
         tile: the bias, transposed likewise.
-        vectors: start, end, lse (to base 2) and delta of the queries, in the layout of rows or of columns.
+        whole, keys: see `_masked`.
     """
-    axis = 1 if transposed else 0
-    start, end, lse, delta = vectors
+    axis = queries.axis
     scores = _product(a, b.transpose((1, 0)), onto=_load(tile, plgpu.Layout.WGMMA)) * _LOG2E
-    seen = _seen(keys, 1 - axis, start, end)
-    weights = jnp.exp2(jnp.where(seen, scores - _across(lse, axis), _NEVER))
-    d_weights = _product(d, c.transpose((1, 0)), onto=BLOCK) - _across(delta, axis)
-    # Transposed, what is not seen was made zero in all that this is made of; to select again would take registers.
-    return weights, weights * d_weights if transposed else jnp.where(seen, weights * d_weights, 0.0)
+    scores = scores - _across(queries.lse, axis)
+    weights = jnp.exp2(_masked(scores, whole, keys, 1 - axis, queries.start, queries.end))
+    return weights, weights * (_product(d, c.transpose((1, 0)), onto=BLOCK) - _across(queries.delta, axis))
 
 
 # ------------------------------------------------------------------------- common
@@ -308,14 +323,6 @@ def _store(*results: tuple[Array, Any, Any]) -> None:
     plgpu.wait_smem_to_gmem(0)
 
 
-def _vectors(references: Any, b, h, queries: Any, layout: Any) -> list[Array]:
-    """Of start, end, lse and delta what belongs to the queries."""
-    start, end, lse, delta = references
-    return [_load(x.at[b, queries], layout) for x in (start, end)] + [
-        _load(x.at[b, h, queries], layout) for x in (lse, delta)
-    ]
-
-
 def _part(block: Any) -> Any:
     """The place of a block, by its number."""
     return pl.ds(block * BLOCK, BLOCK)
@@ -357,13 +364,24 @@ def _interpreted_product(a, b, onto: Array | int) -> Any:
     return onto + _new_product(a, b, onto.shape[1])
 
 
-def _seen(keys: Array, axis: int, start: Array, end: Array) -> Array:
-    """(BLOCK, BLOCK): which of the keys, along `axis`, from number `keys` on, the queries see."""
-    index = keys + plgpu.broadcasted_iota(jnp.int32, (BLOCK, BLOCK), axis, layout=plgpu.Layout.WGMMA)
-    return (_across(start, 1 - axis) <= index) & (index < _across(end, 1 - axis))
+def _masked(scores: Array, whole: Array, keys: Array, axis: int, start: Any, end: Any) -> Array:
+    """Scores, _NEVER where a query does not see a key. Nothing is compared, or loaded, where a block is seen whole.
+
+    Args:
+        whole: whether every query sees every key of the block.
+        keys, axis: the number of the first key, and the axis along which keys lie.
+        start, end: of each query.
+    """
+
+    def mask(scores: Array) -> Array:
+        index = keys + plgpu.broadcasted_iota(jnp.int32, (BLOCK, BLOCK), axis, layout=plgpu.Layout.WGMMA)
+        first, last = (_across(_load(x, _VECTORS[1 - axis]), 1 - axis) for x in (start, end))
+        return jnp.where((first <= index) & (index < last), scores, _NEVER)
+
+    return lax.cond(whole, lambda scores: scores, mask, scores)
 
 
-def _clean_keys(block: Any, j: Array, seen_from: Array, seen_to: Array) -> None:
+def _clean_keys(j: Array, seen_from: Array, seen_to: Array, *blocks: Any) -> None:
     """Zeros where no query of the sequence sees the keys of block j: NaN times a weight of zero is NaN."""
     place = j * BLOCK
 
@@ -371,7 +389,7 @@ def _clean_keys(block: Any, j: Array, seen_from: Array, seen_to: Array) -> None:
         keys = place + plgpu.layout_cast(lax.iota(jnp.int32, BLOCK), _ROWS)
         return (seen_from <= keys) & (keys < seen_to)
 
-    _clean((place < seen_from) | (seen_to < place + BLOCK), seen, block)
+    _clean((place < seen_from) | (seen_to < place + BLOCK), seen, *blocks)
 
 
 def _clean(needed: Array, kept: Callable[[], Array], *blocks: Any) -> None:
@@ -386,12 +404,6 @@ def _clean(needed: Array, kept: Callable[[], Array], *blocks: Any) -> None:
                 values = _load(part, plgpu.Layout.WGMMA)
                 part[...] = jnp.where(_across(rows, 0), values, jnp.zeros_like(values))
                 plgpu.commit_smem()  # part after part, lest registers hold several
-
-
-def _sees(vectors: Any, b: Array, queries: Any) -> Array:
-    """Which of the queries see a key."""
-    start, end, *_ = (_load(x.at[b, queries], _ROWS) for x in vectors[:2])
-    return start < end
 
 
 def _across(vector: Array, axis: int, size: int = BLOCK) -> Array:
