@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -28,7 +29,6 @@ from kernels.typing import Array
 
 BLOCK = 64  # of queries and of keys: rows of one wgmma
 LARGEST_HEAD_DIM = 128  # beyond, accumulators no longer fit into the registers
-LARGEST_SUMS = 8192  # distances whose gradients fit into shared memory beside the blocks: about 4000 to either side
 _BLACKWELL = 10.0  # the compute capability from which on there is no wgmma
 _NEVER = -1e30  # the score of what is not seen
 _LEAST = _NEVER / 2  # the least maximum: a row that has seen nothing weighs by 0 what is not seen, whatever its number
@@ -38,7 +38,9 @@ _ROWS = _VECTORS[0]
 # The types of jax say that these are abstract.
 _TRANSFORMS: Any = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))  # pyright: ignore[reportAbstractUsage]
 _LINE = plgpu.Layout.WG_STRIDED((2 * BLOCK,), 1)  # a number for each thread
-_SKEWED_WIDTH = 3 * BLOCK + 8  # of a block with as much on either side; its rows begin in different banks
+_SKEWED_WIDTH = (
+    3 * BLOCK + 8
+)  # of a block with as much on either side; rows begin in different banks, at multiples of 16 bytes
 _PARAMS = plgpu.CompilerParams(approx_math=True)
 
 
@@ -87,7 +89,7 @@ def _forward(
     batch, length, heads, head_dim = query.shape
     tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
 
-    def kernel(b, h, i, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, tiles, *refs):
+    def kernel(b, h, i, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, biases, *refs):
         start, end, *tables, out_all, lse_all, q, row, barrier = refs
         queries = _part(i)
         _fetch(barrier, (q_all.at[b, queries, h], q))
@@ -96,7 +98,7 @@ def _forward(
         def step(j, k, v, carry):
             accumulator, maximum, total = carry
             _clean_keys(j, seen_from[b], seen_to[b], v)
-            bias = _load(tiles.at[h, diagonals.index(i, j)], plgpu.Layout.WGMMA)
+            bias = _bias(biases, h, diagonals.index(i, j), 0)
             scores = _product(q, k.transpose((1, 0)), onto=bias) * (_LOG2E if online is None else 1.0)
             whole = (whole_first[b, i] <= j) & (j < whole_last[b, i])
             scores = _masked(scores, whole, j * BLOCK, 1, start.at[b, queries], end.at[b, queries])
@@ -128,7 +130,7 @@ def _forward(
     sums = jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)
     scratch = [_buffer(query), plgpu.SMEM((BLOCK,), jnp.float32), plgpu.Barrier()]
     call = _call(kernel, query, (jax.ShapeDtypeStruct(query.shape, query.dtype), sums), scratch)
-    arrays = query, key, value, diagonals.tiles(biases), *rows
+    arrays = query, key, value, biases, *rows
     return call(*key_range, *seen_keys(*rows), *arrays, *map(jnp.asarray, tables))
 
 
@@ -136,7 +138,7 @@ def _forward(
 
 
 def _backward(pipeline: Pipeline, diagonals: Diagonals, key_range, query_range, query, key, value, biases, *arrays):
-    arrays = query, key, value, diagonals.tiles(biases), *arrays
+    arrays = query, key, value, biases, *arrays
     query_gradient, biases_gradient = _query_gradient(pipeline, diagonals, key_range, *arrays)
     key_gradient, value_gradient = _key_gradient(pipeline, diagonals, (*query_range, *key_range[2:]), *arrays)
     return query_gradient, key_gradient, value_gradient, biases_gradient[:, : biases.shape[1]]
@@ -149,18 +151,17 @@ def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, 
     """
     batch, length, heads, head_dim = query.shape
     parts = -(-(diagonals.last - diagonals.first + 2) // 2)
-    if (places := parts * 2 * BLOCK) > LARGEST_SUMS:
-        raise Unsupported(
-            f"chunked_attention: the gradient of relative_bias has sums for {places} distances, and {LARGEST_SUMS} fit "
-            "into the shared memory: give fewer distances, or use implementation='xla'"
-        )
 
-    def kernel(b, h, i, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, tiles, *refs):
-        *vectors, do_all, dq_all, sums_all, q, do, skewed, sums, barrier = refs
+    def kernel(b, h, i, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, biases, *refs):
+        *vectors, do_all, dq_all, sums_all, q, do, skewed, barrier = refs
         queries = _part(i)
         _fetch(barrier, (q_all.at[b, queries, h], q), (do_all.at[b, queries, h], do))
-        for part in range(parts):
-            sums[_both(part)] = _line(0.0)
+        sums = sums_all.at[b, h, i]
+
+        @pl.loop(0, parts)
+        def _(part):
+            sums.at[pl.ds(part * 2 * BLOCK, 2 * BLOCK)][...] = plgpu.layout_cast(jnp.zeros(2 * BLOCK), _LINE)
+
         for side in (0, 2):
             _put(_zeros(BLOCK), skewed, side)
         rows = _Queries(vectors, b, h, queries, 0)
@@ -170,33 +171,30 @@ def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, 
         def step(j, k, v, accumulator):
             _clean_keys(j, seen_from[b], seen_to[b], k, v)
             slot, whole = diagonals.index(i, j), (whole_first[b, i] <= j) & (j < whole_last[b, i])
-            _, d_scores = _gradients(q, k, v, do, tiles.at[h, slot], rows, whole, j * BLOCK)
+            _, d_scores = _gradients(q, k, v, do, _bias(biases, h, slot, 0), rows, whole, j * BLOCK)
             if not diagonals.constant:
                 _add_diagonals(d_scores, skewed, sums.at[pl.ds(slot * BLOCK, 2 * BLOCK)])
             return _product(d_scores.astype(k.dtype), k, onto=accumulator)
 
         met = first[b, i], last[b, i]
         gradient = _over(met, step, _zeros(head_dim), pipeline, k_all.at[b, :, h], v_all.at[b, :, h])
-        for part in range(parts):
-            sums_all.at[b, h, i, _both(part)][...] = _load(sums.at[_both(part)], _LINE)
         _store((gradient, q, dq_all.at[b, queries, h]))
 
     scratch = [
         _buffer(query),
         _buffer(query),
         plgpu.SMEM((BLOCK, _SKEWED_WIDTH), jnp.bfloat16),
-        plgpu.SMEM((places,), jnp.float32),
         plgpu.Barrier(num_arrivals=2),
     ]
-    sums = jax.ShapeDtypeStruct((batch, heads, length // BLOCK, places), jnp.float32)
+    sums = jax.ShapeDtypeStruct((batch, heads, length // BLOCK, parts * 2 * BLOCK), jnp.float32)
     call = _call(kernel, query, (jax.ShapeDtypeStruct(query.shape, query.dtype), sums), scratch)
     _, _, _, start, end, *_ = arrays
     gradient, sums = call(*key_range, *seen_keys(start, end), query, *arrays)
     return gradient, jnp.sum(sums, axis=(0, 2))
 
 
-def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, ranges, query, key, value, tiles, *arrays):
-    def kernel(b, h, j, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, tiles, *refs):
+def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, ranges, query, key, value, biases, *arrays):
+    def kernel(b, h, j, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, biases, *refs):
         *vectors, do_all, dk_all, dv_all, k, v, barrier = refs
         keys = _part(j)
         _fetch(barrier, (k_all.at[b, keys, h], k), (v_all.at[b, keys, h], v))
@@ -207,8 +205,8 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, ranges, query, key, 
             k_accumulator, v_accumulator = carry
             columns = _Queries(vectors, b, h, _part(i), 1)
             _clean(whole_first[b, i] == UNSEEN, columns.see, q, do)
-            tile, whole = tiles.at[h, diagonals.index(i, j)], (whole_first[b, i] <= j) & (j < whole_last[b, i])
-            weights, d_scores = _gradients(k, q, do, v, tile, columns, whole, j * BLOCK)
+            bias, whole = _bias(biases, h, diagonals.index(i, j), 1), (whole_first[b, i] <= j) & (j < whole_last[b, i])
+            weights, d_scores = _gradients(k, q, do, v, bias, columns, whole, j * BLOCK)
             v_accumulator = _product(weights.astype(do.dtype), do, onto=v_accumulator)
             k_accumulator = _product(d_scores.astype(q.dtype), q, onto=k_accumulator)
             return k_accumulator, v_accumulator
@@ -220,7 +218,7 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, ranges, query, key, 
     scratch = [_buffer(key), _buffer(value), plgpu.Barrier(num_arrivals=2)]
     call = _call(kernel, key, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (key, value)], scratch)
     start, end, *_ = arrays
-    return call(*ranges, *seen_keys(start, end), query, key, value, tiles.swapaxes(2, 3), *arrays)
+    return call(*ranges, *seen_keys(start, end), query, key, value, biases, *arrays)
 
 
 def _add_diagonals(block: Array, skewed: Any, sums: Any) -> None:
@@ -229,6 +227,7 @@ def _add_diagonals(block: Array, skewed: Any, sums: Any) -> None:
     They go through rows in shared memory, zero on both sides, so that what lies on one diagonal is read by one thread:
     row i from column i + 1 on. In bfloat16, whose range is float32's, the rows take half of the memory.
     """
+    before = _load(sums, _LINE)
     _put(block, skewed, 1)
     plgpu.commit_smem()
     if is_interpreted():  # where each read is a call of its own
@@ -236,7 +235,7 @@ def _add_diagonals(block: Array, skewed: Any, sums: Any) -> None:
         read = [rows[i, i + 1 : i + 1 + 2 * BLOCK] for i in range(BLOCK)]
     else:
         read = [_load(skewed.at[i, pl.ds(i + 1, 2 * BLOCK)], _LINE) for i in range(BLOCK)]
-    sums[...] = functools.reduce(jnp.add, (line.astype(jnp.float32) for line in read), _load(sums, _LINE))
+    sums[...] = functools.reduce(jnp.add, (line.astype(jnp.float32) for line in read), before)
     plgpu.commit_smem()
 
 
@@ -258,17 +257,17 @@ class _Queries:
         return _load(self.start, _ROWS) < _load(self.end, _ROWS)
 
 
-def _gradients(a, b, c, d, tile, queries: _Queries, whole: Array, keys: Array) -> tuple[Array, Array]:
+def _gradients(a, b, c, d, bias, queries: _Queries, whole: Array, keys: Array) -> tuple[Array, Array]:
     """P and dS of a block; dS = P (dP - delta). What is not seen must be finite.
 
     Args:
         a, b: query and key, or key and query where the queries lie along axis 1.
         c, d: value and cotangent, or cotangent and value: dP = d c^T.
-        tile: the bias, transposed likewise.
+        bias: (BLOCK, BLOCK), transposed likewise.
         whole, keys: see `_masked`.
     """
     axis = queries.axis
-    scores = _product(a, b.transpose((1, 0)), onto=_load(tile, plgpu.Layout.WGMMA)) * _LOG2E
+    scores = _product(a, b.transpose((1, 0)), onto=bias) * _LOG2E
     scores = scores - _across(queries.lse, axis)
     weights = jnp.exp2(_masked(scores, whole, keys, 1 - axis, queries.start, queries.end))
     return weights, weights * (_product(d, c.transpose((1, 0)), onto=BLOCK) - _across(queries.delta, axis))
@@ -364,6 +363,37 @@ def _interpreted_product(a, b, onto: Array | int) -> Any:
     return onto + _new_product(a, b, onto.shape[1])
 
 
+def _bias(biases: Any, h: Array, slot: Array, axis: int) -> Array:
+    """The bias of a block, its queries along `axis`: 127 numbers, which every thread reads from the row of the head."""
+    query, key = (
+        plgpu.broadcasted_iota(jnp.int32, (BLOCK, BLOCK), along, layout=plgpu.Layout.WGMMA)
+        for along in (axis, 1 - axis)
+    )
+    index = slot * BLOCK + BLOCK - 1 - query + key
+    if is_interpreted():
+        return biases[h][index]
+    from jax._src.lib.mlir import ir  # pyright: ignore[reportPrivateImportUsage]
+    from jax._src.lib.mlir.dialects import arith, memref, vector
+    from jax.experimental.mosaic import gpu as mgpu
+
+    @plgpu.inline_mgpu(
+        arg_types=(plgpu.RefType(), plgpu.Layout.WGMMA),
+        return_type=plgpu.ShapeDtypeStruct(index.shape, jnp.float32, layout=plgpu.Layout.WGMMA),
+    )
+    def load(_, row, index):
+        registers, of_index = np.empty_like(index.registers), ir.IndexType.get()
+        # One address for all that a thread reads: the distance to it is a constant part of each instruction.
+        first = arith.index_castui(of_index, vector.extract(index.registers.flat[0], [], [0]))
+        for place, _ in np.ndenumerate(registers):
+            rows, columns = 8 * place[4], 8 * place[1]
+            away = [columns - rows + e if axis == 0 else rows - columns - e for e in (0, 1)]
+            found = [memref.load(row, [arith.addi(first, arith.constant(of_index, n))]) for n in away]
+            registers[place] = vector.from_elements(ir.VectorType.get((2,), ir.F32Type.get()), found)
+        return mgpu.FragmentedArray(_registers=registers, _layout=index.layout, _is_signed=None)
+
+    return load(biases.at[h], index)  # pyright: ignore[reportCallIssue]
+
+
 def _masked(scores: Array, whole: Array, keys: Array, axis: int, start: Any, end: Any) -> Array:
     """Scores, _NEVER where a query does not see a key. Nothing is compared, or loaded, where a block is seen whole.
 
@@ -429,16 +459,6 @@ def _put(block: Array, skewed: Any, place: int) -> None:
         block.store_untiled(utils.memref_slice(rows, (slice(None), columns)), optimized=False)
 
     store(skewed, block)
-
-
-def _line(value: float) -> Array:
-    """A number for each thread."""
-    return plgpu.layout_cast(jnp.full((2 * BLOCK,), value, jnp.float32), _LINE)
-
-
-def _both(part: int) -> Any:
-    """The place of two blocks next to each other."""
-    return pl.ds(part * 2 * BLOCK, 2 * BLOCK)
 
 
 def _zeros(columns: int) -> Array:
