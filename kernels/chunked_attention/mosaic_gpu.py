@@ -38,9 +38,8 @@ _ROWS = _VECTORS[0]
 # The types of jax say that these are abstract.
 _TRANSFORMS: Any = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))  # pyright: ignore[reportAbstractUsage]
 _LINE = plgpu.Layout.WG_STRIDED((2 * BLOCK,), 1)  # a number for each thread
-_SKEWED_WIDTH = (
-    3 * BLOCK + 8
-)  # of a block with as much on either side; rows begin in different banks, at multiples of 16 bytes
+# Of a block with as much on either side; rows begin in different banks, at multiples of 16 bytes.
+_SKEWED_WIDTH = 3 * BLOCK + 8
 _PARAMS = plgpu.CompilerParams(approx_math=True)
 
 
@@ -93,7 +92,6 @@ def _forward(
         start, end, *tables, out_all, lse_all, q, row, barrier = refs
         queries = _part(i)
         _fetch(barrier, (q_all.at[b, queries, h], q))
-        plgpu.barrier_wait(barrier)
 
         def step(j, k, v, carry):
             accumulator, maximum, total = carry
@@ -115,7 +113,8 @@ def _forward(
 
         nothing = _zeros(head_dim), _vector(_LEAST, _ROWS), _vector(0.0, _ROWS)
         met = first[b, i], last[b, i]
-        accumulator, maximum, total = _over(met, step, nothing, pipeline, k_all.at[b, :, h], v_all.at[b, :, h])
+        arrays = k_all.at[b, :, h], v_all.at[b, :, h]
+        accumulator, maximum, total = _over(met, lambda: plgpu.barrier_wait(barrier), step, nothing, pipeline, *arrays)
         if online is None:
             empty = total == 0.0
             total = jnp.where(empty, 1.0, total)
@@ -165,8 +164,10 @@ def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, 
         for side in (0, 2):
             _put(_zeros(BLOCK), skewed, side)
         rows = _Queries(vectors, b, h, queries, 0)
-        plgpu.barrier_wait(barrier)
-        _clean(whole_first[b, i] == UNSEEN, rows.see, q, do)
+
+        def arrived():
+            plgpu.barrier_wait(barrier)
+            _clean(whole_first[b, i] == UNSEEN, rows.see, q, do)
 
         def step(j, k, v, accumulator):
             _clean_keys(j, seen_from[b], seen_to[b], k, v)
@@ -177,7 +178,7 @@ def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, 
             return _product(d_scores.astype(k.dtype), k, onto=accumulator)
 
         met = first[b, i], last[b, i]
-        gradient = _over(met, step, _zeros(head_dim), pipeline, k_all.at[b, :, h], v_all.at[b, :, h])
+        gradient = _over(met, arrived, step, _zeros(head_dim), pipeline, k_all.at[b, :, h], v_all.at[b, :, h])
         _store((gradient, q, dq_all.at[b, queries, h]))
 
     scratch = [
@@ -198,8 +199,10 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, ranges, query, key, 
         *vectors, do_all, dk_all, dv_all, k, v, barrier = refs
         keys = _part(j)
         _fetch(barrier, (k_all.at[b, keys, h], k), (v_all.at[b, keys, h], v))
-        plgpu.barrier_wait(barrier)
-        _clean_keys(j, seen_from[b], seen_to[b], v)
+
+        def arrived():
+            plgpu.barrier_wait(barrier)
+            _clean_keys(j, seen_from[b], seen_to[b], v)
 
         def step(i, q, do, carry):
             k_accumulator, v_accumulator = carry
@@ -212,7 +215,7 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, ranges, query, key, 
             return k_accumulator, v_accumulator
 
         met, nothing = (first[b, j], last[b, j]), (_zeros(key.shape[3]), _zeros(key.shape[3]))
-        k_gradient, v_gradient = _over(met, step, nothing, pipeline, q_all.at[b, :, h], do_all.at[b, :, h])
+        k_gradient, v_gradient = _over(met, arrived, step, nothing, pipeline, q_all.at[b, :, h], do_all.at[b, :, h])
         _store((k_gradient, k, dk_all.at[b, keys, h]), (v_gradient, v, dv_all.at[b, keys, h]))
 
     scratch = [_buffer(key), _buffer(value), plgpu.Barrier(num_arrivals=2)]
@@ -293,17 +296,29 @@ def _call(kernel: Callable[..., None], like: Array, out_type: Any, scratch: list
     )
 
 
-def _over(met: tuple[Array, Array], step: Callable, carry: Any, pipeline: Pipeline, *arrays: Any) -> Any:
-    """The carry after `step(j, *blocks, carry)` for each block [first, last) of the arrays, loaded steps ahead."""
+def _over(
+    met: tuple[Array, Array], arrived: Callable, step: Callable, carry: Any, pipeline: Pipeline, *arrays: Any
+) -> Any:
+    """Returns the carry after `step(j, *blocks, carry)` for each block [first, last) of the arrays, loaded steps ahead.
+
+    `arrived()` is called once, when the first blocks were asked for: it waits for what the program loaded itself.
+    """
     first, last = met
+
+    def body(indices, *blocks):
+        pl.when(indices[0] == 0)(arrived)
+        return step(first + indices[0], *blocks)
+
     spec = plgpu.BlockSpec((BLOCK, arrays[0].shape[1]), lambda index: (first + index, 0), transforms=_TRANSFORMS)
-    return plgpu.emit_pipeline(
-        lambda indices, *blocks: step(first + indices[0], *blocks),
+    carry = plgpu.emit_pipeline(
+        body,
         grid=(last - first,),
         in_specs=[spec] * len(arrays),
         max_concurrent_steps=pipeline.steps_ahead,
         init_carry=carry,
     )(*arrays)
+    pl.when(first == last)(arrived)  # its buffers are written to next
+    return carry
 
 
 def _fetch(barrier: Any, *copies: tuple[Any, Any]) -> None:
@@ -458,7 +473,7 @@ def _put(block: Array, skewed: Any, place: int) -> None:
         columns = slice(place * BLOCK, (place + 1) * BLOCK)
         block.store_untiled(utils.memref_slice(rows, (slice(None), columns)), optimized=False)
 
-    store(skewed, block)
+    store(skewed, block)  # pyright: ignore[reportCallIssue]
 
 
 def _zeros(columns: int) -> Array:

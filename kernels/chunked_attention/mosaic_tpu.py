@@ -103,7 +103,7 @@ def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, key_range, quer
                 out[0, 0] = (accumulator[...] * reciprocal * scale).astype(out.dtype)
                 lse[0, 0] = maximum[...]
 
-    steps = _Steps(*key_range[:2], key.shape[2] // block)
+    steps = _Steps(key_range.first, key_range.last, key.shape[2] // block)
     specs = _Specs(steps, tiles.shape, block, head_dim)
     inputs = specs.inputs + [pl.BlockSpec(table.shape, lambda *_: (0, 0)) for table in tables]
     results = [
@@ -155,7 +155,7 @@ def _query_gradient(diagonals: Diagonals, key_range, query, key, value, tiles, *
         def _():
             dq[0, 0] = accumulator[...].astype(dq.dtype)
 
-    steps = _Steps(*key_range[:2], key.shape[2] // block)
+    steps = _Steps(key_range.first, key_range.last, key.shape[2] // block)
     specs = _Specs(steps, tiles.shape, block, head_dim)
     results = [
         (shaped((batch, heads, head_dim, length), query.dtype, query), specs.columns(head_dim)),
@@ -183,7 +183,8 @@ def _key_gradient(diagonals: Diagonals, query_range, key_range, query, key, valu
             dk[0, 0] = k_accumulator[...].astype(dk.dtype)
             dv[0, 0] = v_accumulator[...].astype(dv.dtype)
 
-    steps = _Steps(*query_range, query.shape[2] // block, keys=True)
+    (first, last), num_met = query_range, query.shape[2] // block
+    steps = _Steps(first, last, num_met, keys=True)
     specs = _Specs(steps, tiles.shape, block, head_dim)
     results = [(shaped(x.shape, x.dtype, x), specs.keys) for x in (key, value)]
     inputs, scratch = specs.inputs + specs.saved, [((block, head_dim), 0.0)] * 2
