@@ -295,14 +295,14 @@ def test_attention_is_tuned_for_all_shapes_of_a_head_together(folders):
         if choice is None:
             return 1.0
         long = case.shape.startswith("long_16384")
-        return 0.01 if long and choice.steps_ahead == 3 else 0.9 if not long and choice.splits == 8 else 1.0
+        return 0.01 if long and choice.steps_ahead == 3 else 0.9 if not long and choice.steps_ahead == 4 else 1.0
 
     with interpreted("mosaic_gpu"):
         _tune(seconds, "chunked_attention", None, None)
         chosen = tuned("chunked_attention", "mosaic_gpu", attention_gpu.Pipeline, width=64, format="bfloat16")
         assert chosen == attention_gpu.Pipeline(steps_ahead=3)
         chosen = tuned("chunked_attention", "mosaic_gpu", attention_gpu.Pipeline, width=36, format="bfloat16")
-        assert chosen == attention_gpu.Pipeline(splits=8)
+        assert chosen == attention_gpu.Pipeline(steps_ahead=4)
 
 
 @pytest.mark.parametrize("kernel, chosen", [(0.5, "mosaic_gpu"), (2.0, "xla")])
@@ -316,13 +316,13 @@ def test_the_default_is_what_was_measured_to_be_faster(folders, kernel, chosen):
 
 def test_a_choice_that_fails_in_a_shape_is_not_chosen(folders):
     def seconds(case, choice):
-        fails = choice is not None and choice.splits == 8 and case.shape == "train_medium"
-        return None if fails else 0.1 if choice is not None and choice.splits == 8 else 1.0
+        fails = choice is not None and choice.steps_ahead == 4 and case.shape == "train_medium"
+        return None if fails else 0.1 if choice is not None and choice.steps_ahead == 4 else 1.0
 
     with interpreted("mosaic_gpu"):
         _tune(seconds, "chunked_attention", None, None)
         chosen = tuned("chunked_attention", "mosaic_gpu", attention_gpu.Pipeline, width=64, format="bfloat16")
-        assert chosen is not None and chosen.splits != 8
+        assert chosen is not None and chosen.steps_ahead != 4
 
 
 def test_the_whole_search_is_few_compilations(folders):

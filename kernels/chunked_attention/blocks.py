@@ -1,21 +1,40 @@
 """What the kernels are told about square blocks of queries and keys: which meet, and the bias between them."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 
 from kernels.chunked_attention.reference import bias_of, skew
 from kernels.typing import Array, Float, Int
 
+UNSEEN = jnp.iinfo(jnp.int32).max
 
-def key_blocks(
-    key_start: Int[Array, "batch queries"], key_end: Int[Array, "batch queries"], block: int
-) -> tuple[Int[Array, "batch query_blocks"], Int[Array, "batch query_blocks"]]:
-    """The blocks of keys [first, last) that any query of a block attends to; `queries` is a multiple of `block`."""
+
+class KeyBlocks(NamedTuple):
+    """For each block of queries, blocks of keys by their numbers, all (batch, query_blocks).
+
+    Args:
+        first, last: [first, last) holds every block that any of the queries attends to.
+        whole_first, whole_last: [whole_first, whole_last) are those of which every query sees every key. `whole_first`
+            is UNSEEN where a query sees no key at all.
+    """
+
+    first: Int[Array, "batch query_blocks"]
+    last: Int[Array, "batch query_blocks"]
+    whole_first: Int[Array, "batch query_blocks"]
+    whole_last: Int[Array, "batch query_blocks"]
+
+
+def key_blocks(key_start: Int[Array, "batch queries"], key_end: Int[Array, "batch queries"], block: int) -> KeyBlocks:
+    """Returns which blocks of keys each block of queries needs; `queries` is a multiple of `block`."""
     shape = (key_start.shape[0], -1, block)
     start, end = key_start.reshape(shape), key_end.reshape(shape)
     sees = start < end
-    first = jnp.min(jnp.where(sees, start, jnp.iinfo(start.dtype).max), axis=-1) // block
+    first = jnp.min(jnp.where(sees, start, UNSEEN), axis=-1) // block
     last = -(-jnp.max(jnp.where(sees, end, 0), axis=-1) // block)
-    return jnp.where(last > 0, first, 0).astype(jnp.int32), last.astype(jnp.int32)
+    whole_first = jnp.where(jnp.all(sees, axis=-1), -(-jnp.max(start, axis=-1) // block), UNSEEN)
+    whole_last = jnp.min(end, axis=-1) // block
+    return KeyBlocks(*(x.astype(jnp.int32) for x in (jnp.where(last > 0, first, 0), last, whole_first, whole_last)))
 
 
 def query_blocks(
@@ -31,10 +50,12 @@ def query_blocks(
 
 
 class Diagonals:
-    """The bias between blocks: a Toeplitz tile for each diagonal of blocks, a handful however long the sequence is.
+    """The bias between blocks: one row of biases, of which each diagonal of blocks reads a part.
 
-    Query block a and key block b lie on diagonal d = a - b. Where all their distances reach the outermost bias, tiles
-    are equal: only those from `first` to `last` are laid out, the outer two for all that lie further out.
+    Query block a and key block b lie on diagonal a - b. On one diagonal the bias of query i and key j of the two blocks
+    is the same: biases[slot * block + block - 1 - i + j], with the slot from `index`. Where all distances reach the
+    outermost bias, parts are equal: the diagonals from `first` to `last` have slots, and the outer two stand for all
+    that lie further out.
 
     Args:
         num_queries, num_keys: before padding; the queries are the last of the keys' positions.
@@ -43,17 +64,23 @@ class Diagonals:
 
     def __init__(self, num_queries: int, num_keys: int, largest: int, block: int):
         self.offset, self.block = num_keys - num_queries, block
+        self.constant = largest == 0  # one bias for all keys, which changes no weight: its gradient is zero
         reach = largest + block - 1
         self.first = max((-reach - self.offset) // block, 1 - -(-num_keys // block))
         self.last = min(-(-(reach - self.offset) // block), -(-num_queries // block) - 1)
         self.last = max(self.first, self.last)
 
     def index(self, query_block, key_block) -> Array:
-        """Which tile, of blocks by their numbers: integers or arrays of them."""
-        return jnp.clip(query_block - key_block, self.first, self.last) - self.first
+        """The slot of blocks by their numbers: integers or arrays of them."""
+        return self.last - jnp.clip(query_block - key_block, self.first, self.last)
 
-    def tiles(self, relative_bias: Float[Array, "heads distances"]) -> Float[Array, "heads diagonals block block"]:
-        """tiles[h, t, i, j] = bias of query i of a block and key j of another on diagonal first + t, in float32."""
-        corners = self.offset + self.block * jnp.arange(self.first, self.last + 1)
-        distances = corners[:, None] + jnp.arange(self.block - 1, -self.block, -1)
-        return skew(bias_of(relative_bias, distances).astype(jnp.float32), self.block)
+    def biases(self, relative_bias: Float[Array, "heads distances"]) -> Float[Array, "heads places"]:
+        """The row of each head in float32: a block more of places than there are slots."""
+        places = self.block * (self.last - self.first + 2)
+        distances = self.offset + self.block * (self.last + 1) - 1 - jnp.arange(places)
+        return bias_of(relative_bias, distances).astype(jnp.float32)
+
+    def tiles(self, biases: Float[Array, "heads places"]) -> Float[Array, "heads slots block block"]:
+        """tiles[h, slot, i, j]: what the class says, laid out."""
+        parts = biases.reshape(len(biases), -1, self.block)
+        return skew(jnp.concatenate([parts[:, :-1], parts[:, 1:, :-1]], axis=2), self.block)

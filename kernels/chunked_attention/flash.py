@@ -1,4 +1,4 @@
-"""What the kernels have in common: padding to blocks, the bias as tiles, the rule of differentiation, vmap.
+"""What the kernels have in common: padding to blocks, the bias as a row, the rule of differentiation, vmap.
 
 Nothing of size queries x keys is ever stored. The forward kernel keeps for each row of scores the logarithm of its sum
 of exponentials, from which the backward kernels make the weights again, block by block (Dao et al., 2022, section 3):
@@ -27,11 +27,11 @@ class Kernels(NamedTuple):
     """Those of a device. All their arrays are padded to whole blocks; ranges of blocks are pairs [first, last).
 
     Args:
-        forward: (diagonals, online, key_range, query, key, value, tiles, start, end) -> (out, lse); online is the
+        forward: (diagonals, online, key_range, query, key, value, biases, start, end) -> (out, lse); online is the
             softmax from tables or None; lse (batch, heads, queries) in float32, anything for a row that sees nothing,
             and with tables.
-        backward: (diagonals, key_range, query_range, query, key, value, tiles, start, end, lse, delta, cotangent) ->
-            gradients of query, key, value and tiles; delta = rowsum(dO O), (batch, heads, queries) in float32.
+        backward: (diagonals, key_range, query_range, query, key, value, biases, start, end, lse, delta, cotangent) ->
+            gradients of query, key, value and biases; delta = rowsum(dO O), (batch, heads, queries) in float32.
         block: queries, and keys, of a block.
     """
 
@@ -45,13 +45,12 @@ def attention(kernels: Kernels, query, key, value, relative_bias, key_start, key
     online = online_softmax(softmax, key.shape[1], query.dtype)
     num_queries, value_dim = query.shape[1], value.shape[3]
     diagonals = Diagonals(num_queries, key.shape[1], relative_bias.shape[1] // 2, kernels.block)
-    tiles = diagonals.tiles(relative_bias)
     head_dim = -(-max(query.shape[3], value_dim) // HEAD_DIM) * HEAD_DIM
     query, key, value = (
         _pad(_pad(x, 1, (-x.shape[1]) % kernels.block), 3, head_dim - x.shape[3]) for x in (query, key, value)
     )
     start, end = (_pad(x.astype(jnp.int32), 1, (-num_queries) % kernels.block) for x in (key_start, key_end))
-    arrays = varying(query, key, value, tiles, start, end)
+    arrays = varying(query, key, value, diagonals.biases(relative_bias), start, end)
     if online is None:
         out: Any = _attention(kernels, diagonals, *arrays)
     else:
@@ -74,27 +73,27 @@ def _forward(kernels: Kernels, diagonals: Diagonals, *arrays: Array):
 
 
 def _forward_pass(
-    kernels: Kernels, diagonals: Diagonals, online: OnlineSoftmax | None, query, key, value, tiles, start, end
+    kernels: Kernels, diagonals: Diagonals, online: OnlineSoftmax | None, query, key, value, biases, start, end
 ) -> tuple[Array, Array]:
-    def forward(tiles, query, key, value, start, end):
+    def forward(biases, query, key, value, start, end):
         key_range = key_blocks(start, end, kernels.block)
         forward = functools.partial(kernels.forward, diagonals, online, key_range)
-        return called("chunked_attention", forward, query, key, value, tiles, start, end)
+        return called("chunked_attention", forward, query, key, value, biases, start, end)
 
-    return _folded(forward, per_example=False)(tiles, query, key, value, start, end)
+    return _folded(forward, per_example=False)(biases, query, key, value, start, end)
 
 
 def _backward(kernels: Kernels, diagonals: Diagonals, residuals: tuple[Array, ...], cotangent: Array):
-    def backward(tiles, query, key, value, start, end, out, lse, cotangent):
+    def backward(biases, query, key, value, start, end, out, lse, cotangent):
         key_range = key_blocks(start, end, kernels.block)
-        query_range = query_blocks(*key_range, key.shape[1] // kernels.block)
+        query_range = query_blocks(key_range.first, key_range.last, key.shape[1] // kernels.block)
         delta = jnp.einsum("bqhd,bqhd->bhq", cotangent, out, preferred_element_type=jnp.float32)
         delta = jnp.where((start < end)[:, None], delta, 0.0)  # the cotangent may be NaN where nothing is seen
         backward = functools.partial(kernels.backward, diagonals, key_range, query_range)
-        return called("chunked_attention", backward, query, key, value, tiles, start, end, lse, delta, cotangent)
+        return called("chunked_attention", backward, query, key, value, biases, start, end, lse, delta, cotangent)
 
-    query, key, value, tiles, start, end, out, lse = residuals
-    gradients = _folded(backward, per_example=True)(tiles, query, key, value, start, end, out, lse, cotangent)
+    query, key, value, biases, start, end, out, lse = residuals
+    gradients = _folded(backward, per_example=True)(biases, query, key, value, start, end, out, lse, cotangent)
     return *gradients, None, None
 
 
@@ -102,21 +101,21 @@ _attention.defvjp(_forward, _backward)
 
 
 def _folded(call: Callable, *, per_example: bool) -> Callable:
-    """`call(tiles, *batched)` with a rule for vmap: one call for all, the mapped axis as part of the batch.
+    """`call(biases, *batched)` with a rule for vmap: one call for all, the mapped axis as part of the batch.
 
     Args:
-        per_example: an output is summed over the batch (the gradient of the tiles), so that vmap is a loop.
+        per_example: an output is summed over the batch (the gradient of the biases), so that vmap is a loop.
     """
     function = jax.custom_batching.custom_vmap(call)
 
     @function.def_vmap
-    def _(size: int, in_batched: list[bool], tiles: Array, *arrays: Array):
+    def _(size: int, in_batched: list[bool], biases: Array, *arrays: Array):
         every = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(arrays, in_batched[1:], strict=True)]
         if per_example or in_batched[0]:
-            every_tiles = tiles if in_batched[0] else jnp.broadcast_to(tiles, (size, *tiles.shape))
-            out = jax.lax.map(lambda one: function(*one), (every_tiles, *every))
+            every_biases = biases if in_batched[0] else jnp.broadcast_to(biases, (size, *biases.shape))
+            out = jax.lax.map(lambda one: function(*one), (every_biases, *every))
         else:
-            merged = function(tiles, *(x.reshape(-1, *x.shape[2:]) for x in every))
+            merged = function(biases, *(x.reshape(-1, *x.shape[2:]) for x in every))
             out = tuple(x.reshape(size, -1, *x.shape[1:]) for x in merged)
         return out, (True,) * len(out)
 

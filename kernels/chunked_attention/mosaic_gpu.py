@@ -12,13 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from kernels.autotune import tuned
 from kernels.chunked_attention import flash
-from kernels.chunked_attention.blocks import Diagonals
+from kernels.chunked_attention.blocks import UNSEEN, Diagonals
 from kernels.chunked_attention.online import OnlineSoftmax
 from kernels.chunked_attention.rows import seen_keys
 from kernels.device import current_device, is_interpreted
@@ -29,11 +30,16 @@ from kernels.typing import Array
 BLOCK = 64  # of queries and of keys: rows of one wgmma
 LARGEST_HEAD_DIM = 128  # beyond, accumulators no longer fit into the registers
 _BLACKWELL = 10.0  # the compute capability from which on there is no wgmma
-_NEVER = -1e30  # a score below all others, whose differences are finite
+_NEVER = -1e30  # the score of what is not seen
+_LEAST = _NEVER / 2  # the least maximum: a row that has seen nothing weighs by 0 what is not seen, whatever its number
 _LOG2E = math.log2(math.e)
-_ROWS, _COLUMNS = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)  # one value for each row, or column
+_VECTORS = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)  # one value for each row, or each column
+_ROWS = _VECTORS[0]
 # The types of jax say that these are abstract.
 _TRANSFORMS: Any = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))  # pyright: ignore[reportAbstractUsage]
+_LINE = plgpu.Layout.WG_STRIDED((2 * BLOCK,), 1)  # a number for each thread
+# Of a block with as much on either side; rows begin in different banks, at multiples of 16 bytes.
+_SKEWED_WIDTH = 3 * BLOCK + 8
 _PARAMS = plgpu.CompilerParams(approx_math=True)
 
 
@@ -41,16 +47,14 @@ _PARAMS = plgpu.CompilerParams(approx_math=True)
 class Pipeline:
     """Args:
     steps_ahead: blocks being loaded or computed at a time.
-    splits: programs that share the sum over the batch in the gradient of a tile.
     """
 
     steps_ahead: int = 2
-    splits: int = 32
 
 
 def candidates(width: int, format: str) -> list[Pipeline]:
     """What tuning chooses among; a block is one wgmma, whatever the problem."""
-    return [Pipeline(*choice) for choice in ((2, 32), (3, 32), (4, 32), (2, 8), (2, 128))]
+    return [Pipeline(steps_ahead) for steps_ahead in (2, 3, 4)]
 
 
 def chunked_attention(query, key, value, relative_bias, key_start, key_end, softmax, chunks=None) -> Array:
@@ -78,39 +82,39 @@ def chunked_attention(query, key, value, relative_bias, key_start, key_end, soft
 # ------------------------------------------------------------------------ forward
 
 
-def _forward(pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | None, key_range, query, *arrays):
+def _forward(
+    pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | None, key_range, query, key, value, biases, *rows
+):
     batch, length, heads, head_dim = query.shape
     tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
 
-    def kernel(b, h, i, first, last, seen_from, seen_to, q_all, k_all, v_all, tiles, start, end, *refs):
-        *tables, out_all, lse_all, q, row, barrier = refs
+    def kernel(b, h, i, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, biases, *refs):
+        start, end, *tables, out_all, lse_all, q, row, barrier = refs
         queries = _part(i)
         _fetch(barrier, (q_all.at[b, queries, h], q))
-        row_start, row_end = (_load(x.at[b, queries], _ROWS) for x in (start, end))
-        plgpu.barrier_wait(barrier)
 
         def step(j, k, v, carry):
             accumulator, maximum, total = carry
-            _clean_keys(v, j, seen_from[b], seen_to[b])
-            bias = _load(tiles.at[h, diagonals.index(i, j)], plgpu.Layout.WGMMA)
+            _clean_keys(j, seen_from[b], seen_to[b], v)
+            bias = _bias(biases, h, diagonals.index(i, j), 0)
             scores = _product(q, k.transpose((1, 0)), onto=bias) * (_LOG2E if online is None else 1.0)
-            seen = _seen(j * BLOCK, 1, row_start, row_end)
-            scores = jnp.where(seen, scores, _NEVER)
+            whole = (whole_first[b, i] <= j) & (j < whole_last[b, i])
+            scores = _masked(scores, whole, j * BLOCK, 1, start.at[b, queries], end.at[b, queries])
             new = jnp.maximum(maximum, jnp.max(scores, axis=1))
             if online is None:
-                decay = jnp.exp2(maximum - new)
-                # A row that has seen nothing yet has the maximum _NEVER, and would weigh what is masked by one.
-                weights = jnp.where(scores > _NEVER / 2, jnp.exp2(scores - _across(new, 0)), 0.0)
+                weights, decay = jnp.exp2(scores - _across(new, 0)), jnp.exp2(maximum - new)
             else:
+                seen = scores > _NEVER
                 lookups = gather(tables[0], plgpu.Layout.WGMMA), gather(tables[0], _ROWS)
                 weights, decay = online.weigh(scores, seen, maximum, new, lambda x: _across(x, 0), *lookups)
             total = total * decay + jnp.sum(weights, axis=1)
             accumulator = _product(weights.astype(v.dtype), v, onto=accumulator * _across(decay, 0, head_dim))
             return accumulator, new, total
 
-        nothing = _zeros(head_dim), _vector(_NEVER, _ROWS), _vector(0.0, _ROWS)
+        nothing = _zeros(head_dim), _vector(_LEAST, _ROWS), _vector(0.0, _ROWS)
         met = first[b, i], last[b, i]
-        accumulator, maximum, total = _over(met, step, nothing, pipeline, k_all.at[b, :, h], v_all.at[b, :, h])
+        arrays = k_all.at[b, :, h], v_all.at[b, :, h]
+        accumulator, maximum, total = _over(met, lambda: plgpu.barrier_wait(barrier), step, nothing, pipeline, *arrays)
         if online is None:
             empty = total == 0.0
             total = jnp.where(empty, 1.0, total)
@@ -125,140 +129,151 @@ def _forward(pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | N
     sums = jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)
     scratch = [_buffer(query), plgpu.SMEM((BLOCK,), jnp.float32), plgpu.Barrier()]
     call = _call(kernel, query, (jax.ShapeDtypeStruct(query.shape, query.dtype), sums), scratch)
-    limits = seen_keys(*arrays[-2:])
-    return call(*key_range, *limits, query, *arrays, *map(jnp.asarray, tables))
+    arrays = query, key, value, biases, *rows
+    return call(*key_range, *seen_keys(*rows), *arrays, *map(jnp.asarray, tables))
 
 
 # ----------------------------------------------------------------------- backward
 
 
-def _backward(pipeline: Pipeline, diagonals: Diagonals, key_range, query_range, *arrays):
-    query_gradient = _query_gradient(pipeline, diagonals, key_range, *arrays)
-    key_gradient, value_gradient = _key_gradient(pipeline, diagonals, query_range, *arrays)
-    tiles_gradient = _tiles_gradient(pipeline, diagonals, key_range, *arrays)
-    return query_gradient, key_gradient, value_gradient, tiles_gradient
+def _backward(pipeline: Pipeline, diagonals: Diagonals, key_range, query_range, query, key, value, biases, *arrays):
+    arrays = query, key, value, biases, *arrays
+    query_gradient, biases_gradient = _query_gradient(pipeline, diagonals, key_range, *arrays)
+    key_gradient, value_gradient = _key_gradient(pipeline, diagonals, (*query_range, *key_range[2:]), *arrays)
+    return query_gradient, key_gradient, value_gradient, biases_gradient[:, : biases.shape[1]]
 
 
 def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, *arrays):
-    def kernel(b, h, i, first, last, seen_from, seen_to, q_all, k_all, v_all, tiles, *refs):
-        *vectors, do_all, dq_all, q, do, barrier = refs
+    """And the gradient of the biases: sums along the diagonals of each block of dS.
+
+    A program keeps the sums of its block of queries; XLA adds them up, in an order that does not depend on timing.
+    """
+    batch, length, heads, head_dim = query.shape
+    parts = -(-(diagonals.last - diagonals.first + 2) // 2)
+
+    def kernel(b, h, i, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, biases, *refs):
+        *vectors, do_all, dq_all, sums_all, q, do, skewed, barrier = refs
         queries = _part(i)
         _fetch(barrier, (q_all.at[b, queries, h], q), (do_all.at[b, queries, h], do))
-        rows = _vectors(vectors, b, h, queries, _ROWS)
-        plgpu.barrier_wait(barrier)
+        sums = sums_all.at[b, h, i]
+
+        @pl.loop(0, parts)
+        def _(part):
+            sums.at[pl.ds(part * 2 * BLOCK, 2 * BLOCK)][...] = plgpu.layout_cast(jnp.zeros(2 * BLOCK), _LINE)
+
+        for side in (0, 2):
+            _put(_zeros(BLOCK), skewed, side)
+        rows = _Queries(vectors, b, h, queries, 0)
+
+        def arrived():
+            plgpu.barrier_wait(barrier)
+            _clean(whole_first[b, i] == UNSEEN, rows.see, q, do)
 
         def step(j, k, v, accumulator):
-            _clean_keys(k, j, seen_from[b], seen_to[b])
-            tile = tiles.at[h, diagonals.index(i, j)]
-            _, d_scores = _gradients(q, k, v, do, tile, rows, keys=j * BLOCK)
+            _clean_keys(j, seen_from[b], seen_to[b], k, v)
+            slot, whole = diagonals.index(i, j), (whole_first[b, i] <= j) & (j < whole_last[b, i])
+            _, d_scores = _gradients(q, k, v, do, _bias(biases, h, slot, 0), rows, whole, j * BLOCK)
+            if not diagonals.constant:
+                _add_diagonals(d_scores, skewed, sums.at[pl.ds(slot * BLOCK, 2 * BLOCK)])
             return _product(d_scores.astype(k.dtype), k, onto=accumulator)
 
         met = first[b, i], last[b, i]
-        gradient = _over(met, step, _zeros(query.shape[3]), pipeline, k_all.at[b, :, h], v_all.at[b, :, h])
+        gradient = _over(met, arrived, step, _zeros(head_dim), pipeline, k_all.at[b, :, h], v_all.at[b, :, h])
         _store((gradient, q, dq_all.at[b, queries, h]))
 
-    scratch = [_buffer(query), _buffer(query), plgpu.Barrier(num_arrivals=2)]
-    call = _call(kernel, query, jax.ShapeDtypeStruct(query.shape, query.dtype), scratch)
+    scratch = [
+        _buffer(query),
+        _buffer(query),
+        plgpu.SMEM((BLOCK, _SKEWED_WIDTH), jnp.bfloat16),
+        plgpu.Barrier(num_arrivals=2),
+    ]
+    sums = jax.ShapeDtypeStruct((batch, heads, length // BLOCK, parts * 2 * BLOCK), jnp.float32)
+    call = _call(kernel, query, (jax.ShapeDtypeStruct(query.shape, query.dtype), sums), scratch)
     _, _, _, start, end, *_ = arrays
-    return call(*key_range, *seen_keys(start, end), query, *arrays)
+    gradient, sums = call(*key_range, *seen_keys(start, end), query, *arrays)
+    return gradient, jnp.sum(sums, axis=(0, 2))
 
 
-def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, query_range, query, key, value, tiles, *arrays):
-    def kernel(b, h, j, first, last, seen_from, seen_to, whole, q_all, k_all, v_all, tiles, *refs):
+def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, ranges, query, key, value, biases, *arrays):
+    def kernel(b, h, j, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, biases, *refs):
         *vectors, do_all, dk_all, dv_all, k, v, barrier = refs
         keys = _part(j)
         _fetch(barrier, (k_all.at[b, keys, h], k), (v_all.at[b, keys, h], v))
-        plgpu.barrier_wait(barrier)
-        _clean_keys(v, j, seen_from[b], seen_to[b])
+
+        def arrived():
+            plgpu.barrier_wait(barrier)
+            _clean_keys(j, seen_from[b], seen_to[b], v)
 
         def step(i, q, do, carry):
             k_accumulator, v_accumulator = carry
-            _clean(whole[b, i] == 0, lambda: _sees(vectors, b, _part(i)), q, do)
-            columns = _vectors(vectors, b, h, _part(i), _COLUMNS)
-            tile = tiles.at[h, diagonals.index(i, j)]
-            weights, d_scores = _gradients(k, q, do, v, tile, columns, keys=j * BLOCK, transposed=True)
+            columns = _Queries(vectors, b, h, _part(i), 1)
+            _clean(whole_first[b, i] == UNSEEN, columns.see, q, do)
+            bias, whole = _bias(biases, h, diagonals.index(i, j), 1), (whole_first[b, i] <= j) & (j < whole_last[b, i])
+            weights, d_scores = _gradients(k, q, do, v, bias, columns, whole, j * BLOCK)
             v_accumulator = _product(weights.astype(do.dtype), do, onto=v_accumulator)
             k_accumulator = _product(d_scores.astype(q.dtype), q, onto=k_accumulator)
             return k_accumulator, v_accumulator
 
         met, nothing = (first[b, j], last[b, j]), (_zeros(key.shape[3]), _zeros(key.shape[3]))
-        k_gradient, v_gradient = _over(met, step, nothing, pipeline, q_all.at[b, :, h], do_all.at[b, :, h])
+        k_gradient, v_gradient = _over(met, arrived, step, nothing, pipeline, q_all.at[b, :, h], do_all.at[b, :, h])
         _store((k_gradient, k, dk_all.at[b, keys, h]), (v_gradient, v, dv_all.at[b, keys, h]))
 
     scratch = [_buffer(key), _buffer(value), plgpu.Barrier(num_arrivals=2)]
     call = _call(kernel, key, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (key, value)], scratch)
     start, end, *_ = arrays
-    whole = jnp.all((start < end).reshape(len(start), -1, BLOCK), axis=2).astype(jnp.int32)
-    return call(*query_range, *seen_keys(start, end), whole, query, key, value, tiles.swapaxes(2, 3), *arrays)
+    return call(*ranges, *seen_keys(start, end), query, key, value, biases, *arrays)
 
 
-def _tiles_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, key, value, tiles, *arrays):
-    """Sums of dS along each diagonal of blocks.
+def _add_diagonals(block: Array, skewed: Any, sums: Any) -> None:
+    """Adds to sums[BLOCK - 1 - i + j] the elements (i, j) of a block.
 
-    Programs share the query blocks; XLA adds their parts up, in an order that does not depend on timing.
+    They go through rows in shared memory, zero on both sides, so that what lies on one diagonal is read by one thread:
+    row i from column i + 1 on. In bfloat16, whose range is float32's, the rows take half of the memory.
     """
-    batch, length, heads, _ = query.shape
-    num_blocks, items = length // BLOCK, batch * length // BLOCK
-    splits = min(pipeline.splits, items)
-
-    def kernel(first, last, q_all, k_all, v_all, tiles, *refs):
-        *vectors, do_all, out, q, k, v, do, tile, barrier = refs
-        h, t, split = lax.axis_index("heads"), lax.axis_index("tiles"), lax.axis_index("splits")
-
-        def item(index, total):
-            position = split + index * splits
-            b, i = position // num_blocks, position % num_blocks
-            queries = _part(i)
-            # Block j = i - (first diagonal + t); the outermost tiles stand for all diagonals beyond them as well.
-            j = i - diagonals.first - t
-            begin = jnp.maximum(first[b, i], jnp.where(t == tiles.shape[1] - 1, 0, j))
-            stop = jnp.minimum(last[b, i], jnp.where(t == 0, key.shape[1] // BLOCK, j + 1))
-
-            def step(j, total):
-                of_queries = [(source.at[b, queries, h], target) for source, target in ((q_all, q), (do_all, do))]
-                of_keys = [(source.at[b, _part(j), h], target) for source, target in ((k_all, k), (v_all, v))]
-                _fetch(barrier, *of_queries, *of_keys)
-                rows = _vectors(vectors, b, h, queries, _ROWS)
-                plgpu.barrier_wait(barrier)
-                return total + _gradients(q, k, v, do, tiles.at[h, t], rows, keys=j * BLOCK)[1]
-
-            return lax.fori_loop(begin, stop, step, total)
-
-        total = lax.fori_loop(0, (items - split + splits - 1) // splits, item, _zeros(BLOCK))
-        _store((total, tile, out.at[split, h, t]))
-
-    parts = plgpu.kernel(
-        kernel,
-        out_type=jax.ShapeDtypeStruct((splits, *tiles.shape), jnp.float32),
-        grid=(heads, tiles.shape[1], splits),
-        grid_names=("heads", "tiles", "splits"),
-        scratch_types=[
-            *[_buffer(x) for x in (query, key, value, query)],
-            plgpu.SMEM((BLOCK, BLOCK), jnp.float32),
-            plgpu.Barrier(num_arrivals=4),
-        ],
-        compiler_params=_PARAMS,
-    )(*key_range, query, key, value, tiles, *arrays)
-    return jnp.sum(parts, axis=0)
+    before = _load(sums, _LINE)
+    _put(block, skewed, 1)
+    plgpu.commit_smem()
+    if is_interpreted():  # where each read is a call of its own
+        rows = skewed[...]
+        read = [rows[i, i + 1 : i + 1 + 2 * BLOCK] for i in range(BLOCK)]
+    else:
+        read = [_load(skewed.at[i, pl.ds(i + 1, 2 * BLOCK)], _LINE) for i in range(BLOCK)]
+    sums[...] = functools.reduce(jnp.add, (line.astype(jnp.float32) for line in read), before)
+    plgpu.commit_smem()
 
 
-def _gradients(a, b, c, d, tile, vectors: list[Array], *, keys, transposed: bool = False) -> tuple[Array, Array]:
-    """P and dS of a block; dS = P (dP - delta).
+class _Queries:
+    """What there is one of for each query of a block, as a vector along an axis of the scores; loaded where it is used.
 
     Args:
-        a, b: query and key, or key and query if `transposed`.
-        c, d: value and cotangent, or cotangent and value: dP = d c^T.
-        tile: the bias, transposed likewise.
-        vectors: start, end, lse (to base 2) and delta of the queries, in the layout of rows or of columns.
+        references: start and end, (batch, queries); lse to base 2 and delta, (batch, heads, queries).
     """
-    axis = 1 if transposed else 0
-    start, end, lse, delta = vectors
-    scores = _product(a, b.transpose((1, 0)), onto=_load(tile, plgpu.Layout.WGMMA)) * _LOG2E
-    seen = _seen(keys, 1 - axis, start, end)
-    weights = jnp.exp2(jnp.where(seen, scores - _across(lse, axis), _NEVER))
-    d_weights = _product(d, c.transpose((1, 0)), onto=BLOCK) - _across(delta, axis)
-    # Transposed, what is not seen was made zero in all that this is made of; to select again would take registers.
-    return weights, weights * d_weights if transposed else jnp.where(seen, weights * d_weights, 0.0)
+
+    def __init__(self, references: Any, b, h, queries: Any, axis: int):
+        start, end, lse, delta = references
+        self.start, self.end = start.at[b, queries], end.at[b, queries]
+        self.lse, self.delta = (_load(x.at[b, h, queries], _VECTORS[axis]) for x in (lse, delta))
+        self.axis = axis
+
+    def see(self) -> Array:
+        """Which of them see a key, along the rows of a block."""
+        return _load(self.start, _ROWS) < _load(self.end, _ROWS)
+
+
+def _gradients(a, b, c, d, bias, queries: _Queries, whole: Array, keys: Array) -> tuple[Array, Array]:
+    """P and dS of a block; dS = P (dP - delta). What is not seen must be finite.
+
+    Args:
+        a, b: query and key, or key and query where the queries lie along axis 1.
+        c, d: value and cotangent, or cotangent and value: dP = d c^T.
+        bias: (BLOCK, BLOCK), transposed likewise.
+        whole, keys: see `_masked`.
+    """
+    axis = queries.axis
+    scores = _product(a, b.transpose((1, 0)), onto=bias) * _LOG2E
+    scores = scores - _across(queries.lse, axis)
+    weights = jnp.exp2(_masked(scores, whole, keys, 1 - axis, queries.start, queries.end))
+    return weights, weights * (_product(d, c.transpose((1, 0)), onto=BLOCK) - _across(queries.delta, axis))
 
 
 # ------------------------------------------------------------------------- common
@@ -281,17 +296,29 @@ def _call(kernel: Callable[..., None], like: Array, out_type: Any, scratch: list
     )
 
 
-def _over(met: tuple[Array, Array], step: Callable, carry: Any, pipeline: Pipeline, *arrays: Any) -> Any:
-    """The carry after `step(j, *blocks, carry)` for each block [first, last) of the arrays, loaded steps ahead."""
+def _over(
+    met: tuple[Array, Array], arrived: Callable, step: Callable, carry: Any, pipeline: Pipeline, *arrays: Any
+) -> Any:
+    """Returns the carry after `step(j, *blocks, carry)` for each block [first, last) of the arrays, loaded steps ahead.
+
+    `arrived()` is called once, when the first blocks were asked for: it waits for what the program loaded itself.
+    """
     first, last = met
+
+    def body(indices, *blocks):
+        pl.when(indices[0] == 0)(arrived)
+        return step(first + indices[0], *blocks)
+
     spec = plgpu.BlockSpec((BLOCK, arrays[0].shape[1]), lambda index: (first + index, 0), transforms=_TRANSFORMS)
-    return plgpu.emit_pipeline(
-        lambda indices, *blocks: step(first + indices[0], *blocks),
+    carry = plgpu.emit_pipeline(
+        body,
         grid=(last - first,),
         in_specs=[spec] * len(arrays),
         max_concurrent_steps=pipeline.steps_ahead,
         init_carry=carry,
     )(*arrays)
+    pl.when(first == last)(arrived)  # its buffers are written to next
+    return carry
 
 
 def _fetch(barrier: Any, *copies: tuple[Any, Any]) -> None:
@@ -308,14 +335,6 @@ def _store(*results: tuple[Array, Any, Any]) -> None:
     for _, buffer, target in results:
         plgpu.copy_smem_to_gmem(buffer, target)
     plgpu.wait_smem_to_gmem(0)
-
-
-def _vectors(references: Any, b, h, queries: Any, layout: Any) -> list[Array]:
-    """Of start, end, lse and delta what belongs to the queries."""
-    start, end, lse, delta = references
-    return [_load(x.at[b, queries], layout) for x in (start, end)] + [
-        _load(x.at[b, h, queries], layout) for x in (lse, delta)
-    ]
 
 
 def _part(block: Any) -> Any:
@@ -359,13 +378,55 @@ def _interpreted_product(a, b, onto: Array | int) -> Any:
     return onto + _new_product(a, b, onto.shape[1])
 
 
-def _seen(keys: Array, axis: int, start: Array, end: Array) -> Array:
-    """(BLOCK, BLOCK): which of the keys, along `axis`, from number `keys` on, the queries see."""
-    index = keys + plgpu.broadcasted_iota(jnp.int32, (BLOCK, BLOCK), axis, layout=plgpu.Layout.WGMMA)
-    return (_across(start, 1 - axis) <= index) & (index < _across(end, 1 - axis))
+def _bias(biases: Any, h: Array, slot: Array, axis: int) -> Array:
+    """The bias of a block, its queries along `axis`: 127 numbers, which every thread reads from the row of the head."""
+    query, key = (
+        plgpu.broadcasted_iota(jnp.int32, (BLOCK, BLOCK), along, layout=plgpu.Layout.WGMMA)
+        for along in (axis, 1 - axis)
+    )
+    index = slot * BLOCK + BLOCK - 1 - query + key
+    if is_interpreted():
+        return biases[h][index]
+    from jax._src.lib.mlir import ir  # pyright: ignore[reportPrivateImportUsage]
+    from jax._src.lib.mlir.dialects import arith, memref, vector
+    from jax.experimental.mosaic import gpu as mgpu
+
+    @plgpu.inline_mgpu(
+        arg_types=(plgpu.RefType(), plgpu.Layout.WGMMA),
+        return_type=plgpu.ShapeDtypeStruct(index.shape, jnp.float32, layout=plgpu.Layout.WGMMA),
+    )
+    def load(_, row, index):
+        registers, of_index = np.empty_like(index.registers), ir.IndexType.get()
+        # One address for all that a thread reads: the distance to it is a constant part of each instruction.
+        first = arith.index_castui(of_index, vector.extract(index.registers.flat[0], [], [0]))
+        for place, _ in np.ndenumerate(registers):
+            rows, columns = 8 * place[4], 8 * place[1]
+            away = [columns - rows + e if axis == 0 else rows - columns - e for e in (0, 1)]
+            found = [memref.load(row, [arith.addi(first, arith.constant(of_index, n))]) for n in away]
+            registers[place] = vector.from_elements(ir.VectorType.get((2,), ir.F32Type.get()), found)
+        return mgpu.FragmentedArray(_registers=registers, _layout=index.layout, _is_signed=None)
+
+    return load(biases.at[h], index)  # pyright: ignore[reportCallIssue]
 
 
-def _clean_keys(block: Any, j: Array, seen_from: Array, seen_to: Array) -> None:
+def _masked(scores: Array, whole: Array, keys: Array, axis: int, start: Any, end: Any) -> Array:
+    """Scores, _NEVER where a query does not see a key. Nothing is compared, or loaded, where a block is seen whole.
+
+    Args:
+        whole: whether every query sees every key of the block.
+        keys, axis: the number of the first key, and the axis along which keys lie.
+        start, end: of each query.
+    """
+
+    def mask(scores: Array) -> Array:
+        index = keys + plgpu.broadcasted_iota(jnp.int32, (BLOCK, BLOCK), axis, layout=plgpu.Layout.WGMMA)
+        first, last = (_across(_load(x, _VECTORS[1 - axis]), 1 - axis) for x in (start, end))
+        return jnp.where((first <= index) & (index < last), scores, _NEVER)
+
+    return lax.cond(whole, lambda scores: scores, mask, scores)
+
+
+def _clean_keys(j: Array, seen_from: Array, seen_to: Array, *blocks: Any) -> None:
     """Zeros where no query of the sequence sees the keys of block j: NaN times a weight of zero is NaN."""
     place = j * BLOCK
 
@@ -373,7 +434,7 @@ def _clean_keys(block: Any, j: Array, seen_from: Array, seen_to: Array) -> None:
         keys = place + plgpu.layout_cast(lax.iota(jnp.int32, BLOCK), _ROWS)
         return (seen_from <= keys) & (keys < seen_to)
 
-    _clean((place < seen_from) | (seen_to < place + BLOCK), seen, block)
+    _clean((place < seen_from) | (seen_to < place + BLOCK), seen, *blocks)
 
 
 def _clean(needed: Array, kept: Callable[[], Array], *blocks: Any) -> None:
@@ -390,12 +451,6 @@ def _clean(needed: Array, kept: Callable[[], Array], *blocks: Any) -> None:
                 plgpu.commit_smem()  # part after part, lest registers hold several
 
 
-def _sees(vectors: Any, b: Array, queries: Any) -> Array:
-    """Which of the queries see a key."""
-    start, end, *_ = (_load(x.at[b, queries], _ROWS) for x in vectors[:2])
-    return start < end
-
-
 def _across(vector: Array, axis: int, size: int = BLOCK) -> Array:
     """A vector along `axis` of a block with `size` columns."""
     return lax.broadcast_in_dim(vector, (BLOCK, size), (axis,))
@@ -403,6 +458,22 @@ def _across(vector: Array, axis: int, size: int = BLOCK) -> Array:
 
 def _load(ref, layout) -> Array:
     return plgpu.load(ref, layout=layout, optimized=False)
+
+
+def _put(block: Array, skewed: Any, place: int) -> None:
+    """Stores a block in wider rows. Mosaic's own store fails: it wants a width that it could divide into tiles."""
+    block = block.astype(skewed.dtype)
+    if is_interpreted():
+        skewed.at[:, pl.ds(place * BLOCK, BLOCK)][...] = block
+        return
+    from jax.experimental.mosaic.gpu import utils
+
+    @plgpu.inline_mgpu(arg_types=(plgpu.RefType(), plgpu.Layout.WGMMA))
+    def store(_, rows, block):
+        columns = slice(place * BLOCK, (place + 1) * BLOCK)
+        block.store_untiled(utils.memref_slice(rows, (slice(None), columns)), optimized=False)
+
+    store(skewed, block)  # pyright: ignore[reportCallIssue]
 
 
 def _zeros(columns: int) -> Array:

@@ -1,8 +1,8 @@
 """Chunked attention on TPUs: one pass over the blocks of keys that a block of queries sees, and its gradients.
 
 Scores are kept transposed, keys x queries: what there is one of for each query (its range, its maximum, its sum) is
-then a vector along the lanes. The grid's last axis is as long as the longest range of blocks; a shorter one asks for
-its last block again, which is not loaded again, and does nothing with it.
+then a vector along the lanes. A step is a block of queries and one of the blocks of keys that it sees; the grid has as
+many steps as there are such pairs, and a block that sees nothing has one, in which its zeros are written.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from kernels.autotune import tuned
 from kernels.chunked_attention import flash
-from kernels.chunked_attention.blocks import Diagonals
+from kernels.chunked_attention.blocks import Diagonals, KeyBlocks
 from kernels.chunked_attention.online import OnlineSoftmax
 from kernels.guard import shaped
 from kernels.implementation import Unsupported
@@ -26,7 +26,9 @@ from kernels.lut_softmax.table import Lookup
 from kernels.typing import Array, Float
 
 LARGEST_TILES = 8 * 2**20  # bytes of VMEM that the bias of one head may take, twice in the backward pass
-_NEVER = -1e30  # a score below all others, whose differences are finite
+LARGEST_SCHEDULE = 2**17  # pairs of blocks, 4 bytes each, of the megabyte of scalar memory
+_NEVER = -1e30  # the score of what is not seen
+_LEAST = _NEVER / 2  # the least maximum: a row that has seen nothing weighs by 0 what is not seen, whatever its number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,24 +65,24 @@ def chunked_attention(query, key, value, relative_bias, key_start, key_end, soft
 # ------------------------------------------------------------------------ forward
 
 
-def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, key_range, query, key, value, tiles, start, end):
+def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, key_range, query, key, value, biases, start, end):
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    tiles = tiles.swapaxes(2, 3)
+    tiles = diagonals.tiles(biases).swapaxes(2, 3)
     (batch, heads, length, head_dim), block = query.shape, diagonals.block
     tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
     tables = [jnp.asarray(lanes(table)) for table in tables]
 
-    def kernel(i, j, meet, done, q, k, v, tile, start, end, *refs):
+    def kernel(i, j, meet, done, whole, q, k, v, tile, start, end, *refs):
         *tables, out, lse, total, maximum, accumulator = refs
 
         @pl.when(meet)
         def _():
-            seen = _seen(j, start[0], end[0])
-            scores = jnp.where(seen, _scores(k, q) + tile[0, diagonals.index(i, j)], _NEVER)
+            scores = _masked(_scores(k, q) + tile[0, diagonals.index(i, j)], whole, j, start[0], end[0])
             old, new = maximum[...], jnp.maximum(maximum[...], jnp.max(scores, axis=0, keepdims=True))
             if online is None:
-                weights, decay = jnp.where(seen, jnp.exp(scores - new), 0.0), jnp.exp(old - new)
+                weights, decay = jnp.exp(scores - new), jnp.exp(old - new)
             else:
+                seen = scores > _NEVER
                 lookups = gather(tables[0][...]), _row_gather(tables[0][...])
                 weights, decay = online.weigh(
                     scores, seen, old, new, lambda x: jnp.broadcast_to(x, seen.shape), *lookups
@@ -101,14 +103,15 @@ def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, key_range, quer
                 out[0, 0] = (accumulator[...] * reciprocal * scale).astype(out.dtype)
                 lse[0, 0] = maximum[...]
 
-    specs = _Specs(tiles.shape, block, head_dim, queries=_own, keys=_met)
+    steps = _Steps(key_range.first, key_range.last, key.shape[2] // block)
+    specs = _Specs(steps, tiles.shape, block, head_dim)
     inputs = specs.inputs + [pl.BlockSpec(table.shape, lambda *_: (0, 0)) for table in tables]
     results = [
         (shaped((batch, heads, head_dim, length), query.dtype, query), specs.columns(head_dim)),
         (shaped((batch, heads, 1, length), jnp.float32, query), specs.columns(1)),
     ]
-    scratch = [((1, block), 0.0), ((1, block), _NEVER), ((head_dim, block), 0.0)]
-    call = _call("chunked_attention", kernel, key_range, inputs, results, scratch)
+    scratch = [((1, block), 0.0), ((1, block), _LEAST), ((head_dim, block), 0.0)]
+    call = _call("chunked_attention", kernel, steps, key_range, inputs, results, scratch)
     out, lse = call(query, key, value, tiles, start[:, None], end[:, None], *tables)
     return out.transpose(0, 3, 1, 2), lse[:, :, 0]
 
@@ -117,33 +120,34 @@ def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, key_range, quer
 
 
 def _backward(
-    diagonals: Diagonals, key_range, query_range, query, key, value, tiles, start, end, lse, delta, cotangent
+    diagonals: Diagonals, key_range, query_range, query, key, value, biases, start, end, lse, delta, cotangent
 ):
     query, key, value, cotangent = (x.swapaxes(1, 2) for x in (query, key, value, cotangent))
     rows = start[:, None], end[:, None], lse[:, :, None], delta[:, :, None]
-    arrays = query, key, value, tiles.swapaxes(2, 3), *rows, cotangent
+    tiles, untiled = jax.vjp(lambda biases: diagonals.tiles(biases).swapaxes(2, 3), biases)
+    arrays = query, key, value, tiles, *rows, cotangent
     query_gradient, tiles_gradient = _query_gradient(diagonals, key_range, *arrays)
-    key_gradient, value_gradient = _key_gradient(diagonals, query_range, *arrays)
+    key_gradient, value_gradient = _key_gradient(diagonals, query_range, key_range, *arrays)
     return (
         query_gradient.transpose(0, 3, 1, 2),
         key_gradient.swapaxes(1, 2),
         value_gradient.swapaxes(1, 2),
-        tiles_gradient.swapaxes(2, 3),
+        *untiled(tiles_gradient),
     )
 
 
 def _query_gradient(diagonals: Diagonals, key_range, query, key, value, tiles, *arrays):
     (batch, heads, length, head_dim), block = query.shape, diagonals.block
 
-    def kernel(i, j, meet, done, q, k, v, tile, start, end, lse, delta, do, dq, d_tile, accumulator):
-        @pl.when((pl.program_id(1) == 0) & (i == 0) & (pl.program_id(3) == 0))
+    def kernel(i, j, meet, done, whole, q, k, v, tile, start, end, lse, delta, do, dq, d_tile, accumulator):
+        @pl.when(pl.program_id(1) == 0)
         def _():
             d_tile[...] = jnp.zeros_like(d_tile)
 
         @pl.when(meet)
         def _():
             diagonal = diagonals.index(i, j)
-            _, d_scores = _gradients(j, diagonal, q, k, v, do, tile, start, end, lse, delta)
+            _, d_scores = _gradients(j, diagonal, whole, q, k, v, do, tile, start, end, lse, delta)
             d_tile[0, diagonal] += d_scores
             accumulator[...] += _dot(k[0, 0], d_scores.astype(k.dtype), (0, 0))
 
@@ -151,23 +155,26 @@ def _query_gradient(diagonals: Diagonals, key_range, query, key, value, tiles, *
         def _():
             dq[0, 0] = accumulator[...].astype(dq.dtype)
 
-    specs = _Specs(tiles.shape, block, head_dim, queries=_own, keys=_met)
+    steps = _Steps(key_range.first, key_range.last, key.shape[2] // block)
+    specs = _Specs(steps, tiles.shape, block, head_dim)
     results = [
         (shaped((batch, heads, head_dim, length), query.dtype, query), specs.columns(head_dim)),
         (shaped(tiles.shape, jnp.float32, query), specs.tiles),
     ]
     inputs, scratch = specs.inputs + specs.saved, [((head_dim, block), 0.0)]
-    call = _call("chunked_attention_query_gradient", kernel, key_range, inputs, results, scratch)
+    call = _call("chunked_attention_query_gradient", kernel, steps, key_range, inputs, results, scratch)
     return call(query, key, value, tiles, *arrays)
 
 
-def _key_gradient(diagonals: Diagonals, query_range, query, key, value, tiles, *arrays):
+def _key_gradient(diagonals: Diagonals, query_range, key_range, query, key, value, tiles, *arrays):
     head_dim, block = key.shape[3], diagonals.block
 
-    def kernel(j, i, meet, done, q, k, v, tile, start, end, lse, delta, do, dk, dv, k_accumulator, v_accumulator):
+    def kernel(j, i, meet, done, whole, q, k, v, tile, start, end, lse, delta, do, dk, dv, *accumulators):
+        k_accumulator, v_accumulator = accumulators
+
         @pl.when(meet)
         def _():
-            weights, d_scores = _gradients(j, diagonals.index(i, j), q, k, v, do, tile, start, end, lse, delta)
+            weights, d_scores = _gradients(j, diagonals.index(i, j), whole, q, k, v, do, tile, start, end, lse, delta)
             v_accumulator[...] += _dot(weights.astype(do.dtype), do[0, 0], (1, 0))
             k_accumulator[...] += _dot(d_scores.astype(q.dtype), q[0, 0], (1, 0))
 
@@ -176,51 +183,77 @@ def _key_gradient(diagonals: Diagonals, query_range, query, key, value, tiles, *
             dk[0, 0] = k_accumulator[...].astype(dk.dtype)
             dv[0, 0] = v_accumulator[...].astype(dv.dtype)
 
-    specs = _Specs(tiles.shape, block, head_dim, queries=_met, keys=_own)
+    (first, last), num_met = query_range, query.shape[2] // block
+    steps = _Steps(first, last, num_met, keys=True)
+    specs = _Specs(steps, tiles.shape, block, head_dim)
     results = [(shaped(x.shape, x.dtype, x), specs.keys) for x in (key, value)]
     inputs, scratch = specs.inputs + specs.saved, [((block, head_dim), 0.0)] * 2
-    call = _call("chunked_attention_key_gradient", kernel, query_range, inputs, results, scratch)
+    call = _call("chunked_attention_key_gradient", kernel, steps, key_range, inputs, results, scratch)
     return call(query, key, value, tiles, *arrays)
 
 
-def _gradients(j, diagonal, q, k, v, do, tile, start, end, lse, delta) -> tuple[Array, Array]:
+def _gradients(j, diagonal, whole, q, k, v, do, tile, start, end, lse, delta) -> tuple[Array, Array]:
     """P and dS of a block, transposed."""
-    scores = _scores(k, q) + tile[0, diagonal]
     # Masked first: exp of a score that no query sees could be infinite.
-    weights = jnp.exp(jnp.where(_seen(j, start[0], end[0]), scores - lse[0, 0], _NEVER))
+    weights = jnp.exp(_masked(_scores(k, q) + tile[0, diagonal] - lse[0, 0], whole, j, start[0], end[0]))
     return weights, weights * (_scores(v, do) - delta[0, 0])
 
 
 # ------------------------------------------------------------------------- common
 
 
-def _own(b, i, step, first, last):
-    """The block that a program of the grid (heads, batch, blocks, steps) works for."""
-    return i
+class _Steps:
+    """The steps of a grid (heads, steps): pairs of an own block and one that it meets, in the order of own blocks.
 
+    Args:
+        first, last: (batch, own blocks): each meets the blocks [first, last) of the other side.
+        num_met: the blocks of the other side.
+        keys: whether the own blocks are of keys.
+    """
 
-def _met(b, i, step, first, last):
-    """The block of the other side that it meets in a step; beyond the range the last one of it."""
-    return jnp.maximum(jnp.minimum(first[b, i] + step, last[b, i] - 1), 0)
+    def __init__(self, first: Array, last: Array, num_met: int, keys: bool = False):
+        (batch, own), self.keys = first.shape, keys
+        self._bits = (own - 1).bit_length(), (num_met - 1).bit_length()
+        if (pairs := batch * own * num_met) > LARGEST_SCHEDULE:
+            raise Unsupported(
+                f"chunked_attention: {pairs} pairs of blocks in {batch} sequences, and {LARGEST_SCHEDULE} fit into the "
+                "scalar memory: give fewer or shorter sequences at a time, or use implementation='xla'"
+            )
+        steps = jnp.maximum(last - first, 1).reshape(-1)
+        rows = jnp.repeat(jnp.arange(batch * own), steps, total_repeat_length=pairs)
+        met = first.reshape(-1)[rows] + jnp.arange(pairs) - (jnp.cumsum(steps) - steps)[rows]
+        numbers = (rows // own << self._bits[0] | rows % own) << self._bits[1] | met
+        self.count, self.scalars = jnp.sum(steps), (numbers.astype(jnp.int32), first, last)
+
+    def at(self, step: Any, numbers: Any) -> tuple[Array, Array, Array]:
+        """The number in the batch, the own block and the one that it meets."""
+        (own_bits, met_bits), number = self._bits, numbers[step]
+        own = number >> met_bits
+        return own >> own_bits, own & ((1 << own_bits) - 1), number & ((1 << met_bits) - 1)
+
+    def spec(self, shape: tuple[int, ...], place: Callable[..., tuple]) -> pl.BlockSpec:
+        """Blocks of this shape at place(batch, head, block of queries, block of keys)."""
+
+        def index(h, step, numbers, *_):
+            b, own, met = self.at(step, numbers)
+            return place(b, h, met, own) if self.keys else place(b, h, own, met)
+
+        return pl.BlockSpec(shape, index)
 
 
 class _Specs:
-    """How arrays are cut into blocks.
+    """How arrays are cut into blocks."""
 
-    Args:
-        queries, keys: `_own` and `_met`, or the other way round.
-    """
-
-    def __init__(self, tiles: tuple[int, ...], block: int, head_dim: int, queries: Callable, keys: Callable):
-        self._block, self._queries = block, queries
-        self.queries = pl.BlockSpec((1, 1, block, head_dim), lambda h, b, *at: (b, h, queries(b, *at), 0))
-        self.keys = pl.BlockSpec((1, 1, block, head_dim), lambda h, b, *at: (b, h, keys(b, *at), 0))
+    def __init__(self, steps: _Steps, tiles: tuple[int, ...], block: int, head_dim: int):
+        self._steps, self._block = steps, block
+        self.queries = steps.spec((1, 1, block, head_dim), lambda b, h, i, j: (b, h, i, 0))
+        self.keys = steps.spec((1, 1, block, head_dim), lambda b, h, i, j: (b, h, j, 0))
         self.tiles = pl.BlockSpec((1, *tiles[1:]), lambda h, *_: (h, 0, 0, 0))
 
     @property
     def inputs(self) -> list[pl.BlockSpec]:
         """Of query, key, value, tiles, start and end."""
-        rows = pl.BlockSpec((1, 1, self._block), lambda h, b, *at: (b, 0, self._queries(b, *at)))
+        rows = self._steps.spec((1, 1, self._block), lambda b, h, i, j: (b, 0, i))
         return [self.queries, self.keys, self.keys, self.tiles, rows, rows]
 
     @property
@@ -230,60 +263,66 @@ class _Specs:
 
     def columns(self, size: int) -> pl.BlockSpec:
         """Of a column of this size for each head and query: (batch, heads, size, queries)."""
-        return pl.BlockSpec((1, 1, size, self._block), lambda h, b, *at: (b, h, 0, self._queries(b, *at)))
+        return self._steps.spec((1, 1, size, self._block), lambda b, h, i, j: (b, h, 0, i))
 
 
-def _call(name: str, kernel: Callable[..., None], ranges, inputs: list, results: list, scratch: list) -> Callable:
-    """Runs `kernel(own, met, meet, done, *references)` over the grid (heads, batch, blocks, steps).
-
-    There are as many steps as the longest of the ranges has blocks, and at least one, for the results are written in
-    the last.
+def _call(
+    name: str, kernel: Callable[..., None], steps: _Steps, keys: KeyBlocks, inputs: list, results: list, scratch: list
+) -> Callable:
+    """Runs `kernel(own, met, meet, done, whole, *references)` over the grid (heads, steps).
 
     Args:
         kernel: given the numbers of its own block and of that which it meets in a step, whether there is such a one,
-            and whether the step is the last.
+            whether the step is the own block's last, and whether every query of the two sees every key.
         inputs: their specs; the first is like the query, (batch, heads, length, head_dim).
         results: shapes and specs.
-        scratch: shapes in float32, and what they are filled with before the first step.
+        scratch: shapes in float32, and what they are filled with before the first step of an own block.
     """
-    first, last = ranges
-    batch, blocks = first.shape
     out_shape, out_specs = zip(*results, strict=True)
 
-    def program(first, last, *references):
-        b, own, step = pl.program_id(1), pl.program_id(2), pl.program_id(3)
-        met = first[b, own] + step
+    def program(numbers, first, last, whole_first, whole_last, *references):
+        b, own, met = steps.at(pl.program_id(1), numbers)
+        i, j = (met, own) if steps.keys else (own, met)
 
-        @pl.when(step == 0)
+        @pl.when(met == first[b, own])
         def _():
             for reference, (_, value) in zip(references[-len(scratch) :], scratch, strict=True):
                 reference[...] = jnp.full_like(reference, value)
 
-        kernel(own, met, met < last[b, own], step == pl.num_programs(3) - 1, *references)
+        whole = (whole_first[b, i] <= j) & (j < whole_last[b, i])
+        kernel(own, met, met < last[b, own], met + 1 >= last[b, own], whole, *references)
 
     def call(query: Array, *arrays: Array) -> Any:
         return pl.pallas_call(
             program,
             out_shape=out_shape,
             grid_spec=pltpu.PrefetchScalarGridSpec(
-                num_scalar_prefetch=2,
-                grid=(query.shape[1], batch, blocks, jnp.maximum(jnp.max(last - first), 1)),
+                num_scalar_prefetch=5,
+                grid=(query.shape[1], steps.count),
                 in_specs=inputs,
                 out_specs=out_specs,
                 scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape, _ in scratch],
             ),
             compiler_params=_PARAMS,
             name=name,
-        )(first, last, query, *arrays)
+        )(*steps.scalars, keys.whole_first, keys.whole_last, query, *arrays)
 
     return call
 
 
-def _seen(j: Array, start: Array, end: Array) -> Array:
-    """(keys, queries): which of the keys of block j the queries, (1, queries), see."""
-    block = start.shape[1]
-    keys = j * block + jax.lax.broadcasted_iota(jnp.int32, (block, block), 0)
-    return (start <= keys) & (keys < end)
+def _masked(scores: Array, whole: Array, j: Array, start: Array, end: Array) -> Array:
+    """Scores, keys x queries, _NEVER where a query does not see a key. Nothing is compared where a block is seen whole.
+
+    Args:
+        j: the block of keys.
+        start, end: (1, queries).
+    """
+
+    def mask(scores: Array) -> Array:
+        keys = j * len(scores) + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
+        return jnp.where((start <= keys) & (keys < end), scores, _NEVER)
+
+    return jax.lax.cond(whole, lambda scores: scores, mask, scores)
 
 
 def _scores(a, b) -> Array:
@@ -303,7 +342,7 @@ def _dot(a: Array, b: Array, contracted: tuple[int, int]) -> Array:
     return jax.lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
 
 
-_PARAMS = pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary"))
+_PARAMS = pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"))
 
 
 @functools.cache  # one for each size: they are part of the key of jit's cache
