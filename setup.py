@@ -13,7 +13,7 @@ MODELS = {  # of models/: what each needs to run; other formats can be exported 
     "words_micro": ["*.npz", "*.txt", "*.model", "confidence.json", "config.json", "onnx_int8.*"],
 }
 SCRIPTS = "conformer.scripts"  # the *.py beside this file; `edge-conformer NAME` runs them
-ONLY_HERE = {"bench", "demo", "report", "setup"}  # of them: they need files that the wheel lacks
+ONLY_HERE = {"bench", "demo", "evidence", "report", "setup"}  # of them: they need files that the wheel lacks
 
 
 class BuildPy(build_py):

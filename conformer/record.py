@@ -68,12 +68,15 @@ def write(path: str | os.PathLike, record: dict) -> None:
 
 
 def _commit() -> str | None:
-    """The commit that is checked out, with a + where files differ from it; None outside a repository."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
+    """The commit that is checked out, with a + where code differs from it; None outside a repository."""
+    git = ["git", "-C", str(ROOT)]
+    others = [":!results", ":!docs", ":!*.md"]  # records made anew, and what report.py makes of them
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
+        same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", *others], capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return head.stdout.strip() + "+" * (same.returncode != 0)
 
 
 def _cpu_model() -> str:

@@ -18,6 +18,7 @@ COMMANDS = [
     "cost",
     "demo",
     "eval",
+    "evidence",
     "export",
     "lm",
     "parity",
