@@ -32,7 +32,10 @@ setup(
         *(f"conformer.models.{name}" for name in MODELS),
     ],
     package_dir={SCRIPTS: ".", **{f"conformer.models.{name}": f"models/{name}" for name in MODELS}},
-    package_data={f"conformer.models.{name}": patterns for name, patterns in MODELS.items()},
+    package_data={  # all of it: pyproject.toml would replace this, not add to it
+        "kernels": ["*/tuned/*.json"],  # of bench.py kernels --autotune
+        **{f"conformer.models.{name}": patterns for name, patterns in MODELS.items()},
+    },
     include_package_data=False,
     cmdclass={"build_py": BuildPy},
 )

@@ -29,7 +29,7 @@ def describe_run(*folders: str | os.PathLike) -> dict:
     device = {"cpu": _cpu_model(), "cores": len(system.cores()), "system": f"{platform.system()} {platform.machine()}"}
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([*_program(), *sys.argv[1:]]),
         "device": device,
         "load_average": os.getloadavg()[0],  # above 0: other work shared the machine, at the start
         "commit": _commit(),
@@ -65,6 +65,12 @@ def write(path: str | os.PathLike, record: dict) -> None:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     system.write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def _program() -> list[str]:
+    """What stands between `python` and the arguments: the name of a script, or -m and that of a module."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["-m", spec.name] if spec else [pathlib.Path(sys.argv[0]).name]
 
 
 def _commit() -> str | None:
