@@ -1,7 +1,7 @@
 """The records in results/ made anew: what each needs, whether it is there, and a process a record.
 
-A record names the command that made it. The command writes to runs/evidence. The new record takes the place of the old one
-if it holds every row of that.
+A record names the command that made it. The command writes to runs/evidence. The new record takes the place of the old
+one if it holds every row of that.
 """
 
 import datetime
