@@ -28,7 +28,7 @@ HOW = {  # the beginning of a path: how to come by it
     "../shared/": "the real speech is not part of this repository",
     "books.lm": "docs/decoding.md, Language models, has the command",
     "runs/english_": "configs/english_small.py has the commands that train it",
-    "runs/": "docs/checkpoints.md, Verified, has the commands",
+    "runs/": "docs/checkpoints.md, Low precision, has the commands",
 }
 MINUTES = {  # on two cores that do nothing else, roughly; a record that was made here holds its own time
     "bandwidth_cpu": 3,
