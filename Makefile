@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup hello web demo test test-all fuzz lint peers clean
+.PHONY: help setup hello web demo test test-all fuzz lint peers evidence clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -81,6 +81,9 @@ lint: $(STAMP) ## check style, formatting and types
 
 peers: $(STAMP) ## make .venv-peers (Python 3.11, PyTorch) for bench.py
 	@$(BIN)/python -m benchmarks.peers
+
+evidence: $(STAMP) ## make the records in results/ anew, hours (evidence.py --help): the same again goes on where it stopped
+	@$(BIN)/python evidence.py
 
 clean: ## remove the environments and caches, keep runs/
 	rm -rf .venv .venv-peers build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -13,7 +13,7 @@ MODELS = {  # of models/: what each needs to run; other formats can be exported 
     "words_micro": ["*.npz", "*.txt", "*.model", "confidence.json", "config.json", "onnx_int8.*"],
 }
 SCRIPTS = "conformer.scripts"  # the *.py beside this file; `edge-conformer NAME` runs them
-ONLY_HERE = {"bench", "demo", "report", "setup"}  # of them: they need files that the wheel lacks
+ONLY_HERE = {"bench", "demo", "evidence", "report", "setup"}  # of them: they need files that the wheel lacks
 
 
 class BuildPy(build_py):
@@ -32,7 +32,10 @@ setup(
         *(f"conformer.models.{name}" for name in MODELS),
     ],
     package_dir={SCRIPTS: ".", **{f"conformer.models.{name}": f"models/{name}" for name in MODELS}},
-    package_data={f"conformer.models.{name}": patterns for name, patterns in MODELS.items()},
+    package_data={  # all of it: pyproject.toml would replace this, not add to it
+        "kernels": ["*/tuned/*.json"],  # of bench.py kernels --autotune
+        **{f"conformer.models.{name}": patterns for name, patterns in MODELS.items()},
+    },
     include_package_data=False,
     cmdclass={"build_py": BuildPy},
 )

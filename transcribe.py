@@ -231,7 +231,5 @@ def read_example(rate: int) -> tuple[str, np.ndarray]:
 if __name__ == "__main__":
     try:
         run_command(main)
-    except BrokenPipeError:  # whoever reads the text has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is left to flush
     except OSError as error:  # a full disk, say
         sys.exit(f"transcribe.py: {error}")

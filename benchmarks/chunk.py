@@ -37,6 +37,7 @@ def model_config(width: int, *, num_layers: int, vocab_size: int) -> ModelConfig
         num_heads=4,
         feed_forward_dim=4 * width,
         kernel_size=15,
+        positions="learned",  # as the PyTorch peer and the shipped models have
         dropout=0.1,
         vocab_size=vocab_size,
     )

@@ -4,6 +4,8 @@ import pathlib
 import runpy
 import sys
 
+from conformer import interrupts
+
 _HERE = pathlib.Path(__file__).parent
 SCRIPTS = _HERE / "scripts" if (_HERE / "scripts").is_dir() else _HERE.parent  # in a wheel; in a checkout
 COMMANDS = {
@@ -23,6 +25,11 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the script that the first argument names, with the others."""
+    with interrupts.in_one_line():
+        _run()
+
+
+def _run() -> None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name not in COMMANDS:
         lines = [f"  edge-conformer {command:<12}{does}" for command, does in COMMANDS.items()]

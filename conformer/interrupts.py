@@ -1,16 +1,18 @@
-"""Ctrl-C at any moment of a command is one line and exit status 130.
+"""Ctrl-C at any moment of a command is one line and exit status 130. A reader that leaves (`| head`) ends it silently.
 
 A script imports this module first: its other imports take seconds. Standard library only.
 """
 
 import contextlib
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
 STATUS = 130  # what shells report of a program that SIGINT has ended
+UNREAD = 141  # and of one that SIGPIPE has
 
 
 def leave(remedy: str = "") -> NoReturn:
@@ -22,15 +24,36 @@ def leave(remedy: str = "") -> NoReturn:
 
 @contextlib.contextmanager
 def in_one_line() -> Iterator[None]:
-    """Raises KeyboardInterrupt inside for an interrupt, as Python does, and leaves where nobody has caught it."""
+    """Raises KeyboardInterrupt inside for an interrupt, as Python does, and leaves where nobody has caught it.
+
+    Leaves silently where nobody reads what the command prints.
+    """
     if signal.getsignal(signal.SIGINT) is _end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        yield
+        try:
+            yield
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()  # an error at the exit would be shown with its traceback
     except KeyboardInterrupt:
         leave()
+    except BrokenPipeError:
+        if not (unread := _unread()):
+            raise  # it is another pipe, such as one to a worker process
+        for output in unread:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # takes what is left to be flushed
+        sys.exit(UNREAD)
     finally:
         _arm()
+
+
+def _unread() -> list[int]:
+    """Returns which of standard output and standard error are pipes that nobody reads any more."""
+    poll = select.poll()  # Windows has none, and raises no BrokenPipeError for them
+    for output in (1, 2):
+        poll.register(output, 0)
+    return [output for output, event in poll.poll(0) if event & (select.POLLERR | select.POLLHUP)]
 
 
 def _arm() -> None:

@@ -34,7 +34,7 @@ def describe_run(*folders: str | os.PathLike, packages: Iterable[str] = PACKAGES
     device = {"cpu": _cpu_model(), "cores": len(system.cores()), "system": f"{platform.system()} {platform.machine()}"}
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([*_program(), *sys.argv[1:]]),
         "device": device,
         "load_average": os.getloadavg()[0],  # above 0: other work shared the machine, at the start
         "commit": _commit(),
@@ -73,13 +73,22 @@ def write(path: str | os.PathLike, record: dict) -> None:
     system.write_text(path, json.dumps(record, indent=2) + "\n")
 
 
+def _program() -> list[str]:
+    """What stands between `python` and the arguments: the name of a script, or -m and that of a module."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["-m", spec.name] if spec else [pathlib.Path(sys.argv[0]).name]
+
+
 def _commit() -> str | None:
-    """The commit that is checked out, with a + where files differ from it; None outside a repository."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
+    """The commit that is checked out, with a + where code differs from it; None outside a repository."""
+    git = ["git", "-C", str(ROOT)]
+    others = [":!results", ":!docs", ":!*.md"]  # records made anew, and what report.py makes of them
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
+        same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", *others], capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return head.stdout.strip() + "+" * (same.returncode != 0)
 
 
 def _cpu_model() -> str:

@@ -1,5 +1,6 @@
-"""Ctrl-C at any moment of a command is one line and exit status 130."""
+"""Ctrl-C at any moment of a command is one line and exit status 130; a reader that leaves ends it silently."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -8,6 +9,8 @@ import sys
 import pytest
 from sender import signal_at
 
+from conformer import interrupts
+
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = [
     "bench",
@@ -15,6 +18,7 @@ COMMANDS = [
     "cost",
     "demo",
     "eval",
+    "evidence",
     "export",
     "lm",
     "parity",
@@ -53,3 +57,19 @@ def test_while_it_works(module):
 def test_every_command_is_covered():
     """All scripts that a user starts are tested here: each begins with the import that handles interrupts."""
     assert sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "setup") == COMMANDS
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_ends_it_silently(unbuffered):
+    """As `| head` does: the pipe is found broken when text is printed, or at the exit."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command, environment = [sys.executable, "transcribe.py", "--help"], os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (interrupts.UNREAD, b"")
+
+
+def test_another_broken_pipe_is_an_error():
+    with pytest.raises(BrokenPipeError), interrupts.in_one_line():
+        raise BrokenPipeError

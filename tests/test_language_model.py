@@ -317,9 +317,15 @@ def test_texts_that_share_rows_of_words_with_others_are_counted():
 
 
 def test_a_damaged_compact_file_is_one_error(tmp_path):
-    write_compact(train_ngram(TEXTS), tmp_path / "whole.lm")
-    whole = (tmp_path / "whole.lm").read_bytes()
-    for index, content in enumerate((whole[:-5], whole[:100], whole.replace(b"n-grams 1", b"n-grams 9"), b"")):
+    model = train_ngram(TEXTS)
+    write_compact(model, tmp_path / "whole.lm")
+    whole, begin = (tmp_path / "whole.lm").read_bytes(), model.begin.tobytes()
+    assert whole.count(begin) == 1
+    changed = [
+        whole.replace(begin, begin[:index] + b"\x7f" + begin[index + 1 :]) for index in (1, len(begin) // 8 * 4 + 3)
+    ]
+    cut = [whole[:-5], whole[:100], b""]
+    for index, content in enumerate([*changed, *cut, whole.replace(b"n-grams 1", b"n-grams 9")]):
         (tmp_path / f"{index}.lm").write_bytes(content)
         with pytest.raises(LanguageModelError, match=f"{index}.lm is damaged"):
             read_compact(tmp_path / f"{index}.lm")

@@ -12,6 +12,22 @@ from conformer.data.manifest import AudioFile, load_manifest
 from conformer.evaluation.scorer import score
 
 ROOT = pathlib.Path(__file__).parents[1]
+WHEEL_FILES = """
+from distutils.core import run_setup
+build = run_setup("setup.py", stop_after="config").get_command_obj("build_py")
+build.ensure_finalized()
+print(*(f"{package} {name}" for package, folder, _, names in build.data_files for name in names), sep="\\n")
+"""
+
+
+def test_a_wheel_holds_the_models():
+    command = [sys.executable, "-W", "ignore", "-c", f"import setuptools{WHEEL_FILES}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    held = set(done.stdout.splitlines())
+    for model in (ROOT / "models").glob("*/weights.npz"):
+        for name in ("weights.npz", "config.json", "tokens.txt", "bpe.model"):
+            assert f"conformer.models.{model.parent.name} {name}" in held
+    assert {"conformer.models.english_small books.lm", "conformer.models.words_micro onnx_int8.onnx"} <= held
 
 
 @pytest.mark.slow

@@ -76,16 +76,23 @@ def read_compact(path: str | pathlib.Path) -> tuple[NgramModel, dict[str, Any]]:
         words = arrays["words"].tobytes().decode().split("\n")
         vocabulary = Vocabulary(words if words != [""] else [])
         starts = arrays["starts"].tolist()
-        if len(vocabulary) != starts[2] - starts[1] or len(arrays["word"]) != starts[-1]:
+        begin, word = arrays["begin"], arrays["word"]
+        if (
+            len(vocabulary) != starts[2] - starts[1]
+            or (len(word), len(begin)) != (starts[-1], starts[-2] + 1)
+            or (begin[0], begin[-1]) != (1, starts[-1])
+            or (np.diff(begin) < 0).any()
+            or word.max() >= len(vocabulary)
+        ):
             raise ValueError("its parts do not fit together")
         low, high, least, most = json.loads(about["ranges"])
         model = NgramModel(
             vocabulary,
             starts,
-            arrays["word"],
+            word,
             Codes(arrays["log_prob"], low, high),
             Codes(arrays["backoff"], least, most),
-            arrays["begin"],
+            begin,
         )
         return model, json.loads(about["about"])
     except OSError as error:
