@@ -29,7 +29,7 @@ SIZES: dict[str, Any] = dict(
 
 
 def make_config(subsampling="depthwise_separable", factor=4, **model) -> Config:
-    sizes = SIZES | dict(
+    sizes: dict[str, Any] = SIZES | dict(
         subsampling=subsampling, subsampling_factor=factor, num_layers=2, vocab_size=TOKENIZER.vocab_size
     )
     return Config(

@@ -8,7 +8,7 @@ CTC, dropout and SpecAugment are left out.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from conformer.config import Config
 from conformer.cost.devices import Device
@@ -122,9 +122,9 @@ def denominator(config: Config, workload: Workload) -> list[Operation]:
     units = config.model.vocab_size
     states = workload.batch_size * units  # of the automaton, for labels and again for blanks
 
-    def loop(name: str, elementwise: int, inputs: int, outputs: int, **counts: int) -> Operation:
-        sizes = {"inputs": inputs * states, "outputs": outputs * states}
-        return Operation("denominator", name, elementwise=elementwise * states, **sizes, **counts)
+    def loop(name: str, elementwise: int, inputs: int, outputs: int, **counts: Any) -> Operation:
+        counts |= {"elementwise": elementwise * states, "inputs": inputs * states, "outputs": outputs * states}
+        return Operation("denominator", name, **counts)
 
     product = loop("product", 0, 1, 1, macs=states * units, parameters=units**2)
     frame = [product, loop("enter", 9, 4, 2), loop("divide", 4, 4, 2)]
