@@ -172,6 +172,8 @@ class Rows(NamedTuple):
         rows = 1 if threads.parts > 1 else threads.rows
         tiles = pl.cdiv(count, rows)
         tight = threads.tight(width)
+        elements = threads.rows * threads.filled(width) // (threads.parts * WARPS * 32)
+        early = elements * sum(x.dtype.itemsize for x in tensors if x is not None) <= 128  # bytes that a thread holds
         programs = min(threads.back if sums else threads.programs if columns and not tight else tiles, tiles)
 
         def kernel(tensor_refs, column_refs, mask_ref, table_refs, *rest):
@@ -194,10 +196,10 @@ class Rows(NamedTuple):
                     block.store(ref, stored(result, ref.dtype), tile)
 
             def ahead(index, carry):
-                tile = program + index * programs
+                tile, addends, block.turn = program + index * programs, [], index % 2
                 held, totals = carry
-                block.turn, following, addends = index % 2, fetch(tile + programs), []
-                step(tile, held, given, lambda *found: addends.extend(found))
+                following = fetch(tile + programs) if early else None
+                step(tile, held or fetch(tile), given, lambda *found: addends.extend(found))
                 return following, list(map(jnp.add, totals, addends))
 
             def alone(index, _):
@@ -221,7 +223,8 @@ class Rows(NamedTuple):
             else:
                 loaded = [None if column is None else column() for column in vectors()]
                 given = [None if column is None else lambda column=column: column for column in loaded]
-                totals = lax.fori_loop(0, steps, ahead, (fetch(program), zeros))[1]
+                held = fetch(program) if early else None
+                totals = lax.fori_loop(0, steps, ahead, (held, zeros))[1]
             for ref, total in zip(sum_refs, totals, strict=True):
                 block.store_sum(ref, total, program)
 
