@@ -97,7 +97,8 @@ class _Addresses:
         axis = len(self._places) - 1  # of registers side by side, in an array of rows and columns or of columns
         ahead = register[axis] * self._step
         first = (*register[:axis], 0, *register[axis + 1 :]) if self._step else register
-        word, offset, inside = ir.IntegerType.get_signless(64), None, None
+        word, inside = ir.IntegerType.get_signless(64), None
+        offset: Any = None
         for place, size in zip(self._places, self._sizes, strict=True):
             number = arith.extui(word, vector.extract(place.registers[first], [], [position]))
             offset = number if offset is None else arith.addi(arith.muli(offset, mgpu.c(size, word)), number)

@@ -92,7 +92,7 @@ class Rows(NamedTuple):
         def kernel(tensor_refs, column_refs, mask_ref, table_refs, *rest):
             held = [None if ref is None else ref[...].astype(jnp.float32) for ref in tensor_refs]
             given = [None if ref is None else lambda ref=ref: ref[...].astype(jnp.float32) for ref in column_refs]
-            shape, options = held[0].shape, {}
+            shape, options = (block, tensor_refs[0].shape[1]), {}
             inside = jax.lax.broadcasted_iota(jnp.int32, shape, 1) < width if self.whole_lanes else None
             span = Span(width, inside)
             held = [a if a is None else span.own(a) for a in held]
