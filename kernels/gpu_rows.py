@@ -1,31 +1,32 @@
-"""Rows of a matrix in the registers of a GPU: what the kernels of LayerNorm and of softmax on Mosaic GPU share.
+"""Rows of a matrix in the registers of an NVIDIA GPU (Mosaic GPU): what the kernels of norms and softmax share.
 
-A warp holds whole rows, so that their sums need neither shared memory nor barriers: `lanes` threads share a row and
-load `vector` neighbouring elements at a time, straight from global memory. A block of 4 warps holds `rows` rows at
-once, which are the memory accesses in flight. The last block overlaps the one before where the rows do not divide, and
-writes the same values.
+A warp holds whole rows, so that sums over a row need neither shared memory nor barriers. `lanes` threads share a row,
+and each loads `vector` neighbours at a time, straight from global memory. A load beyond the matrix gives zeros and a
+store there does nothing, so that any width and any number of rows is read and written where it lies. The last tile
+overlaps the one before where the rows do not divide, and writes the same values.
 
-A row that is too wide for a warp lies in parts, each as a warp holds a row: a block of 1, 2 or 4 groups of 4 warps then
-has one row, and what its warps found meets in shared memory.
+A row that is too wide for a warp is cut into parts, each as wide as a warp can hold. A block then has 1, 2 or 4 groups
+of 4 warps for one row, and joins what its warps found in shared memory.
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from kernels.autotune import tuned
-from kernels.broadcast import along
 from kernels.device import is_interpreted
+from kernels.formats import stored
+from kernels.gpu_memory import at, gather, put
 from kernels.implementation import Unsupported
-from kernels.span import Span
+from kernels.rows import Mask, Span, one_hot
 from kernels.typing import Array
 
 WARPS = 4
@@ -40,25 +41,36 @@ class Threads:
     Args:
         lanes: threads of a warp that share a row, a power of two up to 32.
         vector: neighbouring elements that a thread loads at once.
-        rows: rows of a block, a multiple of `tile_rows`; or 4, the parts that a group of warps has of a row.
-        programs: blocks of a pass that adds up over the rows, which they go through together.
+        rows: rows of a tile, a multiple of `tile_rows`; or 4, the parts of a row that a group of warps has.
+        programs: blocks of a forward pass that loads columns once.
+        back: blocks of a backward pass that adds up over the rows.
         parts: that a row is cut into, 1 or a multiple of 4.
     """
 
     lanes: int
     vector: int
     rows: int
-    programs: int = 660
+    programs: int = 528
+    back: int = 264
     parts: int = 1
 
     @property
     def tile_rows(self) -> int:
-        """Rows that 4 warps hold when each thread has a part of one."""
+        """The rows that 4 warps hold when each thread has a part of one."""
         return WARPS * 32 // self.lanes
+
+    def filled(self, width: int) -> int:
+        """The columns that the threads have room for, `width` or a few more."""
+        step = self.lanes * self.vector * self.parts
+        return pl.cdiv(width, step) * step
+
+    def each(self, width: int) -> int:
+        """The elements of a row that a thread holds."""
+        return self.filled(width) // (self.lanes * self.parts)
 
     @property
     def layout(self) -> Any:
-        """Of a block of rows: rows over warps, then over groups of lanes; columns over the lanes of a group."""
+        """Of a tile: rows over warps, then over groups of lanes; columns over the lanes of a group."""
         width, vector = self.lanes * self.vector, (self.vector,)
         if self.lanes == 32:
             tiling, warps, lanes = plgpu.Tiling(((WARPS, width), vector)), (-3,), (-2,)
@@ -69,8 +81,12 @@ class Threads:
 
     @property
     def groups(self) -> int:
-        """Of 4 warps, in a block."""
+        """The groups of 4 warps in a block."""
         return max(1, self.parts // WARPS)
+
+    def tight(self, width: int) -> bool:
+        """Whether a row leaves no registers free: 512 threads have 128 each."""
+        return self.parts == _PARTS[-1] and self.each(width) > 16
 
 
 class Rows(NamedTuple):
@@ -78,7 +94,7 @@ class Rows(NamedTuple):
 
     Args:
         operation: the name of its folder.
-        columns: what the columns are called in the message of an error.
+        columns: what an error calls the columns.
         per_lane: elements of a row that a thread may hold before it spills registers.
     """
 
@@ -86,217 +102,291 @@ class Rows(NamedTuple):
     columns: str
     per_lane: int
 
-    def threads(self, x: Array) -> Threads:
-        """Of a matrix: as it was tuned, else as the heuristic says; a block is no larger than the matrix needs."""
-        count, width = x.shape
-        found = tuned(self.operation, "mosaic_gpu", Threads, width=width, format=x.dtype.name)
-        first = self.heuristic(width, x.dtype)
-        found = found if found and found.parts == first.parts else first  # one may have been tuned for wider rows
-        return dataclasses.replace(found, rows=min(found.rows, pl.cdiv(count, found.tile_rows) * found.tile_rows))
+    def check(self, **tensors: Array | None) -> None:
+        """Raises Unsupported for a width that is too large for the registers of a block."""
+        for x in tensors.values():
+            if x is not None:
+                self.heuristic(x.shape[-1], x.dtype)
 
-    def filled(self, width: int) -> tuple[int, int, int]:
-        """A width with the columns that fill it up, the lanes that share a row of it, and the row's parts.
+    def heuristic(self, width: int, format: Any, widest: int = 16) -> Threads:
+        """The threads for a width that was not measured: few parts, wide loads, and few idle lanes.
 
-        Raises Unsupported for a width that is too large for the registers of a block.
+        Args:
+            widest: neighbours that a thread may load at once, beside the limit of 16 bytes.
         """
-        lanes = min(32, width & -width)
-        if width % 16 == 0 and width // lanes <= self.per_lane:
-            return width, lanes, 1
         for parts in _PARTS:
-            step = 32 * parts if width % (32 * parts) == 0 else 64 * parts  # neighbours in pairs, where there is a copy
-            if (filled := pl.cdiv(width, step) * step) <= 32 * parts * self.per_lane:
-                return filled, 32, parts
+            found = []
+            for lanes in (32, 16, 8, 4) if parts == 1 else (32,):
+                for vector in (16, 8, 4, 2, 1):
+                    threads = Threads(lanes, vector, WARPS, parts=parts)
+                    bytes_at_once = vector * jnp.dtype(format).itemsize
+                    if width % vector or vector > widest or bytes_at_once > 16 or threads.each(width) > self.per_lane:
+                        continue
+                    found.append((threads.filled(width) * (1 + 4 / vector), threads))  # elements and loads of a row
+            if found:
+                threads = min(found, key=lambda pair: pair[0])[1]
+                tiles = 1 if parts > 1 else max(1, 32 // threads.each(width))
+                return dataclasses.replace(threads, rows=WARPS if parts > 1 else tiles * threads.tile_rows)
         raise Unsupported(
             f"{self.operation}: {width} {self.columns}: implementation='mosaic_gpu' takes at most "
             f"{32 * _PARTS[-1] * self.per_lane}; use implementation='xla'"
         )
 
-    def heuristic(self, width: int, format: Any) -> Threads:
-        """For a width that was not measured: as many lanes a row as divide it, and loads of up to 16 bytes."""
-        filled, lanes, parts = self.filled(width)
-        each = filled // lanes // parts
-        vector = math.gcd(each, 16 // jnp.dtype(format).itemsize)
-        rows = WARPS if parts > 1 else max(1, 32 // each) * WARPS * 32 // lanes
-        return Threads(lanes, vector, rows, parts=parts)
-
     def candidates(self, width: int, format: Any) -> list[Threads]:
-        """What tuning chooses among: the memory accesses in flight, and the programs of a pass that adds up."""
+        """What tuning chooses among: rows of a tile, and the blocks of a forward and of a backward pass."""
         first = self.heuristic(width, format)
-        factors = [tiles for tiles in (1, 2, 4, 8) if tiles == 1 or tiles * width // first.lanes <= 64]
-        forward = [dataclasses.replace(first, rows=first.tile_rows * tiles) for tiles in factors]
-        return forward + [dataclasses.replace(first, programs=132 * factor) for factor in (2, 4, 8)]
+        factors = [tiles for tiles in (1, 2, 4, 8) if tiles == 1 or tiles * first.each(width) <= 64]
+        tiles = [dataclasses.replace(first, rows=first.tile_rows * tiles) for tiles in factors]
+        blocks = [{"programs": 132 * factor} for factor in (2, 8)] + [{"back": 132 * factor} for factor in (1, 4, 8)]
+        return tiles + [dataclasses.replace(first, **block) for block in blocks]
+
+    def call(
+        self,
+        body: Callable[..., Sequence[Array]],
+        tensors: Sequence[Array | None],
+        columns: Sequence[Array | None] = (),
+        *,
+        results: int = 1,
+        sums: int = 0,
+        mask: Mask | None = None,
+        tables: Sequence[np.ndarray] = (),
+    ) -> list[Array]:
+        """Runs `body(span, *tensors, *columns) -> results` for every tile of rows.
+
+        Args:
+            body: takes arrays of (rows, columns) in float32, and functions of nothing that return the columns as such
+                arrays; None in the place of a None.
+            tensors: (rows, columns) each, the first one not None.
+            columns: vectors with one value a column, which a block loads once.
+            results: how many there are, each like the first tensor.
+            sums: the body also takes `add`, to be called once with so many addends of the shape of a tile: what
+                follows the results is their sums over all rows, (columns,) in float32 each.
+            mask: the body also takes `seen`, its truth values for the tile.
+            tables: the body also takes `lookups`: one in the first table for each element, one in the second for each
+                row.
+        """
+        first = tensors[0]
+        assert first is not None
+        count, width = first.shape
+        threads = self._threads(first, sums > 0)
+        rows = 1 if threads.parts > 1 else threads.rows
+        tiles = pl.cdiv(count, rows)
+        tight = threads.tight(width)
+        elements = threads.rows * threads.filled(width) // (threads.parts * WARPS * 32)
+        early = elements * sum(x.dtype.itemsize for x in tensors if x is not None) <= 128  # bytes that a thread holds
+        programs = min(threads.back if sums else threads.programs if columns and not tight else tiles, tiles)
+
+        def kernel(tensor_refs, column_refs, mask_ref, table_refs, *rest):
+            out_refs, sum_refs, scratch = rest[:results], rest[results : results + sums], rest[results + sums :]
+            block = _Block(threads, count, width, scratch)
+            program = lax.axis_index("block")
+
+            def fetch(tile):
+                return [None if ref is None else block.fetch(ref, tile) for ref in tensor_refs]
+
+            def vectors():
+                return [None if ref is None else functools.partial(block.columns, ref) for ref in column_refs]
+
+            def step(tile, held, given, add):
+                arrays = [a if a is None else a.astype(jnp.float32) for a in held]
+                options = {"seen": block.fetch(mask_ref, tile, mask)} if mask else {}
+                options |= {"lookups": block.lookups(*table_refs)} if table_refs else {}
+                options |= {"add": lambda *addends: add(*(block.counted(a, tile) for a in addends))} if sums else {}
+                for ref, result in zip(out_refs, body(block.span, *arrays, *given, **options), strict=True):
+                    block.store(ref, stored(result, ref.dtype), tile)
+
+            def ahead(index, carry):
+                tile, addends, block.turn = program + index * programs, [], index % 2
+                held, totals = carry
+                following = fetch(tile + programs) if early else None
+                step(tile, held or fetch(tile), given, lambda *found: addends.extend(found))
+                return following, list(map(jnp.add, totals, addends))
+
+            def alone(index, _):
+                def add(*addends):
+                    for ref, addend in zip(scratch[2:], addends, strict=True):
+                        block.part(ref)[...] = block.load_part(ref) + addend
+
+                tile, block.turn = program + index * programs, index % 2
+                step(tile, fetch(tile), vectors(), add)
+
+            steps = (tiles - program + programs - 1) // programs
+            zeros = [plgpu.layout_cast(jnp.zeros(block.shape, jnp.float32), threads.layout)] * sums
+            totals = []
+            if programs == tiles:
+                step(program, fetch(program), vectors(), lambda *found: totals.extend(found))
+            elif tight:
+                for ref, zero in zip(scratch[2:], zeros, strict=True):
+                    block.part(ref)[...] = zero
+                lax.fori_loop(0, steps, alone, None)
+                totals = [block.load_part(ref) for ref in scratch[2:]]
+            else:
+                loaded = [None if column is None else column() for column in vectors()]
+                given = [None if column is None else lambda column=column: column for column in loaded]
+                held = fetch(program) if early else None
+                totals = lax.fori_loop(0, steps, ahead, (held, zeros))[1]
+            for ref, total in zip(sum_refs, totals, strict=True):
+                block.store_sum(ref, total, program)
+
+        partial = jax.ShapeDtypeStruct((programs, width), jnp.float32)
+        out_type = [jax.ShapeDtypeStruct(first.shape, first.dtype)] * results + [partial] * sums
+        slots = [plgpu.SMEM((2 * _SLOTS, threads.parts), jnp.float32), plgpu.Barrier(num_arrivals=threads.groups)]
+        if tight and programs < tiles:
+            slots += [plgpu.SMEM((threads.parts, threads.filled(width) // threads.parts), jnp.float32)] * sums
+        across_warps = WARPS * threads.filled(width) * 4 if sums and threads.parts == 1 else 2048
+        groups = {"num_threads": threads.groups, "thread_name": "group"} if threads.groups > 1 else {}
+        found = plgpu.kernel(
+            kernel,
+            out_type=out_type,
+            grid=(programs,),
+            grid_names=("block",),
+            scratch_types=slots if threads.parts > 1 else [],
+            compiler_params=plgpu.CompilerParams(reduction_scratch_bytes=across_warps),
+            **groups,
+        )(list(tensors), list(columns), mask and mask.seen, [jnp.asarray(table) for table in tables])
+        return [*found[:results], *(jnp.sum(part, axis=0) for part in found[results:])]
+
+    def _threads(self, x: Array, sums: bool) -> Threads:
+        """For a matrix: as tuned, else as the heuristic says; a tile is no larger than the matrix needs."""
+        count, width = x.shape
+        first = self.heuristic(width, x.dtype)
+        found = tuned(self.operation, "mosaic_gpu", Threads, width=width, format=x.dtype.name)
+        found = found if found and found.parts == first.parts else first  # one may have been tuned for wider rows
+        if sums:  # sums across warps are made of vectors of at most 16 bytes of float32
+            narrow = self.heuristic(width, x.dtype, widest=4)
+            rows = WARPS if narrow.parts > 1 else narrow.tile_rows
+            return dataclasses.replace(narrow, rows=rows, back=found.back)
+        return dataclasses.replace(found, rows=min(found.rows, pl.cdiv(count, found.tile_rows) * found.tile_rows))
 
 
-class Block:
-    """Inside a kernel: the rows that a group of warps works on.
+class _Block:
+    """Inside a kernel: a group of warps, and the tiles of rows that it works on.
 
     Args:
-        width: of a row, without the columns that only fill it up.
-        filled: with them.
+        count, width: of the matrix.
         scratch: none, or slots in shared memory for a number of each part, and a barrier for all groups.
     """
 
-    def __init__(self, threads: Threads, width: int, filled: int, scratch: tuple[Any, ...]):
-        self.threads, self.scratch, self._used = threads, scratch, 0
-        self.group = lax.axis_index("group") if threads.groups > 1 else 0
-        self.shape = threads.rows, filled // threads.parts
-        inside = None
-        if filled > width:
-            columns = self.index(1)
-            if threads.parts > 1:
-                columns = columns + (self.group * WARPS + self.index(0)) * self.shape[1]
-            inside = columns < width
-        self.span = Span(width, inside, self._combined)
+    def __init__(self, threads: Threads, count: int, width: int, scratch: tuple[Any, ...]):
+        self._threads, self._scratch, self._used, self.turn = threads, scratch, 0, 0
+        self._step = threads.lanes * threads.vector
+        self._count, self._rows = count, 1 if threads.parts > 1 else threads.rows
+        self._group = lax.axis_index("group") if threads.groups > 1 else 0
+        self.shape = threads.rows, threads.filled(width) // threads.parts
+        self._column = self._index(1)
+        if threads.parts > 1:
+            self._column += (self._group * WARPS + self._index(0)) * self.shape[1]
+        filled = threads.filled(width) > width
+        self._checked = filled or count < self._rows
+        self.span = Span(width, self._column < width if filled else None, self._combined)
 
-    def place(self, row: Any) -> Any:
-        """Where the block lies, from a row on."""
-        if self.threads.parts > 1:
-            return pl.ds(row * self.threads.parts + self.group * WARPS, WARPS)
-        return pl.ds(row, self.threads.rows)
-
-    def load(self, ref: Any, row: Any) -> Array:
-        """The block from a row on, in float32."""
-        return load(ref.at[self.place(row)], self.threads.layout)
+    def fetch(self, ref: Any, tile: Any, mask: Mask | None = None) -> Array:
+        """A tile of a matrix, in its format; of a mask the rows that belong to a tile of scores."""
+        row = self._row(tile)
+        return at(
+            ref,
+            self._threads.layout,
+            mask.row(row) if mask else row,
+            self._column,
+            step=self._step,
+            checked=self._checked,
+        )
 
     def columns(self, ref: Any) -> Array:
-        """What is the same for every row, in float32."""
-        if self.threads.parts > 1:
-            return load(ref.at[pl.ds(self.group * WARPS, WARPS)], self.threads.layout)
-        return along(load(ref, self.threads.layout.reduce(0)), self.threads.rows)
+        """A vector, in float32, laid over the rows of a tile."""
+        if self._threads.parts > 1:
+            return at(ref, self._threads.layout, self._column, step=self._step, checked=self._checked).astype(
+                jnp.float32
+            )
+        return self._along(ref, self.shape[1])
 
-    def index(self, axis: int) -> Array:
-        """The number of each row or column."""
-        return plgpu.broadcasted_iota(jnp.int32, self.shape, axis, layout=self.threads.layout)
+    def lookups(self, each: Any, one: Any) -> tuple[Callable[..., Array], Callable[..., Array]]:
+        """The look-ups of a table for each element of a tile, and of a table for each row."""
+        entries = self._along(one, pl.cdiv(one.shape[0], self._step) * self._step)
+        places = plgpu.broadcasted_iota(jnp.int32, entries.shape, 1, layout=self._threads.layout)
+        return gather(each, self._threads.layout), one_hot(entries, places)
+
+    def store(self, ref: Any, value: Array, tile: Any) -> None:
+        """Writes a tile of a matrix."""
+        if not is_interpreted():
+            put(ref, value, self._threads.layout, self._row(tile), self._column, step=self._step, checked=self._checked)
+        elif self._threads.parts == 1:
+            rows, width = min(self._rows, self._count), self.span.width
+            ref.at[pl.ds(self._start(tile), rows)][...] = value[:rows, :width]
+        else:
+            self._store_part(ref, value, tile)
+
+    def store_sum(self, ref: Any, total: Array, program: Any) -> None:
+        """Writes what a block added up as a row: the sum of each column of a tile."""
+        if self._threads.parts > 1:
+            layout, total, column = self._threads.layout, total, self._column
+        else:
+            layout, total = self._threads.layout.reduce(0), jnp.sum(total, axis=0)
+            column = plgpu.broadcasted_iota(jnp.int32, total.shape, 0, layout=layout)
+        if not is_interpreted():
+            row = plgpu.layout_cast(lax.broadcast(program, total.shape), layout)
+            put(ref, total, layout, row, column, step=self._step, checked=self._checked)
+        elif self._threads.parts == 1:
+            ref.at[program][...] = total[: self.span.width]
+        else:
+            self._store_part(ref, total, program)
+
+    def part(self, ref: Any) -> Any:
+        """A group's parts of a row in shared memory."""
+        return ref.at[pl.ds(self._group * WARPS, WARPS)]
+
+    def load_part(self, ref: Any) -> Array:
+        return plgpu.load(self.part(ref), layout=self._threads.layout, optimized=False)
+
+    def counted(self, x: Array, tile: Any) -> Array:
+        """x, and zero in rows that an earlier tile has too or that lie past the end."""
+        if self._threads.parts > 1:
+            return x
+        row = self._row(tile)
+        return jnp.where((row >= tile * self._rows) & (row < self._count), x, 0.0)
+
+    def _start(self, tile: Any) -> Any:
+        return jnp.minimum(tile * self._rows, max(0, self._count - self._rows))
+
+    def _row(self, tile: Any) -> Array:
+        """The row of the matrix for each element of a tile."""
+        if self._threads.parts > 1:
+            return plgpu.layout_cast(lax.broadcast(self._start(tile), self.shape), self._threads.layout)
+        return self._start(tile) + self._index(0)
+
+    def _index(self, axis: int) -> Array:
+        return plgpu.broadcasted_iota(jnp.int32, self.shape, axis, layout=self._threads.layout)
+
+    def _along(self, ref: Any, filled: int) -> Array:
+        """A vector, in float32 and filled up with zeros, for each row of a tile."""
+        layout = self._threads.layout.reduce(0)
+        column = plgpu.broadcasted_iota(jnp.int32, (filled,), 0, layout=layout)
+        vector = at(ref, layout, column, step=self._step, checked=filled > ref.shape[0]).astype(jnp.float32)
+        return lax.broadcast_in_dim(vector, (self.shape[0], filled), (1,))
+
+    def _store_part(self, ref: Any, value: Array, row: Any) -> None:
+        """In the interpreter: writes a group's parts of a row, as far as they lie inside."""
+        flat = value.reshape(-1)
+        for first in range(0, self.span.width, len(flat)):
+            length = min(len(flat), self.span.width - first)
+
+            @pl.when(self._group * len(flat) == first)
+            def _(first=first, length=length):
+                ref.at[row, pl.ds(first, length)][...] = flat[:length]
 
     def _combined(self, found: Array, operation: Callable[[Array, Array], Array]) -> Array:
-        """What was found in each part of a row, together."""
-        parts = self.threads.parts
+        """Joins what was found in each part of a row.
+
+        Each sum of a tile has a slot of its own, and so have two tiles in a row: a warp that is ahead by less than a
+        barrier overwrites nothing.
+        """
+        parts = self._threads.parts
         if parts == 1:
             return found
-        slots, barrier = self.scratch
-        slot, self._used = slots.at[self._used % _SLOTS], self._used + 1  # the next reduction takes another one
-        slot.at[pl.ds(self.group * WARPS, WARPS)][...] = found
+        slots, barrier = self._scratch[:2]
+        slot, self._used = slots.at[self.turn * _SLOTS + self._used], self._used + 1
+        self.part(slot)[...] = found
         plgpu.barrier_arrive(barrier)
         plgpu.barrier_wait(barrier)
         total = functools.reduce(operation, (slot[part] for part in range(parts)))
         return lax.broadcast(total, found.shape)
-
-
-def run(
-    body: Callable[..., None],
-    threads: Threads,
-    width: int,
-    filled: int,
-    programs: int,
-    out_type: Any,
-    arrays: Sequence[Array | None],
-    scratch_bytes: int = 2048,
-) -> Any:
-    """The results of `body(block, program, *references)` in so many programs.
-
-    Args:
-        scratch_bytes: of shared memory, for sums across warps.
-    """
-
-    def kernel(*references):
-        count = 2 if threads.parts > 1 else 0
-        references, scratch = references[: len(references) - count], references[len(references) - count :]
-        body(Block(threads, width, filled, scratch), lax.axis_index("block"), *references)
-
-    scratch = [plgpu.SMEM((_SLOTS, threads.parts), jnp.float32), plgpu.Barrier(num_arrivals=threads.groups)]
-    groups = {"num_threads": threads.groups, "thread_name": "group"} if threads.groups > 1 else {}
-    return plgpu.kernel(
-        kernel,
-        out_type=out_type,
-        grid=(programs,),
-        grid_names=("block",),
-        scratch_types=scratch if threads.parts > 1 else [],
-        compiler_params=plgpu.CompilerParams(reduction_scratch_bytes=scratch_bytes),
-        **groups,
-    )(*arrays)
-
-
-def call(
-    body: Callable[..., None],
-    threads: Threads,
-    tensors: Sequence[Array | None],
-    others: Sequence[Array | None] = (),
-    results: int = 1,
-    *,
-    width: int,
-    slab: int | None = None,
-) -> list[Array]:
-    """Runs `body(block, row, *references)` for every block of rows, from `row` on.
-
-    Args:
-        body: given references to the tensors, to the others and to the results, and None in the place of a None.
-        tensors: `laid` for the threads each, the first one not None.
-        others: what every block reads as a whole.
-        results: how many there are, each like the first tensor.
-        width: of a row, without what fills it up.
-        slab: rows that no block reaches beyond, a part of all rows and as many as a block has at least; None for all.
-    """
-    first = tensors[0]
-    assert first is not None
-    rows = 1 if threads.parts > 1 else threads.rows
-    count, filled = len(first) // threads.parts, first.shape[1] * threads.parts
-    slab = count if slab is None or rows == 1 else slab
-    blocks = pl.cdiv(slab, rows)
-
-    def at_rows(block, program, *references):
-        inner = jnp.minimum(program % blocks * rows, slab - rows)
-        body(block, program // blocks * slab + inner if slab < count else inner, *references)
-
-    out_type = [jax.ShapeDtypeStruct(first.shape, first.dtype)] * results
-    return run(at_rows, threads, width, filled, count // slab * blocks, out_type, (*tensors, *others))
-
-
-def laid(x: Array | None, threads: Threads, filled: int, rows: int) -> Any:
-    """A matrix as `threads` read it: filled up to the width, and to so many rows; parts of rows below one another.
-
-    A vector of columns likewise.
-    """
-    if x is None:
-        return x
-    matrix = x[None] if x.ndim == 1 else x
-    short = 0 if x.ndim == 1 or threads.parts > 1 else max(0, rows - len(matrix))
-    if short or matrix.shape[1] < filled:
-        matrix = jnp.pad(matrix, ((0, short), (0, filled - matrix.shape[1])))
-    if threads.parts > 1:
-        return matrix.reshape(-1, filled // threads.parts)
-    return matrix[0] if x.ndim == 1 else matrix
-
-
-def unlaid(y: Array, threads: Threads, count: int, width: int) -> Array:
-    """A matrix of so many rows, from what `laid` it."""
-    return y.reshape(-1, y.shape[1] * threads.parts)[:count, :width]
-
-
-def load(ref: Any, layout: Any) -> Array:
-    """In float32; of truth values whether they are true."""
-    if ref.dtype != jnp.bool_:
-        return plgpu.load(ref, layout=layout, optimized=False).astype(jnp.float32)
-    return plgpu.load(ref, layout=layout, optimized=False) if is_interpreted() else _load_bytes(ref, layout) != 0
-
-
-def _load_bytes(ref: Any, layout: Any) -> Array:
-    """Truth values as XLA stores them, a byte each; Mosaic would read bits."""
-    from jax._src.lib.mlir import ir  # pyright: ignore[reportPrivateImportUsage]
-    from jax._src.lib.mlir.dialects import builtin, llvm
-    from jax.experimental.mosaic import gpu as mgpu
-
-    @plgpu.inline_mgpu(
-        arg_types=(plgpu.RefType(),),
-        return_type=plgpu.ShapeDtypeStruct(ref.shape, jnp.uint8, layout=layout),
-    )
-    def load_bytes(_, bits):
-        kind, word = ir.MemRefType(bits.type), ir.IntegerType.get_signless(64)
-        pointer, sizes = llvm.PointerType.get(), llvm.ArrayType.get(word, len(kind.shape))
-        descriptor = llvm.StructType.get_literal([pointer, pointer, word, sizes, sizes])
-        of_bytes = ir.MemRefType.get(kind.shape, ir.IntegerType.get_signless(8), kind.layout, kind.memory_space)
-        # A reference to bits and one to bytes are the same pointers and offsets, which now count bytes.
-        same = builtin.unrealized_conversion_cast([descriptor], [bits])
-        same = builtin.unrealized_conversion_cast([of_bytes], [same])
-        return mgpu.FragmentedArray.load_untiled(same, layout=layout.to_mgpu(), is_signed=False, optimized=False)
-
-    return load_bytes(ref)  # pyright: ignore[reportCallIssue]

@@ -28,6 +28,26 @@ def called(operation: str, kernel: Callable[..., Any], *arrays: Array | None) ->
     return tree.unflatten(varying(*results, *arrays)[: len(results)])
 
 
+def differentiable(
+    operation: str, forward: Callable[..., Any], kept: Callable[..., tuple], backward: Callable[..., tuple]
+) -> Callable[..., Any]:
+    """A function of arrays, of which any may be None, that a kernel computes, and another one its gradient.
+
+    Args:
+        forward: (*arrays) -> a tuple of results.
+        kept: (arrays, results) -> what the backward pass needs.
+        backward: (*kept, *cotangents of the results) -> gradients of the arrays, None where there is none.
+    """
+    function = jax.custom_vjp(lambda *arrays: called(operation, forward, *arrays))
+
+    def forward_rule(*arrays):
+        results = called(operation, forward, *arrays)
+        return results, kept(arrays, results)
+
+    function.defvjp(forward_rule, lambda saved, cotangents: called(operation, backward, *saved, *cotangents))
+    return lambda *arrays: function(*varying(*arrays))
+
+
 def varying(*arrays: Array | None) -> tuple[Any, ...]:
     """The same arrays, which all vary over the axes of `jax.shard_map` that any of them varies over.
 

@@ -1,6 +1,8 @@
 """The implementations that the tests of kernels share, each run or lowered on this machine."""
 
 import contextlib
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,17 @@ def lower(implementation: str, function, *arrays) -> str:
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
     with lowered_for(implementation) as platform:
         return jax.jit(function).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+
+
+def operations_on(elements: int, program: str) -> set[str]:
+    """The operations of a lowered program that read or write a tensor of so many elements or more."""
+    found = re.findall(r"stablehlo\.(\w+)([^\n]*)", program)
+    return {
+        name
+        for name, line in found
+        for sizes in re.findall(r"tensor<((?:\d+x)+)", line)
+        if math.prod(map(int, sizes.split("x")[:-1])) >= elements
+    }
 
 
 def normal(seed: int, *shape: int, format="float32") -> jax.Array:

@@ -83,17 +83,21 @@ def test_norms_of_any_width(implementation, shape):
     assert_close(got, expected[: len(got)], format, ("y", "x", "scale", "bias")[: len(got)])
 
 
-def test_every_width_has_its_threads():
-    """Norms of any width to 16,384, softmax to 32,768 keys; multiples of 16 and of 128 times the parts as they are."""
-    for rows, most in ((mosaic_gpu._ROWS, 16_384), (softmax_gpu._ROWS, 32_768)):
-        for width in (*range(1, 2049), *range(2049, most, 97), most):
-            filled, lanes, parts = rows.filled(width)
-            each, rest = divmod(filled, lanes * parts)
-            assert rest == 0 and width <= filled < width + 64 * parts and each <= rows.per_lane
-            if width % 512 == 0 or (width % 16 == 0 and width <= 512):
-                assert filled == width
+@pytest.mark.parametrize("format", ["float32", "bfloat16"])
+def test_every_width_has_its_threads(format):
+    """Norms of any width to 16,384, softmax to 32,768 keys: vectors lie inside a row or outside, and few lanes idle."""
+    for rows, most in ((mosaic_gpu.ROWS, 16_384), (softmax_gpu.ROWS, 32_768)):
+        for width in (*range(1, 2049, 7), *range(2048, most, 488), most):
+            threads = rows.heuristic(width, format)
+            assert width % threads.vector == 0 and threads.vector * jnp.dtype(format).itemsize <= 16
+            assert threads.each(width) <= rows.per_lane and threads.rows % threads.tile_rows == 0
+            assert width <= threads.filled(width) < width + threads.lanes * threads.vector * threads.parts
+            assert threads.filled(width) <= max(8, 2 * width)
+            if width % 512 == 0:
+                assert threads.filled(width) == width
+    assert mosaic_gpu.ROWS.heuristic(144, "bfloat16").vector == 8  # 16 bytes at once, where it was one element
     for width in range(8, 8193, 8):
-        assert mosaic_tpu._ROWS.heuristic(width).rows >= 32
+        assert mosaic_tpu.ROWS.heuristic(width).rows >= 32
 
 
 # --------------------------------------------------------------------- softmax

@@ -1,79 +1,65 @@
 """The normalisation of rows as the kernels do it: the rule of differentiation, and the arithmetic of a block of rows.
 
-A block lies in registers or vector memory, in float32. Statistics are vectors with an element a row, spread over the
-channels where they meet them.
+A block lies in registers or vector memory, in float32. A statistic is a vector with an element for each row.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kernels.broadcast import across
-from kernels.guard import called, varying
+from kernels.formats import stored
+from kernels.guard import differentiable
 from kernels.layer_norm.norm import Norm
-from kernels.span import Span
+from kernels.rows import Span, across
 from kernels.typing import Array, Float
 
 
-class Kernels(NamedTuple):
-    """One pass over the rows each: what goes in is read once, what comes out is written once.
-
-    Args:
-        forward: (x, residual or None, scale, bias or None, norm) -> y, and x + residual or None; x is (rows, channels).
-        backward: (x + residual, scale, cotangent of y, that of x + residual or None, norm) -> gradients of x, scale
-            and bias.
-    """
-
-    forward: Callable[..., tuple[Array, Array | None]]
-    backward: Callable[..., tuple[Array, Array, Array]]
-
-
 def normalise(
-    kernels: Kernels, x: Array, residual: Array | None, scale: Array, bias: Array | None, norm: Norm
+    rows, x: Array, residual: Array | None, scale: Array, bias: Array | None, norm: Norm
 ) -> tuple[Array, Array | None]:
-    """As `reference.normalise`."""
+    """As `reference.normalise`, by the rows of a back end. Raises Unsupported for too many channels."""
+    rows.check(x=x, residual=residual)
+    results = 1 if residual is None else 2
+
+    def forward(x, residual, scale, bias):
+        body = functools.partial(_forward, norm, x.dtype)
+        return tuple(rows.call(body, (x, residual), (scale, bias), results=results))
+
+    def kept(arrays, results):
+        return (arrays[0] if residual is None else results[1]), arrays[2]
+
+    def backward(total, scale, cotangent, passed=None):
+        body = functools.partial(_backward, norm)
+        dx, dscale, dbias = rows.call(body, (total, cotangent, passed), (scale,), sums=2)
+        wanted = zip((x, residual, scale, bias), (dx, dx, dscale, dbias), strict=True)
+        return tuple(None if like is None else gradient.astype(like.dtype) for like, gradient in wanted)
+
     flat = (-1, x.shape[-1])
     added = None if residual is None else residual.reshape(flat)
-    results: Any = _normalise(kernels, *varying(x.reshape(flat), added, scale, bias), norm)
-    y, total = results
-    return y.reshape(x.shape), None if total is None else total.reshape(x.shape)
+    function = differentiable("layer_norm", forward, kept, backward)
+    found = [y.reshape(x.shape) for y in function(x.reshape(flat), added, scale, bias)]
+    return found[0], None if residual is None else found[1]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 5))
-def _normalise(kernels: Kernels, x, residual, scale, bias, norm: Norm) -> tuple[Array, Array | None]:
-    return _called(kernels, x, residual, scale, bias, norm)
+def _forward(norm: Norm, format, span: Span, x, residual, scale, bias):
+    if residual is not None:
+        x = stored(x + residual, format).astype(jnp.float32)
+    y = standardised(x, norm, span)[0] * scale()
+    y = y if bias is None else y + bias()
+    return [y] if residual is None else [y, x]
 
 
-def _called(kernels: Kernels, x, residual, scale, bias, norm: Norm) -> tuple[Array, Array | None]:
-    return called("layer_norm", functools.partial(kernels.forward, norm=norm), x, residual, scale, bias)
-
-
-def _forward(kernels: Kernels, x, residual, scale, bias, norm: Norm):
-    y, total = _called(kernels, x, residual, scale, bias, norm)
-    return (y, total), (x if total is None else total, residual, scale, bias)
-
-
-def _backward(kernels: Kernels, norm: Norm, saved, cotangents):
-    total, residual, scale, bias = saved
-    cotangent, passed = cotangents
-    backward = functools.partial(kernels.backward, norm=norm)
-    dx, dscale, dbias = called("layer_norm", backward, total, scale, cotangent, passed)
-    return (
-        dx,
-        None if residual is None else dx.astype(residual.dtype),
-        dscale.astype(scale.dtype),
-        None if bias is None else dbias.astype(bias.dtype),
-    )
-
-
-_normalise.defvjp(_forward, _backward)
-
-
-# ------------------------------------------------------------------------- a block
+def _backward(norm: Norm, span: Span, total, cotangent, passed, scale, add):
+    """dx = (g - mean(g) - x_hat mean(g x_hat)) / sqrt(mean c^2 + eps),  g = cotangent scale; no mean(g) in RMSNorm."""
+    x_hat, factor = standardised(total, norm, span)
+    add(x_hat * cotangent, cotangent)  # the gradients of scale and bias, row by row
+    g = cotangent * scale()
+    inner = g - x_hat * across(span.mean(g * x_hat), g)
+    if norm.centred:
+        inner = inner - across(span.mean(g), g)
+    dx = inner * across(factor, g)
+    return [dx if passed is None else dx + passed]
 
 
 def standardised(
@@ -89,25 +75,6 @@ def standardised(
     root_eps = norm.eps**0.5 * inverse
     factor = lax.rsqrt(span.mean(z * z) + root_eps * root_eps)
     return z * across(factor, z), factor * inverse
-
-
-def gradient(
-    x: Float[Array, "rows channels"],
-    scale: Float[Array, "#rows channels"],
-    cotangent: Float[Array, "rows channels"],
-    norm: Norm,
-    span: Span,
-) -> tuple[Float[Array, "rows channels"], Float[Array, "rows channels"]]:
-    """dx, and x_hat * cotangent, whose sum over the rows is the gradient of the scale.
-
-    dx = (g - mean(g) - x_hat mean(g x_hat)) / sqrt(mean c^2 + eps),  g = cotangent * scale; no mean(g) in RMSNorm.
-    """
-    x_hat, factor = standardised(x, norm, span)
-    g = cotangent * scale
-    inner = g - x_hat * across(span.mean(g * x_hat), x)
-    if norm.centred:
-        inner = inner - across(span.mean(g), x)
-    return inner * across(factor, x), x_hat * cotangent
 
 
 def _inverse_scale(c: Float[Array, "rows channels"], norm: Norm, span: Span) -> Float[Array, " rows"] | None:
