@@ -33,14 +33,14 @@ from the records in `results/`. Each table and plot names its record.
 LIBRISPEECH = """
 ## Full LibriSpeech: not run here
 
-    python train.py --config=configs/librispeech.py:small --workdir=runs/small --config.data.source=LibriSpeech
-    python eval.py --workdir=runs/small --split=test-clean --streaming --chunk-size=8,16,32 --json=small_clean.json
-    python eval.py --workdir=runs/small --split=test-other --streaming --chunk-size=8,16,32 --json=small_other.json
+    python train.py --config=configs/librispeech.py:small --workdir=runs/librispeech_small
+    python train.py --config=configs/librispeech.py:small,mmi --workdir=runs/librispeech_small_mmi
+    python eval.py --workdir=runs/librispeech_small_mmi --split=test-clean --streaming --json=small_clean.json
+    python eval.py --workdir=runs/librispeech_small_mmi --split=test-other --streaming --json=small_other.json
 
-`medium` and `large` are trained in the same way. **The following figures are others', not ours.** They say where such a
-training should arrive. These models recognise whole utterances, attend to the future, and use no language model. Ours
-is
-causal and streams, which costs accuracy.
+`medium` and `large` are trained in the same way. [scale_plan.md](scale_plan.md) predicts memory and hours. **The
+following figures are others', not ours.** They say where such a training should arrive. These models recognise whole
+utterances, attend to the future, and use no language model. Ours is causal and streams, which costs accuracy.
 
 | published word error rate | small | medium | large |
 |---|---|---|---|
