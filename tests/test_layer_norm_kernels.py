@@ -225,7 +225,7 @@ def test_functions_can_be_mapped(implementation):
 
 
 def test_no_thread_of_the_gpu_kernel_races_with_another():
-    """One block goes through all rows. Of wide rows, whose warps meet, the interpreter's detector waits for ever."""
+    """One block goes through all rows. Rows that several warps share are left out: the detector gave no answer."""
     from jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call import get_races
 
     x, scale = normal(0, 600, 32), normal(1, 32)
