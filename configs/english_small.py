@@ -15,8 +15,8 @@ more time masks, and no synthetic speech. `sounds` keeps the encoder and learns 
 all that were possible (`train.mmi_weight`), which is what a language model needs. The last, `warp`, goes on with that
 and stretches frequencies, as other throats would (`augment.frequency_warp`).
 
-Expected: 76, 5, 115, 96, 46, 87 and 95 minutes on 2 cores, most of them beside other work. WER on test 44.8 % greedy
-and 23.1 % with the language model of models/english_small; as a stream of 640 ms 48.6 and 25.3 %
+Expected: 76, 5, 115, 96, 46, 87 and 95 minutes on 2 cores, most of them beside other work. WER on test 37.7 % greedy
+and 21.6 % with the language model of models/english_small; as a stream of 640 ms 40.7 and 23.9 %
 (results/english_small.json). What each stage gives on dev: docs/decoding.md.
 """
 
