@@ -1,6 +1,7 @@
 """Sounds as units: dictionaries, the tokenizer that has one, and what it writes."""
 
 import pickle
+import sys
 
 import pytest
 
@@ -56,6 +57,14 @@ def test_sounds_like_no_word_are_written_in_letters():
     assert dictionary.words("ðʌŋ") == ["thung"]  # two of three sounds differ
     assert dictionary.words("ðɪŋ") == ["thing"]
     assert Dictionary().words("ðɪŋ") == ["thing"]  # no word at all
+
+
+def test_words_that_sound_so_are_found_without_rapidfuzz_and_others_say_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rapidfuzz", None)
+    dictionary = Dictionary([("thing", "θɪŋ")])
+    assert dictionary.words("θɪŋ") == ["thing"]
+    with pytest.raises(PronunciationError, match="pip install rapidfuzz"):
+        dictionary.words("ðɪŋ")
 
 
 def test_words_that_are_not_listed_are_pronounced_and_known_from_then_on(tokenizer):
