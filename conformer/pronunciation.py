@@ -98,7 +98,7 @@ class Dictionary:
         if sounds not in self._nearest:
             if len(self._nearest) >= _MOST_REMEMBERED:
                 self._nearest.clear()
-            nearest = _nearest_of(sounds, self._words, len(sounds) // 2)
+            nearest = _nearest_of(sounds, self._words.keys(), len(sounds) // 2)
             self._nearest[sounds] = self._words[nearest] if nearest else [sounds.translate(_LETTERS)]
         return self._nearest[sounds]
 
@@ -129,7 +129,7 @@ def _nearest_of(sounds: str, known: Iterable[str], most: int) -> str | None:
         raise PronunciationError(
             "units of sounds are spelled with the package rapidfuzz: pip install rapidfuzz"
         ) from None
-    found = process.extractOne(sounds, list(known), scorer=Levenshtein.distance, score_cutoff=most)
+    found = process.extractOne(sounds, known, scorer=Levenshtein.distance, score_cutoff=most)
     return found and found[0]
 
 

@@ -19,8 +19,6 @@ from collections.abc import Iterable
 from conformer import system
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
 
