@@ -116,7 +116,9 @@ def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> N
         card.save(folder)
     clients = compare_clients(engine, tokenizer, cards, folder, utterances) if SHERPA.value else []
     if JSON.value:
-        figures = {
+        geometry = cards[0].geometry
+        chunks = {} if geometry.whole else {name: getattr(geometry, name) for name in ("chunk_size", "num_left_chunks")}
+        figures = chunks | {
             "command": " ".join(a for a in circumstances["command"].split() if not a.startswith("--sherpa-python")),
             "model": cards[0].model,
             "step": step,

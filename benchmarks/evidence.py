@@ -55,6 +55,9 @@ MINUTES = {  # on two cores that do nothing else, roughly; a record that was mad
 }
 
 
+CHUNKS = ("chunk_size", "num_left_chunks")  # of exports; a record without them has those of export.py
+
+
 class EvidenceError(ValueError):
     """A record that was not made anew; the message says why."""
 
@@ -236,12 +239,13 @@ def _exports(entry: Entry) -> Iterator[list[str]]:
     """Yields the commands that write the artefacts that parity.py compares, unless they are shipped ones."""
     if entry.command[0] != "parity.py" or (folder := entry.command[1]).startswith("models/"):
         return
+    sizes = [f"--{key.replace('_', '-')}={value}" for key in CHUNKS if (value := entry.found.get(key))]
     for kind in FORMATS:
         beginning = f"{kind.replace('-', '_')}_"
         for name in entry.found["rows"]:
             if name.startswith(beginning) and " " not in name:  # "litert_int8 without XNNPACK" is the same file
                 numerics = name.removeprefix(beginning).replace("_", "-")
-                flags = (f"--workdir={entry.flag('workdir')}", f"--format={kind}", f"--numerics={numerics}")
+                flags = (f"--workdir={entry.flag('workdir')}", f"--format={kind}", f"--numerics={numerics}", *sizes)
                 yield ["export.py", *flags, f"--out={folder}"]
 
 

@@ -107,6 +107,7 @@ def test_every_record_can_be_read_and_exports_what_it_compares():
         exported[entry.name] = list(evidence._exports(entry))
     assert exported.pop("parity_words_micro") == []  # those that are shipped
     assert len(exported["parity_words"]) == 10
+    assert all({"--chunk-size=8", "--num-left-chunks=4"} <= set(words) for words in exported["parity_english_small"])
     for words in exported["parity_words"]:
         flags = dict(word.split("=") for word in words[1:])
         assert flags["--numerics"] in FORMATS[flags["--format"]].numerics and flags["--workdir"] == "models/words"
