@@ -35,6 +35,7 @@ FORMAT = flags.DEFINE_enum("formats", None, list(PRECISIONS), "Of weights and ac
 CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames of a chunk.", lower_bound=1)
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
 BATCH_SIZE = flags.DEFINE_integer("batch-size", 1, "Streams, or utterances, at once.", lower_bound=1)
+LOOK_AHEAD = flags.DEFINE_integer("look-ahead", 0, "Encoder frames after a chunk that it sees.", lower_bound=0)
 SECONDS = flags.DEFINE_float("seconds", None, "Cost of whole utterances this long, in place of a chunk.", lower_bound=1)
 UNITS = flags.DEFINE_integer("units", 256, "Output units of a config whose tokenizer is not trained.", lower_bound=2)
 PLOT = flags.DEFINE_string("plot", None, "Draw where compute, bytes, time and energy go (SVG).")
@@ -89,7 +90,7 @@ def workload(config: Config) -> Workload:
     """Returns the workload that the flags ask for: a whole utterance, or a chunk of a stream."""
     if SECONDS.value:
         return Workload.utterance(config, SECONDS.value, BATCH_SIZE.value)
-    return Workload.chunk(config, CHUNK_SIZE.value, NUM_LEFT_CHUNKS.value, BATCH_SIZE.value)
+    return Workload.chunk(config, CHUNK_SIZE.value, NUM_LEFT_CHUNKS.value, BATCH_SIZE.value, LOOK_AHEAD.value)
 
 
 def with_units(config: Config) -> Config:

@@ -67,6 +67,7 @@ STREAMING = flags.DEFINE_bool("streaming", False, "Also recognise the utterances
 MASKED = flags.DEFINE_bool("masked", False, "Also recognise them whole, each frame with a stream's context.")
 CHUNK_SIZE = flags.DEFINE_list("chunk-size", ["16"], "Encoder frames of a chunk; several, comma separated.")
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
+LOOK_AHEAD = flags.DEFINE_list("look-ahead", ["0"], "Encoder frames after a chunk that it sees; one for all, or each.")
 SEARCH = define_search_flags()
 TUNE = flags.DEFINE_multi_string(
     "tune", [], "Search with each of these and keep the best, as in --tune=lm-weight=0.3,0.5 --tune=word-bonus=0,2."
@@ -100,7 +101,9 @@ def evaluate(workdir: pathlib.Path) -> None:
         system.check_writable(output)
     if PLOT.value and not STREAMING.value:
         raise ValueError("--plot shows streams: add --streaming, and several sizes to --chunk-size")
-    chunk_sizes = read_chunk_sizes() if STREAMING.value or MASKED.value else []
+    chunks = read_chunks() if STREAMING.value or MASKED.value else []
+    if MASKED.value and any(look_ahead for _, look_ahead in chunks):
+        raise ValueError("--masked computes each frame once, and no look-ahead: use --streaming for --look-ahead")
     search = SEARCH(workdir)
     grid = read_grid(TUNE.value, search) if TUNE.value else []
     unseen = not {"test", "all"} & set(SPLIT.value.split(","))
@@ -158,7 +161,7 @@ def evaluate(workdir: pathlib.Path) -> None:
         write_errors(ERRORS.value, [u.id for u in read], references, transcripts.texts, tokenizer.level, details)
     if CALIBRATE.value:
         context = dict(
-            chunk_size=chunk_sizes[0] if chunk_sizes else CALIBRATION_CHUNK, num_left_chunks=NUM_LEFT_CHUNKS.value
+            chunk_size=sum(chunks[0]) if chunks else CALIBRATION_CHUNK, num_left_chunks=NUM_LEFT_CHUNKS.value
         )
         as_streamed = posteriors(config, forward, params, statistics, read, {}, **context)
         judged = judge(decode(as_streamed, {}, *make_decoding(search, tokenizer, lm)))
@@ -169,8 +172,8 @@ def evaluate(workdir: pathlib.Path) -> None:
 
     # ------------------------------------------------------------------------ streams
     masked, streams = [], []
-    for chunk_size in chunk_sizes:
-        milliseconds = round(1000 * chunk_size * frame_seconds)
+    for chunk_size, look_ahead in chunks:
+        milliseconds = f"{1000 * chunk_size * frame_seconds:.0f}"
         context = dict(chunk_size=chunk_size, num_left_chunks=NUM_LEFT_CHUNKS.value)
         if MASKED.value:
             clock = Clock()
@@ -180,12 +183,13 @@ def evaluate(workdir: pathlib.Path) -> None:
                 whole = decode(heard, {}, *make_decoding(one, tokenizer, lm))
                 masked.append(row(f"{milliseconds} ms, masked", whole, one, clock, chunk_size))
         if STREAMING.value:
-            engine = Engine(config, model, **context)
+            engine = Engine(config, model, look_ahead=look_ahead, **context)
+            mode = f"{milliseconds} + {1000 * look_ahead * frame_seconds:.0f}" if look_ahead else milliseconds
             for one in searches:
                 writer, decoder = make_decoding(one, tokenizer, lm)
                 streamed, timing = transcribe_streaming(engine, writer, progress(read, len(read)), decoder=decoder)
-                streams.append(row(f"{milliseconds} ms", streamed, one, timing, chunk_size))
-    if len(rows) > 1 or chunk_sizes:
+                streams.append(row(f"{mode} ms", streamed, one, timing, chunk_size, look_ahead))
+    if len(rows) > 1 or chunks:
         print("\n" + table(rows + masked + streams))
     if PLOT.value:
         shown = [figures for figures in streams if ("search" in figures) == bool(search.beam_size)]
@@ -224,16 +228,33 @@ def detail(heard: Heard, confidence: Confidence, tokenizer: Tokenizer, frame_sec
     }
 
 
-def read_chunk_sizes() -> list[int]:
-    """Returns the numbers in --chunk-size. Raises ValueError for anything but whole numbers of at least 1."""
-    if not CHUNK_SIZE.value or not all(size.strip().isdigit() and int(size) > 0 for size in CHUNK_SIZE.value):
-        raise ValueError(
-            f"--chunk-size={','.join(CHUNK_SIZE.value)} must hold whole numbers of at least 1, as in 8,16,32"
-        )
-    return [int(size) for size in CHUNK_SIZE.value]
+def read_chunks() -> list[tuple[int, int]]:
+    """Returns each number in --chunk-size with its look-ahead. Raises ValueError where there are none to be had."""
+    sizes, aheads = (
+        _whole_numbers("chunk-size", CHUNK_SIZE.value, 1),
+        _whole_numbers("look-ahead", LOOK_AHEAD.value, 0),
+    )
+    if len(aheads) == 1:
+        aheads *= len(sizes)
+    if len(aheads) != len(sizes):
+        raise ValueError(f"--look-ahead={','.join(LOOK_AHEAD.value)} must hold one number, or one for each chunk size")
+    return list(zip(sizes, aheads, strict=True))
 
 
-def row(mode: str, transcripts: Transcripts, search: Search, timing: Timing | Clock, chunk_size: int = 0) -> dict:
+def _whole_numbers(name: str, values: list[str], least: int) -> list[int]:
+    if not values or not all(value.strip().isdigit() and int(value) >= least for value in values):
+        raise ValueError(f"--{name}={','.join(values)} must hold whole numbers of at least {least}, as in 8,16,32")
+    return [int(value) for value in values]
+
+
+def row(
+    mode: str,
+    transcripts: Transcripts,
+    search: Search,
+    timing: Timing | Clock,
+    chunk_size: int = 0,
+    look_ahead: int = 0,
+) -> dict:
     """The figures of one way of recognising; a `Clock` is that of whole utterances."""
     figures = {"mode": mode, "chunk_size": chunk_size} | transcripts.score().as_dict()
     if search.beam_size:
@@ -244,6 +265,7 @@ def row(mode: str, transcripts: Transcripts, search: Search, timing: Timing | Cl
     else:
         figures |= {
             "num_left_chunks": NUM_LEFT_CHUNKS.value,
+            "look_ahead": look_ahead,
             "real_time_factor": timing.real_time_factor,
             "chunk_ms": [1000 * seconds for seconds in timing.per_chunk],
             "latency_seconds": timing.latency,

@@ -29,6 +29,7 @@ FORMAT = flags.DEFINE_enum("format", None, list(FORMATS), "Runtime to export for
 NUMERICS_FLAG = flags.DEFINE_enum("numerics", None, NUMERICS, "Numbers to compute with; default: the format's first.")
 CHUNK_SIZE = flags.DEFINE_integer("chunk-size", 16, "Encoder frames recognised at a time.")
 NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.")
+LOOK_AHEAD = flags.DEFINE_integer("look-ahead", 0, "Encoder frames after a chunk that it sees.")
 WHOLE = flags.DEFINE_bool("whole", False, "Take whole recordings, without chunks; formats: onnx, litert, jax.")
 MAX_SECONDS = flags.DEFINE_float("max-seconds", 30.0, "Longest recording with --whole; short ones take as much time.")
 WEIGHTS = flags.DEFINE_bool("weights", False, "Also write the weights: the folder then serves as --workdir, as well.")
@@ -41,9 +42,16 @@ def main(_) -> None:
     try:
         check_folder(out)
         check_flags()
-        sizes = CHUNK_SIZE.value, NUM_LEFT_CHUNKS.value
-        longest = MAX_SECONDS.value if WHOLE.value else None
-        card = export(pathlib.Path(WORKDIR.value), FORMAT.value, NUMERICS_FLAG.value, *sizes, out, longest)
+        card = export(
+            pathlib.Path(WORKDIR.value),
+            FORMAT.value,
+            NUMERICS_FLAG.value,
+            CHUNK_SIZE.value,
+            NUM_LEFT_CHUNKS.value,
+            out,
+            MAX_SECONDS.value if WHOLE.value else None,
+            LOOK_AHEAD.value,
+        )
         if WEIGHTS.value:
             release(pathlib.Path(WORKDIR.value), out)
     except ValueError as error:  # what every error of bad input is
@@ -56,7 +64,7 @@ def main(_) -> None:
 
 def check_flags() -> None:
     """Raises ValueError for flags of the other kind of artefact."""
-    unfit = ("chunk-size", "num-left-chunks") if WHOLE.value else ("max-seconds",)
+    unfit = ("chunk-size", "num-left-chunks", "look-ahead") if WHOLE.value else ("max-seconds",)
     for name in unfit:
         if flags.FLAGS[name].present:
             raise ValueError(f"--{name} goes {'not' if WHOLE.value else 'only'} with --whole: leave it out")

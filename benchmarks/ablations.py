@@ -2,7 +2,8 @@
 
 Dev and test are pooled: nothing is chosen here, and more words make the intervals narrower. Each case hears the
 recordings once. Greedy decoding and the search that is kept beside the model read the same log-probabilities. Chunks
-are masks over whole recordings (`eval.py --masked`): the words of streams, much sooner.
+are masks over whole recordings (`eval.py --masked`): the words of streams, much sooner. Those that look ahead are
+streams.
 """
 
 import concurrent.futures
@@ -23,6 +24,8 @@ from conformer.decode.search import make_decoding, read_lm, search_beside
 from conformer.evaluation.offline import decode, make_forward, posteriors
 from conformer.evaluation.scorer import difference, errors_of, score
 from conformer.numerics import POLICIES, apply_policy
+from conformer.streaming import log_probs_of, windows_of
+from conformer.streaming.engine import Engine
 from conformer.sweep.table import markdown
 from conformer.tokenizer import Tokenizer, load_tokenizer
 from conformer.training.checkpoint import load_model
@@ -38,6 +41,7 @@ class Case:
 
     milliseconds: int = 0  # of a chunk; 0 = whole recordings
     num_left_chunks: int = 16
+    look_ahead: int = 0  # milliseconds after a chunk that it sees
     execution: str | None = None  # None = as trained
     numerics: str = "float32"
     against: str = WHOLE
@@ -49,6 +53,8 @@ CASES = {
     "chunks of 1280 ms": Case(1280, searched=True),
     STREAM: Case(640, searched=True),
     "chunks of 320 ms": Case(320, searched=True),
+    "chunks of 320 ms, look-ahead of 320 ms": Case(320, 32, look_ahead=320, searched=True),
+    "chunks of 160 ms, look-ahead of 160 ms": Case(160, 64, look_ahead=160, searched=True),
     "640 ms, 8 chunks of left context": Case(640, 8, against=STREAM),
     "640 ms, 4 chunks of left context": Case(640, 4, against=STREAM, searched=True),  # as exported
     "640 ms, 2 chunks of left context": Case(640, 2, against=STREAM),
@@ -98,13 +104,18 @@ def hear(workdir: pathlib.Path, case: Case, utterances: Sequence[Utterance]) -> 
     """The log-probabilities of utterances, computed as a case says, in an order that all cases share."""
     config, model, _, _ = load_model(workdir, case.execution)
     config = config.replace({"data.bucket_seconds": ()})  # few shapes: an emulated program compiles for long
-    graphdef, params, statistics = nnx.split(apply_policy(model, case.numerics), nnx.Param, ...)
+    model = apply_policy(model, case.numerics)
     frame = config.model.subsampling_factor * config.features.frame_shift_ms
     context = dict(chunk_size=round(case.milliseconds / frame), num_left_chunks=case.num_left_chunks)
-    forward = make_forward(config, graphdef)
-    return list(
-        posteriors(config, forward, params, statistics, utterances, {}, **(context if case.milliseconds else {}))
-    )
+    if case.look_ahead:
+        engine = Engine(config, model, look_ahead=round(case.look_ahead / frame), **context)
+        streams = ((u, windows_of(engine.framing, u.samples(config.features.sample_rate))) for u in utterances)
+        heard = [(utterance, log_probs_of(engine, windows)) for utterance, windows in streams]
+    else:
+        graphdef, params, statistics = nnx.split(model, nnx.Param, ...)
+        forward, options = make_forward(config, graphdef), context if case.milliseconds else {}
+        heard = posteriors(config, forward, params, statistics, utterances, {}, **options)
+    return sorted(heard, key=lambda pair: pair[0].id)
 
 
 def searched(workdir: pathlib.Path, heard: Sequence[tuple[Utterance, np.ndarray]]) -> list[str]:

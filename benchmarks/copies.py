@@ -99,7 +99,8 @@ def _moves(jaxpr: Any, constant: list[bool]) -> Iterator[tuple[str, int]]:
 def _step(config: Config) -> tuple[Any, Any, tuple]:
     """step(state, cache, window), and the shapes of its arguments."""
     model = nnx.eval_shape(lambda: ConformerCTC(config, rngs=nnx.Rngs(0)))
-    model = nnx.eval_shape(lambda model: model.encoder.layout.lay_out(model, CHUNK_SIZE, NUM_LEFT_CHUNKS), model)
+    num_keys = CHUNK_SIZE * (NUM_LEFT_CHUNKS + 1)
+    model = nnx.eval_shape(lambda model: model.encoder.layout.lay_out(model, CHUNK_SIZE, num_keys), model)
     graphdef, state = nnx.split(model)
 
     def step(state, cache, window):

@@ -32,6 +32,7 @@ UNFIT_FOR_ARTEFACT = {
     "execution": "its layout is that of its format; leave it out",
     "chunk_size": "it is that of the export; export it again with another",
     "num_left_chunks": "they are those of the export; export it again with others",
+    "look_ahead": "it is that of the export; export it again with another",
 }
 
 
@@ -182,6 +183,7 @@ class Model:
         numerics: str | None = None,
         chunk_size: int = CHUNK_SIZE,
         num_left_chunks: int = NUM_LEFT_CHUNKS,
+        look_ahead: int = 0,
         max_seconds: float | None = None,
     ) -> pathlib.Path:
         """Writes the model for another runtime, as export.py does, and returns the file, which `load` takes.
@@ -200,7 +202,7 @@ class Model:
         from conformer.export.pipeline import export
 
         out = pathlib.Path(out)
-        card = export(self._folder, format, numerics, chunk_size, num_left_chunks, out, max_seconds)
+        card = export(self._folder, format, numerics, chunk_size, num_left_chunks, out, max_seconds, look_ahead)
         return out / card.file
 
     def recognizer(self, **options: Any) -> Recognizer:
@@ -248,6 +250,7 @@ def load(
     *,
     chunk_size: int | None = None,
     num_left_chunks: int | None = None,
+    look_ahead: int | None = None,
     numerics: str | None = None,
     execution: str | None = None,
     **search: Any,
@@ -260,6 +263,7 @@ def load(
         chunk_size: encoder frames recognised at a time; None = 16. This and what follows are for work directories: an
             artefact has its own.
         num_left_chunks: chunks of left context; None = 4.
+        look_ahead: encoder frames after a chunk that it sees (docs/streaming.md); None = 0.
         numerics: one of `conformer.policy.POLICIES`; None = that of the model's config.
         execution: layout of tensors; None = as trained.
         search: fields of `conformer.decode.search.Search`, such as beam_size=8, hotwords=("go left",); what is left out
@@ -272,8 +276,9 @@ def load(
     folder = path.parent if artefact else path
     if unknown := search.keys() - {field.name for field in dataclasses.fields(Search)}:
         raise LoadError(f"load has no option {', '.join(sorted(unknown))}: its documentation lists them")
-    options = dict(numerics=numerics, execution=execution, chunk_size=chunk_size, num_left_chunks=num_left_chunks)
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    sizes = dict(chunk_size=chunk_size, num_left_chunks=num_left_chunks, look_ahead=look_ahead)
+    options: dict[str, Any] = dict(numerics=numerics, execution=execution) | sizes
+    given = {name: value for name, value in options.items() if value is not None}
     settings = search_beside(folder, search)
     confidence = Confidence.load(folder)
     if artefact:
@@ -310,6 +315,7 @@ def _load_workdir(
     execution: str | None = None,
     chunk_size: int = CHUNK_SIZE,
     num_left_chunks: int = NUM_LEFT_CHUNKS,
+    look_ahead: int = 0,
 ) -> tuple[Stepper, Tokenizer]:
     """A model in JAX, which is imported here alone: an artefact starts sooner without it, and runs where it is not."""
     try:
@@ -328,7 +334,8 @@ def _load_workdir(
     model = apply_policy(model, numerics or config.numerics)
     if config.not_streaming is not None:
         return WholeEngine(model, Framing.of_whole(config.features, lengths_of(config.model), WHOLE_SECONDS)), tokenizer
-    return Engine(config, model, chunk_size=chunk_size, num_left_chunks=num_left_chunks), tokenizer
+    sizes = dict(chunk_size=chunk_size, num_left_chunks=num_left_chunks, look_ahead=look_ahead)
+    return Engine(config, model, **sizes), tokenizer
 
 
 def _is_artefact(path: pathlib.Path) -> bool:

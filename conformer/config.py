@@ -326,6 +326,14 @@ class Config:
         if not model.causal_conv and model.kernel_size % 2 == 0:
             raise ConfigError(f"model.kernel_size={model.kernel_size} must be odd when model.causal_conv=False")
 
+    def untrained_chunk(self, chunk_size: int, look_ahead: int = 0) -> str | None:
+        """The warning where as many frames as see each other in a stream did not in training; None where they did."""
+        trained, size = self.train.chunk_sizes, chunk_size + look_ahead
+        if size in trained:
+            return None
+        name = f"chunk_size={size}" if not look_ahead else f"chunk_size + look_ahead = {size}"
+        return f"{name} is not one of train.chunk_sizes={trained} that the model was trained for: expect more errors"
+
     @property
     def not_streaming(self) -> str | None:
         """The reason why the model cannot recognise streams, and the remedy; None where it can."""

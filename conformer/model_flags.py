@@ -33,6 +33,7 @@ class ModelFlags:
         )
         flags.DEFINE_integer("chunk-size", CHUNK_SIZE, "Encoder frames recognised at a time.", lower_bound=1)
         flags.DEFINE_integer("num-left-chunks", NUM_LEFT_CHUNKS, "Chunks of left context.", lower_bound=0)
+        flags.DEFINE_integer("look-ahead", 0, "Encoder frames after a chunk that it sees.", lower_bound=0)
         flags.DEFINE_enum("numerics", None, list(POLICIES), "Numerics policy; default: that of the run's config.")
         flags.DEFINE_enum("execution", None, EXECUTIONS, "Layout of tensors; default: as trained.")
         self._read_search = define_search_flags()

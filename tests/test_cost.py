@@ -61,20 +61,21 @@ def lower(name, workload, execution="sequence"):
             return model.log_softmax(logits)
 
         return jax.jit(run).lower(state, features, lengths)
-    left = workload.past // workload.frames
+    chunk_size = workload.frames - workload.look_ahead
+    left = workload.past // chunk_size
     if config.model.positions == "relative":  # a stream maps the distances once, before it begins
 
         def laid_out():
             model = ConformerCTC(config, rngs=nnx.Rngs(0))
-            return model.encoder.layout.lay_out(model, workload.frames, left)
+            return model.encoder.layout.lay_out(model, workload.frames, workload.past + workload.frames)
 
         graphdef, state = nnx.split(nnx.eval_shape(laid_out))
     encoder = nnx.merge(graphdef, state).encoder
-    cache = jax.eval_shape(lambda: encoder.initial_cache(workload.batch_size, workload.frames, left))
+    cache = jax.eval_shape(lambda: encoder.initial_cache(workload.batch_size, chunk_size, left))
 
     def step(state, cache, features, num_frames):
         model = nnx.merge(graphdef, state)
-        x, cache = model.encoder.step(cache, model.standardise(features), num_frames)
+        x, cache = model.encoder.step(cache, model.standardise(features), num_frames, workload.look_ahead)
         return model.log_softmax(model.head(x)), cache
 
     return jax.jit(step).lower(state, cache, features, lengths)

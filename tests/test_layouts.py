@@ -74,18 +74,19 @@ def test_both_layouts_agree_on_whole_utterances(subsampling, factor, norm):
     np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("chunk_size, num_left_chunks", [(4, 2), (3, 0)])
-@pytest.mark.slow_but("4-2")
-def test_both_layouts_agree_on_streams(chunk_size, num_left_chunks):
+@pytest.mark.parametrize("chunk_size, num_left_chunks, look_ahead", [(4, 2, 0), (3, 0, 0), (4, 2, 3)])
+@pytest.mark.slow_but("4-2-0", "4-2-3")
+def test_both_layouts_agree_on_streams(chunk_size, num_left_chunks, look_ahead):
     """Three streams that begin at different times, chunk by chunk, through the engine that recognisers use."""
     config, model = make_model(causal_conv=True)
-    sizes = dict(chunk_size=chunk_size, num_left_chunks=num_left_chunks, batch_size=3)
+    sizes = dict(chunk_size=chunk_size, num_left_chunks=num_left_chunks, look_ahead=look_ahead, batch_size=3)
+    size = chunk_size + look_ahead
     engines = [Engine(config, m, **sizes) for m in (model, channels_first(model))]
     assert engines[0].state_bytes == engines[1].state_bytes
     rng = np.random.default_rng(1)
     for index in range(5):
         windows = 12.0 + 4.0 * rng.standard_normal((3, engines[0].framing.window, 24)).astype(np.float32)
-        num_frames = np.array([chunk_size, chunk_size if index > 1 else 0, rng.integers(0, chunk_size + 1)], np.int32)
+        num_frames = np.array([size, size if index > 1 else 0, rng.integers(0, size + 1)], np.int32)
         fresh = np.array([index == 0, index == 2, index == 3])
         expected, found = (engine(windows, num_frames, fresh) for engine in engines)
         valid = np.arange(chunk_size) < num_frames[:, None]
@@ -96,18 +97,21 @@ def test_both_layouts_agree_on_streams(chunk_size, num_left_chunks):
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("subsampling", KINDS)
 def test_the_exporters_layout_is_the_encoder_from_the_first_chunk_to_a_partial_last_one(subsampling, norm):
+    """They agree with a look-ahead of three frames and without one."""
     config, model = make_model(subsampling, causal_conv=True, convolution_norm=norm)
-    geometry = Geometry.of(config, model, 4, 2)
-    engine = Engine(config, model, chunk_size=4, num_left_chunks=2)
-    state, seen = zeros(geometry.state_shapes).values(), 0
+    look_ahead = 3 if norm == "layer_norm" else 0
+    geometry = Geometry.of(config, model, 4, 2, look_ahead)
+    engine = Engine(config, model, chunk_size=4, num_left_chunks=2, look_ahead=look_ahead)
+    state = zeros(geometry.state_shapes).values()
     run = jax.jit(flat_step(model, geometry))
     rng = np.random.default_rng(2)
-    for num_frames in (4, 4, 4, 4, 3):
+    for seen in range(0, 19, 4):
+        num_frames = min(19 - seen, geometry.window_frames)
         window = (12 + 4 * rng.standard_normal((geometry.window, 24))).astype(np.float32)
         expected = engine(window[None], np.array([num_frames], np.int32))[0, :num_frames]
         mask = np.where(geometry.valid_keys(seen, num_frames), 0, -1e4).astype(np.float32)
         log_probs, *state = run(window, mask, *state)
-        seen += num_frames
+        assert log_probs.shape == (4, geometry.vocab_size)
         np.testing.assert_allclose(log_probs[:num_frames], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -120,16 +124,16 @@ def test_core_mls_layout_is_the_encoder_within_float16(subsampling, norm):
     from conformer.export import coreml
 
     config, model = make_model(subsampling, causal_conv=True, convolution_norm=norm)
-    geometry = Geometry.of(config, model, 4, 2)
-    engine = Engine(config, model, chunk_size=4, num_left_chunks=2)
+    geometry = Geometry.of(config, model, 4, 2, look_ahead=3)
+    engine = Engine(config, model, chunk_size=4, num_left_chunks=2, look_ahead=3)
     run = MilInterpreter(coreml.program(model, geometry))
     state = {name: np.zeros(shape, np.float16) for name, shape in state_shapes(geometry).items()}
     rng = np.random.default_rng(2)
     for seen in (0, 4):
         window = (12 + 4 * rng.standard_normal((geometry.window, 24))).astype(np.float32)
-        mask = np.where(geometry.valid_keys(seen, 4), 0, -1e4).astype(np.float32)[None, :, None, None]
+        mask = np.where(geometry.valid_keys(seen, 7), 0, -1e4).astype(np.float32)[None, :, None, None]
         found = run({"window": window.T[None, None], "mask": mask}, state)["log_probs"][0, :, 0].T
-        expected = engine(window[None], np.array([4], np.int32))[0]
+        expected = engine(window[None], np.array([7], np.int32))[0]
         assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 
@@ -149,24 +153,25 @@ PUBLIC = {  # what public checkpoints have that a model of this project has not
         final_norm=True,
     ),
 }
+LOOK_AHEADS = {"fastconformer": 3, "conformer": 0, "wenet": 3}  # encoder frames
 
 
 @functools.cache
 def public_stream(name):
     """A model, its sizes, and windows of a stream with what the engine makes of them; the last holds few frames."""
     config, model = make_model(causal_conv=True, **PUBLIC[name])
-    geometry = Geometry.of(config, model, 4, 2)
-    engine = Engine(config, model, chunk_size=4, num_left_chunks=2)
+    geometry = Geometry.of(config, model, 4, 2, LOOK_AHEADS[name])
+    engine = Engine(config, model, chunk_size=4, num_left_chunks=2, look_ahead=LOOK_AHEADS[name])
     rng, lead = np.random.default_rng(2), geometry.lengths.lead
     features = (12 + 4 * rng.standard_normal((4 * geometry.shift, 24))).astype(np.float32)
     padded = np.pad(features, ((lead, geometry.window), (0, 0)))
     windows = [padded[start : start + geometry.window] for start in range(0, 4 * geometry.shift, geometry.shift)]
-    expected = [engine(window[None], np.array([4], np.int32))[0] for window in windows]
+    expected = [engine(window[None], np.array([geometry.window_frames], np.int32))[0] for window in windows]
     return model, geometry, list(zip(windows, expected, strict=True))
 
 
 def positions_of(geometry, seen):
-    frames = jnp.arange(seen - geometry.left, seen + geometry.chunk_size, dtype=jnp.float32)
+    frames = jnp.arange(seen - geometry.left, seen + geometry.window_frames, dtype=jnp.float32)
     return np.asarray(sinusoids(frames, geometry.encoder_dim))
 
 
@@ -182,17 +187,17 @@ def test_both_layouts_agree_on_public_architectures(name):
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_exporters_layout_has_public_architectures(name):
     model, geometry, chunks = public_stream(name)
-    laid_out, pasts = lay_out(model, geometry), None
+    laid_out, layout = lay_out(model, geometry), LAYOUT.looking_ahead(geometry.look_ahead)
     state = list(zeros(geometry.state_shapes).values())
     pasts = [Past(*state[3 * layer : 3 * layer + 3]) for layer in range(geometry.num_layers)]
 
     @jax.jit
     def run(window, mask, pasts, positions):
-        logits, pasts = laid_out.logits(window, mask, pasts, LAYOUT, positions)
+        logits, pasts = laid_out.logits(window, mask, pasts, layout, positions)
         return jax.nn.log_softmax(logits), pasts
 
     for index, (window, expected) in enumerate(chunks):
-        mask = np.where(geometry.valid_keys(4 * index, 4), 0, -1e4).astype(np.float32)
+        mask = np.where(geometry.valid_keys(4 * index, geometry.window_frames), 0, -1e4).astype(np.float32)
         found, pasts = run(window, mask, pasts, positions_of(geometry, 4 * index))
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
 
@@ -207,7 +212,9 @@ def test_core_mls_layout_has_public_architectures(name):
     run = MilInterpreter(coreml.program(model, geometry))
     state = {part: np.zeros(shape, np.float16) for part, shape in state_shapes(geometry).items()}
     for index, (window, expected) in enumerate(chunks[:2]):
-        mask = np.where(geometry.valid_keys(4 * index, 4), 0, -1e4).astype(np.float32)[None, :, None, None]
+        mask = np.where(geometry.valid_keys(4 * index, geometry.window_frames), 0, -1e4).astype(np.float32)[
+            None, :, None, None
+        ]
         inputs = {"window": window.T[None, None], "mask": mask, "offset": np.full((1, 1, 1, 1), 4 * index, np.float32)}
         found = run(inputs, state)["log_probs"][0, :, 0].T
         assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
@@ -228,7 +235,7 @@ def test_core_ml_counts_the_frames_of_long_streams(seen):
         return coreml.key_positions(geometry, offset)
 
     (found,) = MilInterpreter(program)({"offset": np.full((1, 1, 1, 1), seen, np.float32)}, {}).values()
-    expected = known_sinusoids(np.arange(seen - geometry.left, seen + geometry.chunk_size), geometry.encoder_dim)
+    expected = known_sinusoids(np.arange(seen - geometry.left, seen + geometry.window_frames), geometry.encoder_dim)
     # Float16 rounds the sinusoids, float32 their angles: the frequency, then the product.
     np.testing.assert_allclose(found[0, :, 0].T, expected, rtol=0, atol=2**-12 + seen * 2**-23)
 
@@ -319,7 +326,7 @@ def test_a_frequency_stride_halves_the_bins():
 
 def test_position_biases_are_laid_out_for_one_size():
     _, model = make_model(causal_conv=True)
-    laid = CHANNELS_FIRST.lay_out(channels_first(model), 4, 2)
+    laid = CHANNELS_FIRST.lay_out(channels_first(model), 4, 12)
     assert laid.encoder.blocks[0].attention.relative_bias.shape == (2, 12, 4)
     assert model.encoder.blocks[0].attention.relative_bias.shape == (2, 13)
 

@@ -200,6 +200,55 @@ def cached_encoder(subsampling, factor):
     return full, step
 
 
+def test_frames_of_a_look_ahead_are_seen_and_not_remembered():
+    """A step gives the first frames of one without look-ahead over the same window, and the state that it had then."""
+    size, ahead, left, inputs = 4, 3, 8, 8
+    graphdef, weights = nnx.split(make_model(causal_conv=True, kernel_size=inputs + 1)[1].encoder)
+    step = jax.jit(lambda *args: nnx.merge(graphdef, weights).step(*args), static_argnums=3)
+    encoder = nnx.merge(graphdef, weights)
+    rng, window = np.random.default_rng(0), encoder.subsampling.window(size + ahead)
+    cache = encoder.initial_cache(2, size, left // size)
+
+    def remembered(old, full, axis, count):
+        """The newest frames of those before, and of the window's as far as they are not the look-ahead."""
+        kept = np.arange(size, count), np.arange(count - ahead - size, count - ahead)
+        return np.concatenate(
+            [np.take(np.asarray(a), rows, axis) for a, rows in zip((old, full), kept, strict=True)], axis
+        )
+
+    for valid in ([7, 7], [7, 7], [7, 5], [4, 2]):
+        num_frames = jnp.asarray(valid)
+        features = jnp.asarray(rng.standard_normal((2, window, 24), np.float32))
+        expected, plain = step(cache, features, num_frames, 0)
+        found, new = step(cache, features, num_frames, ahead)
+        np.testing.assert_allclose(found, expected[:, :size], rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(new.frames, cache.frames + jnp.minimum(num_frames, size))
+        for mine, old, full in zip(new.blocks, cache.blocks, plain.blocks, strict=True):
+            for name, axis, count in (("key", 2, left), ("value", 2, left), ("inputs", 1, inputs)):
+                wanted = remembered(getattr(old, name), getattr(full, name), axis, count)
+                np.testing.assert_allclose(getattr(mine, name), wanted, rtol=1e-6, atol=1e-6)
+        cache = new
+
+
+def test_a_look_ahead_helps_as_far_as_it_reaches():
+    """A frame depends on those of the look-ahead, and on nothing after them."""
+    config, model = make_model(causal_conv=True)
+    engine = Engine(config, model, chunk_size=4, num_left_chunks=2, look_ahead=3)
+    rng = np.random.default_rng(0)
+    features = 12 + 4 * rng.standard_normal((engine.framing.window, 24)).astype(np.float32)
+    full, changed = np.array([7], np.int32), features.copy()
+    expected = engine(features[None], full)
+    changed[-1] += 1.0  # of the last frame that is seen
+    engine.reset()
+    assert np.abs(engine(changed[None], full) - expected).max() > 1e-3
+    for valid in (6, 4):  # an utterance that ends before it
+        engine.reset()
+        found = engine(features[None], np.array([valid], np.int32))
+        engine.reset()
+        np.testing.assert_allclose(engine(changed[None], np.array([valid], np.int32)), found, atol=1e-6)
+    assert found.shape == (1, 4, TOKENIZER.vocab_size)
+
+
 def test_what_cannot_stream_is_refused():
     _, symmetric = make_model()
     with pytest.raises(ValueError, match="causal_conv=False"):

@@ -44,7 +44,8 @@ def headline_table(report: Report) -> str | None:
             return None
         whole, live = best(scores, "offline"), best(scores, chunk)
         config = Config.from_json(ROOT / "models" / name / "config.json")
-        workload = Workload.chunk(config, live["chunk_size"], live.get("num_left_chunks", 4))
+        sizes = live["chunk_size"], live.get("num_left_chunks", 4)
+        workload = Workload.chunk(config, *sizes, look_ahead=live.get("look_ahead", 0))
         joules = costs(config, workload, get_policy("int8"))["predicted_joules_per_second"] or 0.0
         rows.append(
             (

@@ -160,9 +160,14 @@ def _kind(card: Card) -> str:
             "1 for each encoder frame of the recording and 0 for others, whose outputs mean nothing."
         )
     wait = geometry.shift * card.features.frame_shift_ms
+    ahead = (
+        f" They see the {geometry.look_ahead} encoder frames after them, which the next step gives."
+        if geometry.look_ahead
+        else ""
+    )
     return (
         f"A file is one step of a stream: {geometry.window} feature frames in, {geometry.chunk_size} encoder frames "
-        f"({wait:.0f} ms) out. The next window starts {geometry.shift} feature frames later. A state of "
+        f"({wait:.0f} ms) out.{ahead} The next window starts {geometry.shift} feature frames later. A state of "
         f"{geometry.num_left_chunks} chunks is carried from step to step, zeros at the start."
     )
 
@@ -170,7 +175,8 @@ def _kind(card: Card) -> str:
 def _client_flags(geometry: Geometry) -> str:
     if geometry.whole:
         return ""
-    return f" --chunk-size={geometry.chunk_size} --num-left-chunks={geometry.num_left_chunks}"
+    ahead = f" --look-ahead={geometry.look_ahead}" if geometry.look_ahead else ""
+    return f" --chunk-size={geometry.chunk_size} --num-left-chunks={geometry.num_left_chunks}{ahead}"
 
 
 def _normalisation(features: FeatureConfig) -> str:

@@ -21,7 +21,7 @@ MASKED = -1e4  # what a key that is not valid adds to its scores: exp of it is z
 class Geometry:
     """The fixed sizes of an artefact."""
 
-    chunk_size: int  # encoder frames
+    chunk_size: int  # encoder frames that a step recognises
     num_left_chunks: int
     subsampling_factor: int  # feature frames an encoder frame
     right_context: int  # feature frames that an encoder frame needs beyond its first
@@ -34,12 +34,19 @@ class Geometry:
     subsampling_padding: str = "none"
     positions: str = "learned"
     kind: str = "step"  # of a stream; or "whole": a recording of at most `chunk_size` encoder frames, without a state
+    look_ahead: int = 0  # encoder frames after a chunk that it sees, and that the next step recognises
 
     @classmethod
     def of(
-        cls, config: Config, model: "ConformerCTC", chunk_size: int, num_left_chunks: int, kind: str = "step"
+        cls,
+        config: Config,
+        model: "ConformerCTC",
+        chunk_size: int,
+        num_left_chunks: int,
+        look_ahead: int = 0,
+        kind: str = "step",
     ) -> "Geometry":
-        """Returns the geometry of a model for streams of one chunk size and left context, or for whole recordings."""
+        """Returns the geometry of a model for streams of one chunk size and context, or for whole recordings."""
         sizes = config.model
         return cls(
             chunk_size,
@@ -55,6 +62,7 @@ class Geometry:
             sizes.subsampling_padding,
             sizes.positions,
             kind,
+            look_ahead,
         )
 
     @property
@@ -63,9 +71,14 @@ class Geometry:
         return Lengths(self.subsampling_factor, self.right_context, self.subsampling_padding)
 
     @property
+    def window_frames(self) -> int:
+        """Encoder frames of a window."""
+        return self.chunk_size + self.look_ahead
+
+    @property
     def window(self) -> int:
         """Feature frames of a window."""
-        return self.lengths.window(self.chunk_size)
+        return self.lengths.window(self.window_frames)
 
     @property
     def shift(self) -> int:
@@ -74,7 +87,7 @@ class Geometry:
 
     def framing(self, features: FeatureConfig) -> Framing:
         """Returns the way in which audio is cut for the artefact."""
-        return Framing(features, self.lengths, self.chunk_size, self.whole)
+        return Framing(features, self.lengths, self.chunk_size, self.look_ahead, self.whole)
 
     @property
     def whole(self) -> bool:
@@ -89,7 +102,7 @@ class Geometry:
     @property
     def num_keys(self) -> int:
         """Encoder frames attended to."""
-        return self.left + self.chunk_size
+        return self.left + self.window_frames
 
     @property
     def head_dim(self) -> int:
@@ -125,7 +138,7 @@ class Geometry:
         return window | heard | {"inside": (self.chunk_size, 1)}
 
     def valid_keys(self, frames_seen: int, num_frames: int) -> Bool[np.ndarray, " keys"]:
-        """Returns which keys the next chunk, of `num_frames` valid frames, attends to."""
+        """Returns which keys the next chunk attends to, whose window has `num_frames` valid frames."""
         key = np.arange(self.num_keys)
         return (key >= self.left - min(frames_seen, self.left)) & (key < self.left + num_frames)
 

@@ -45,7 +45,8 @@ def front_end(features: FeatureConfig, geometry: Geometry) -> dict[str, int | fl
         "WINDOW_SHIFT_FRAMES": geometry.shift,
         "SUBSAMPLING_FACTOR": geometry.subsampling_factor,
         "RIGHT_CONTEXT": geometry.right_context,
-        "CHUNK_SIZE": geometry.chunk_size,
+        "CHUNK_SIZE": geometry.chunk_size,  # encoder frames that a window adds
+        "LOOK_AHEAD": geometry.look_ahead,  # and those after them that it holds, which the next one adds
         "LEFT_CONTEXT": geometry.left,
         "VOCAB_SIZE": geometry.vocab_size,
         "INT16_SCALE": INT16_SCALE,  # of samples in [-1, 1)

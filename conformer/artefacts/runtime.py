@@ -44,7 +44,7 @@ class Runtime(abc.ABC):
             return self._whole(self._whole_inputs(windows[0], int(num_frames[0])))[None]
         valid = self.geometry.valid_keys(self._frames_seen, int(num_frames[0]))
         log_probs = self._step(windows[0], valid)
-        self._frames_seen += int(num_frames[0])
+        self._frames_seen += min(int(num_frames[0]), self.geometry.chunk_size)
         return log_probs[None]
 
     def reset(self) -> None:

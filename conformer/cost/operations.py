@@ -20,18 +20,22 @@ class Workload:
 
     batch_size: int
     feature_frames: int  # of each, the frames that windows overlap by included
-    frames: int  # encoder frames of each
+    frames: int  # encoder frames of each, those of the look-ahead included
     past: int  # frames of left context that a stream keeps; 0 for whole utterances
     seconds: float  # of audio, of all of them together
     streaming: bool
+    look_ahead: int = 0  # encoder frames at the end of each that are computed again with the next chunk
 
     @classmethod
-    def chunk(cls, config: Config, chunk_size: int, num_left_chunks: int, batch_size: int = 1) -> "Workload":
+    def chunk(
+        cls, config: Config, chunk_size: int, num_left_chunks: int, batch_size: int = 1, look_ahead: int = 0
+    ) -> "Workload":
         """The next chunk of each of `batch_size` streams, whose left context is full."""
-        window = lengths_of(config.model).window(chunk_size)
+        frames = chunk_size + look_ahead
+        window = lengths_of(config.model).window(frames)
         shift = chunk_size * config.model.subsampling_factor
         seconds = batch_size * shift * config.features.frame_shift_ms / 1000
-        return cls(batch_size, window, chunk_size, chunk_size * num_left_chunks, seconds, True)
+        return cls(batch_size, window, frames, chunk_size * num_left_chunks, seconds, True, look_ahead)
 
     @classmethod
     def utterance(cls, config: Config, seconds: float, batch_size: int = 1) -> "Workload":
@@ -49,7 +53,7 @@ MODULES = ("front end", "feed-forward", "attention", "convolution", "norm", "hea
 
 def operations(config: Config, workload: Workload) -> list[Operation]:
     """All operations of normalisation, encoder, head and log-softmax in their order."""
-    layout, model = Counting(config.model.execution), config.model
+    layout, model = Counting(config.model.execution).looking_ahead(workload.look_ahead), config.model
     features = Tensor(workload.batch_size, workload.feature_frames, config.features.num_mel_bins)
     pasts = None
     if workload.streaming:

@@ -54,8 +54,8 @@ def program(model: ConformerCTC, geometry: Geometry) -> Any:
     tensors = {name: mb.TensorSpec(shape) for name, shape in input_shapes(geometry).items()}
     states = {name: mb.StateTensorSpec(shape, dtype=types.fp16) for name, shape in shapes.items()}
 
-    layout = CoreMlLayout()
-    model = layout.lay_out(model, geometry.chunk_size, geometry.num_left_chunks)
+    layout = CoreMlLayout().looking_ahead(geometry.look_ahead)
+    model = layout.lay_out(model, geometry.window_frames, geometry.num_keys)
 
     def build(window: Any, mask: Any, offset: Any = None, **states: Any) -> Any:
         positions = None if offset is None else key_positions(geometry, offset)
@@ -83,7 +83,7 @@ def key_positions(geometry: Geometry, offset: Any) -> Any:
 
     Their angles are in float32: float16 cannot count beyond 2048.
     """
-    keys = np.arange(-geometry.left, geometry.chunk_size, dtype=np.float32)
+    keys = np.arange(-geometry.left, geometry.window_frames, dtype=np.float32)
     places = mb.add(x=offset, y=keys[None, None, None])
     angles = mb.mul(x=places, y=frequencies(geometry.encoder_dim)[None, :, None, None])
     pairs = mb.concat(values=[mb.sin(x=angles), mb.cos(x=angles)], axis=2)

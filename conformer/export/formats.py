@@ -43,6 +43,7 @@ def check_request(
     chunk_size: int,
     num_left_chunks: int,
     max_seconds: float | None = None,
+    look_ahead: int = 0,
 ) -> None:
     """Raises ExportError for what cannot be exported, warns of what was not trained for.
 
@@ -59,6 +60,8 @@ def check_request(
             f"--chunk-size={chunk_size} --num-left-chunks={num_left_chunks}: a state of fixed size needs at least 1 of "
             "each; 16 and 4 are usual"
         )
+    if look_ahead < 0:
+        raise ExportError(f"--look-ahead={look_ahead}: it is a number of frames, at least 0")
     if (reason := config.not_streaming) is not None:
         raise ExportError(f"{reason}; or export it for whole recordings: add --whole")
     if numerics == "float16-stable" and config.model.positions == "absolute":
@@ -71,12 +74,8 @@ def check_request(
             "--format=tflite-micro has Kaldi's front end in C and no padded one: export for litert, or train a model "
             "with features.kind=kaldi and model.subsampling_padding=none"
         )
-    if chunk_size not in config.train.chunk_sizes:
-        warnings.warn(
-            f"--chunk-size={chunk_size} is not one of train.chunk_sizes={config.train.chunk_sizes} that the model was "
-            "trained for: expect more errors",
-            stacklevel=2,
-        )
+    if reason := config.untrained_chunk(chunk_size, look_ahead):
+        warnings.warn(reason, stacklevel=2)
     if format == "onnx" and (reason := not_for_sherpa(config)):
         warnings.warn(f"for ONNX Runtime alone: {reason}", stacklevel=2)
     backend(format)

@@ -86,7 +86,7 @@ def _chained_inputs(path: pathlib.Path, task: Task) -> Iterator[dict[str, np.nda
     for windows in task.calibration:
         state = zeros(geometry.state_shapes)
         for index, window in enumerate(windows):
-            valid = geometry.valid_keys(index * geometry.chunk_size, geometry.chunk_size)
+            valid = geometry.valid_keys(index * geometry.chunk_size, geometry.window_frames)
             mask = np.where(valid, 0, MASK_VALUES[task.numerics]).astype(np.float32)
             inputs = {"window": window, "mask": mask} | state
             yield inputs

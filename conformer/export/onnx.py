@@ -73,7 +73,7 @@ def export(task: Task) -> Interface:
 
 def _convert(model: ConformerCTC, geometry: Geometry, layout: Constant) -> Any:
     """The step with the interface's inputs but the unused ones, the mask in float32."""
-    model = lay_out(model, geometry)
+    model, layout = lay_out(model, geometry), layout.looking_ahead(geometry.look_ahead)
 
     def wenet_step(x: jax.Array, attn_cache: jax.Array, conv_cache: jax.Array, valid: jax.Array, *start: Any) -> Any:
         states = []
@@ -173,12 +173,12 @@ class _Streams(CalibrationDataReader):
     @staticmethod
     def _chained(task: Task) -> Iterator[dict[str, np.ndarray]]:
         runtime = OnnxRuntime(task.path, task.geometry, task.config.features)
-        chunk_size = task.geometry.chunk_size
+        chunk_size, size = task.geometry.chunk_size, task.geometry.window_frames
         for windows in task.calibration:
             runtime.reset()
             for index, window in enumerate(windows):
-                yield runtime.inputs(window, task.geometry.valid_keys(index * chunk_size, chunk_size))
-                runtime(window[None], np.full(1, chunk_size, np.int32))
+                yield runtime.inputs(window, task.geometry.valid_keys(index * chunk_size, size))
+                runtime(window[None], np.full(1, size, np.int32))
 
 
 @contextlib.contextmanager
@@ -228,7 +228,8 @@ def _add_metadata(model: onnx.ModelProto, geometry: Geometry) -> None:
         "num_blocks": geometry.num_layers,
         "output_size": geometry.encoder_dim,
         "cnn_module_kernel": geometry.kernel_size,
-        "right_context": geometry.right_context,
+        # The client's windows end so many feature frames after a chunk's last frame begins.
+        "right_context": geometry.right_context + geometry.look_ahead * geometry.subsampling_factor,
         "subsampling_factor": geometry.subsampling_factor,
         "vocab_size": geometry.vocab_size,
         # For a reader; the client is told them again.

@@ -10,7 +10,7 @@ import numpy as np
 from conformer.data import Utterance
 from conformer.decode.greedy import greedy
 from conformer.evaluation.scorer import difference, errors_of, score
-from conformer.streaming import Stepper, windows_of
+from conformer.streaming import Stepper, log_probs_of, windows_of
 from conformer.tokenizer import Tokenizer
 
 REFERENCE = "JAX float32"
@@ -69,12 +69,7 @@ class Parity:
 
     def _run(self, stepper: Stepper) -> list[np.ndarray]:
         """Log-probabilities of each utterance."""
-        results = []
-        for stream in self._streams:
-            stepper.reset()
-            chunks = [stepper(w.features[None], np.full(1, w.num_frames, np.int32))[0, : w.num_frames] for w in stream]
-            results.append(np.concatenate(chunks))
-        return results
+        return [log_probs_of(stepper, stream) for stream in self._streams]
 
     def _texts(self, results: list[np.ndarray]) -> list[str]:
         return [self._tokenizer.decode([token.id for token in greedy(log_probs)]) for log_probs in results]

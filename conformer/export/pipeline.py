@@ -39,6 +39,7 @@ def export(
     num_left_chunks: int,
     out: pathlib.Path,
     max_seconds: float | None = None,
+    look_ahead: int = 0,
 ) -> Card:
     """Writes a trained model, its tokens and its card to the folder `out`.
 
@@ -47,13 +48,13 @@ def export(
     """
     config = Config.from_json(workdir / "config.json")
     numerics = numerics or FORMATS[format].numerics[0]
-    check_request(config, format, numerics, chunk_size, num_left_chunks, max_seconds)
+    check_request(config, format, numerics, chunk_size, num_left_chunks, max_seconds, look_ahead)
     config, model, tokenizer, step = load_model(workdir)
     if max_seconds is None:
-        geometry = Geometry.of(config, model, chunk_size, num_left_chunks)
+        geometry = Geometry.of(config, model, chunk_size, num_left_chunks, look_ahead)
     else:
         framing = Framing.of_whole(config.features, lengths_of(config.model), max_seconds)
-        geometry = Geometry.of(config, model, framing.chunk_size, 0, "whole")
+        geometry = Geometry.of(config, model, framing.chunk_size, 0, kind="whole")
     framing = geometry.framing(config.features)
     calibration = _calibration(config, framing) if numerics in FORMATS[format].calibrated else []
     out.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,8 @@ def reference(config: Config, model: ConformerCTC, geometry: Geometry) -> Steppe
     """Returns the model in JAX float32, with the windows of an artefact, for the artefact to be compared with."""
     if geometry.whole:
         return WholeEngine(model, geometry.framing(config.features))
-    return Engine(config, model, chunk_size=geometry.chunk_size, num_left_chunks=geometry.num_left_chunks)
+    sizes = {name: getattr(geometry, name) for name in ("chunk_size", "num_left_chunks", "look_ahead")}
+    return Engine(config, model, **sizes)
 
 
 def release(workdir: pathlib.Path, out: pathlib.Path) -> None:
@@ -118,7 +120,7 @@ def check_difference(runtime: Runtime, folder: pathlib.Path) -> float:
     try:
         stored = np.load(path)
         windows, expected = stored["windows"], stored["log_probs"]
-        counts = stored["num_frames"] if runtime.framing.whole else np.full(len(windows), runtime.framing.chunk_size)
+        counts = stored["num_frames"] if runtime.framing.whole else np.full(len(windows), runtime.framing.window_frames)
     except (OSError, ValueError, KeyError):
         raise ExportError(f"{path} cannot be read: export again") from None
     runtime.reset()
@@ -143,7 +145,7 @@ def size_of(path: pathlib.Path) -> int:
 def check_windows(framing: Framing) -> np.ndarray:
     """Features of synthetic sound in whole chunks, (chunks, window, mel): the same for ever."""
     windows = windows_of(framing, _check_samples(framing))
-    return np.stack([window.features for window in windows if window.num_frames == framing.chunk_size])
+    return np.stack([window.features for window in windows if window.num_frames == framing.window_frames])
 
 
 def whole_check_windows(framing: Framing) -> list[Window]:
@@ -171,7 +173,7 @@ def _write_check(engine: Stepper, out: pathlib.Path) -> None:
         np.savez_compressed(out / WHOLE_CHECK_FILE, **arrays)
         return
     windows = check_windows(engine.framing)
-    num_frames = np.full(1, engine.framing.chunk_size, np.int32)
+    num_frames = np.full(1, engine.framing.window_frames, np.int32)
     log_probs = [engine(window[None], num_frames)[0] for window in windows]
     np.savez(out / CHECK_FILE, windows=windows, log_probs=np.stack(log_probs))
 

@@ -24,7 +24,7 @@ def lay_out(model: ConformerCTC, geometry: Geometry) -> ConformerCTC:
     The window holds features that are not normalised; the mask is added to every query's scores: 0 for a valid key, a
     large negative number for another.
     """
-    return LAYOUT.lay_out(model, geometry.chunk_size, geometry.num_left_chunks)
+    return LAYOUT.lay_out(model, geometry.window_frames, geometry.num_keys)
 
 
 def flat_step(
@@ -41,6 +41,7 @@ def flat_step(
     if geometry.whole:
         return lambda *inputs: (head(whole_logits(model, geometry, layout, *inputs)),)
     model, size = lay_out(model, geometry), len(Past._fields)
+    layout = layout.looking_ahead(geometry.look_ahead)
 
     def run(window: jax.Array, mask: jax.Array, *state: jax.Array) -> tuple[jax.Array, ...]:
         pasts = [Past(*state[size * layer : size * (layer + 1)]) for layer in range(geometry.num_layers)]
@@ -72,7 +73,7 @@ def whole_logits(model: ConformerCTC, geometry: Geometry, layout: Constant, *inp
 
 def key_positions(geometry: Geometry, frames: jax.Array) -> jax.Array:
     """The sinusoids of all keys of the chunk that begins after so many frames, (keys, encoder_dim)."""
-    keys = np.arange(-geometry.left, geometry.chunk_size, dtype=np.float32)
+    keys = np.arange(-geometry.left, geometry.window_frames, dtype=np.float32)
     return sinusoids(frames + keys, geometry.encoder_dim)
 
 

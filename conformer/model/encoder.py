@@ -114,6 +114,8 @@ class Encoder(nnx.Module):
     ) -> tuple[list[Frames], list[Past]]:
         """The network itself, in any layout: the frames that leave each block, and what a stream remembers of each.
 
+        The frames of the layout's look-ahead are computed with the others, but neither remembered nor returned.
+
         Args:
             features: normalised.
             pasts: the state of each block; None = whole utterances.
@@ -134,6 +136,8 @@ class Encoder(nnx.Module):
         if self.final_norm is not None:
             with layout.scope("norm"):
                 outputs[-1] = layout.norm(self.final_norm, outputs[-1])
+        if layout.look_ahead:
+            outputs[-1] = layout.settled(outputs[-1])
         return outputs, new_pasts
 
     def initial_cache(self, batch_size: int, chunk_size: int, num_left_chunks: int) -> Cache:
@@ -153,31 +157,38 @@ class Encoder(nnx.Module):
         cache: Cache,
         window: Float[Array, "batch window mel"],
         num_frames: Int[Array, " batch"] | None = None,
+        look_ahead: int = 0,
     ) -> tuple[Float[Array, "batch frames channels"], Cache]:
         """Encodes the next chunk of each stream.
 
+        With `look_ahead`, the chunk also sees the frames that come after it. They are computed for that alone, and
+        computed again as a part of the next chunk, when they see what comes after them.
+
         Args:
             cache: from `initial_cache` or the previous step; streams may be at different positions.
-            window: normalised features, `subsampling.window(chunk_size)` of them; the next window starts
+            window: normalised features, `subsampling.window(chunk_size + look_ahead)` of them; the next window starts
                 chunk_size * subsampling_factor frames later. The first begins `subsampling.lead` frames early, and
                 frames outside the utterance are zeros, where the front end is padded.
-            num_frames: valid encoder frames of each stream's chunk; fewer than all only in its last. None = all.
+            num_frames: valid encoder frames of each stream's window; fewer than all only at its end. None = all.
+            look_ahead: encoder frames at the end of the window that the chunk looks ahead to.
 
         Returns:
-            chunk_size encoder frames, equal to the masked full pass, and the next cache.
+            chunk_size encoder frames, without look-ahead equal to the masked full pass, and the next cache.
         """
         self.subsampling.check(window.shape[1])
-        batch, chunk_size = len(window), self.subsampling.chunk(window.shape[1])
-        left = self.layout.left_context(cache.blocks[0])
-        num_frames = jnp.full(batch, chunk_size) if num_frames is None else num_frames
-        rows = (batch, chunk_size)
+        batch, size = len(window), self.subsampling.chunk(window.shape[1])
+        layout = self.layout.looking_ahead(look_ahead)
+        left = layout.left_context(cache.blocks[0])
+        num_frames = jnp.full(batch, size) if num_frames is None else num_frames
+        rows = (batch, size)
         key_start = jnp.broadcast_to(left - jnp.minimum(cache.frames, left)[:, None], rows)
         key_end = jnp.broadcast_to(left + num_frames[:, None], rows)
-        seen = self.layout.seen(key_start, key_end, left + chunk_size, None)
-        inside = self.layout.inside(jnp.arange(chunk_size) < num_frames[:, None])
+        seen = layout.seen(key_start, key_end, left + size, None)
+        inside = layout.inside(jnp.arange(size) < num_frames[:, None])
         positions = None
         if self.absolute:
-            frames = cache.frames[:, None] + jnp.arange(-left, chunk_size)
-            positions = self.layout.from_sequence(sinusoids(frames.astype(jnp.float32), self.past_sizes[2]))
-        outputs, pasts = self.run(window, seen, inside, cache.blocks, self.layout, positions=positions)
-        return self.layout.to_sequence(outputs[-1]), Cache(tuple(pasts), cache.frames + num_frames)
+            frames = cache.frames[:, None] + jnp.arange(-left, size)
+            positions = layout.from_sequence(sinusoids(frames.astype(jnp.float32), self.past_sizes[2]))
+        outputs, pasts = self.run(window, seen, inside, cache.blocks, layout, positions=positions)
+        settled = jnp.minimum(num_frames, size - look_ahead)
+        return layout.to_sequence(outputs[-1]), Cache(tuple(pasts), cache.frames + settled)

@@ -10,4 +10,5 @@ from conformer.streaming.transcript import Transcript as Transcript
 from conformer.streaming.transcript import Word as Word
 from conformer.streaming.windows import StreamError as StreamError
 from conformer.streaming.windows import Windows as Windows
+from conformer.streaming.windows import log_probs_of as log_probs_of
 from conformer.streaming.windows import windows_of as windows_of

@@ -19,8 +19,9 @@ class Engine:
     """A model as a `Stepper`. Warns where it was not trained for the chunk size.
 
     Args:
-        chunk_size: encoder frames that are seen at a time.
+        chunk_size: encoder frames that are recognised at a time.
         num_left_chunks: chunks that are seen before them.
+        look_ahead: encoder frames that are seen after them.
         batch_size: streams that are stepped at once.
     """
 
@@ -31,23 +32,20 @@ class Engine:
         *,
         chunk_size: int = 16,
         num_left_chunks: int = 4,
+        look_ahead: int = 0,
         batch_size: int = 1,
     ):
         if (reason := config.not_streaming) is not None:
             raise ValueError(reason)
-        trained = config.train.chunk_sizes
-        if chunk_size not in trained:
-            warnings.warn(
-                f"chunk_size={chunk_size} is not one of train.chunk_sizes={trained} that the model was trained for: "
-                "expect more errors",
-                stacklevel=2,
-            )
-        self.framing = Framing(config.features, lengths_of(config.model), chunk_size)
+        if reason := config.untrained_chunk(chunk_size, look_ahead):
+            warnings.warn(reason, stacklevel=2)
+        self.framing = Framing(config.features, lengths_of(config.model), chunk_size, look_ahead)
         self.batch_size = batch_size
         cache = jax.eval_shape(lambda: model.encoder.initial_cache(batch_size, chunk_size, num_left_chunks))
         self._initial = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), cache)  # nothing to compile
         self.reset()
-        model = model.encoder.layout.lay_out(model, chunk_size, num_left_chunks)
+        size = self.framing.window_frames
+        model = model.encoder.layout.lay_out(model, size, chunk_size * num_left_chunks + size)
         graphdef, weights = nnx.split(model)
         self._weights = jax.device_put(weights, jax.devices()[0])
 
@@ -60,7 +58,7 @@ class Engine:
         ) -> tuple[Float[Array, "batch frames vocab"], Cache]:
             model = nnx.merge(graphdef, weights)
             cache = _choose(fresh, jax.tree.map(jnp.zeros_like, cache), cache) if batch_size > 1 else cache
-            x, new_cache = model.encoder.step(cache, model.standardise(windows), num_frames)
+            x, new_cache = model.encoder.step(cache, model.standardise(windows), num_frames, look_ahead)
             # A slot with no frames this time keeps its state.
             new_cache = _choose(num_frames > 0, new_cache, cache) if batch_size > 1 else new_cache
             return model.log_softmax(model.head(x)), new_cache

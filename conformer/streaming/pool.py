@@ -93,7 +93,7 @@ class StreamPool:
         for slot, stream in enumerate(self._slots):
             if stream is None:
                 continue
-            if count := num_frames[slot]:
+            if count := min(num_frames[slot], framing.chunk_size):
                 factor, size = framing.subsampling_factor, DECODED if framing.whole else count
                 for start in range(0, count, size):
                     stop = min(start + size, count)

@@ -16,12 +16,14 @@ from kernels.typing import Bool, Float, Int
 class Framing:
     """The sizes by which audio is cut into windows of features, each of which becomes a chunk of encoder frames.
 
+    A chunk sees the `look_ahead` frames after it too, which its window holds; they are recognised with the next chunk.
     With `whole`, a window holds a recording from its beginning to its end, followed by zeros.
     """
 
     features: FeatureConfig
     lengths: Lengths
-    chunk_size: int  # encoder frames of a window
+    chunk_size: int  # encoder frames that a window adds
+    look_ahead: int = 0  # encoder frames at the end of a window that the next one begins with
     whole: bool = False
 
     @classmethod
@@ -32,9 +34,14 @@ class Framing:
         return cls(features, lengths, max(lengths.output_lengths(frames), 1), whole=True)
 
     @property
+    def window_frames(self) -> int:
+        """Encoder frames of a window: a chunk and its look-ahead."""
+        return self.chunk_size + self.look_ahead
+
+    @property
     def window(self) -> int:
         """Feature frames of a window."""
-        return self.lengths.window(self.chunk_size)
+        return self.lengths.window(self.window_frames)
 
     @property
     def shift(self) -> int:
@@ -93,7 +100,7 @@ class Stepper(Protocol):
 
         Args:
             windows: features; rows of slots with nothing to do are ignored.
-            num_frames: valid encoder frames of each slot's chunk; 0 = nothing to do.
+            num_frames: valid encoder frames of each slot's window, its look-ahead included; 0 = nothing to do.
             fresh: slots that begin a new stream with this chunk.
         """
         ...

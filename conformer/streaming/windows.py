@@ -1,7 +1,7 @@
 """The first half of a stream: audio in, windows for the network out."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ import soxr
 
 from conformer.audio import AudioError, as_samples
 from conformer.filterbank import StreamingLogMel, trailing_samples
-from conformer.streaming.stepper import Framing
+from conformer.streaming.stepper import Framing, Stepper
 from kernels.typing import Float
 
 
@@ -18,10 +18,10 @@ class StreamError(ValueError):
 
 
 class Window(NamedTuple):
-    """The features of one chunk, the number of its valid encoder frames, and the next levels.
+    """The features of one chunk and its look-ahead, the number of their valid encoder frames, and the next levels.
 
-    Levels are the loudness of feature frames, as far as the valid encoder frames reach. Those that have not come by
-    then, where the front end is padded, come with the next window.
+    Levels are the loudness of feature frames, as far as the chunk's valid encoder frames reach. Those that have not
+    come by then, where the front end is padded, come with the next window.
     """
 
     features: Float[np.ndarray, "window mel"]
@@ -110,14 +110,14 @@ class Windows:
         """The next chunk to encode; None until there is more audio, or when all of it has been encoded."""
         framing = self._framing
         if self._remaining is None:
-            num_frames = framing.chunk_size if len(self._pending) >= framing.window else 0
+            num_frames = framing.window_frames if len(self._pending) >= framing.window else 0
         else:
-            num_frames = min(self._remaining, framing.chunk_size)
-            self._remaining -= num_frames
+            num_frames = min(self._remaining, framing.window_frames)
+            self._remaining -= min(num_frames, framing.chunk_size)
         if num_frames == 0:
             return None
         seen = self._num_encoded * framing.subsampling_factor + framing.window - framing.lengths.lead
-        self._num_encoded += num_frames
+        self._num_encoded += min(num_frames, framing.chunk_size)
         count = min(seen, self._num_encoded * framing.subsampling_factor) - self._num_levels
         window = Window(self._pending[: framing.window], num_frames, self._levels[:count])
         self._pending, self._levels = self._pending[framing.shift :], self._levels[count:]
@@ -138,6 +138,16 @@ class Windows:
         self._num_features += len(features)
         self._pending = np.concatenate([self._pending, features])
         self._levels = np.concatenate([self._levels, self._features.levels])
+
+
+def log_probs_of(stepper: Stepper, windows: Iterable[Window]) -> Float[np.ndarray, "frames vocab"]:
+    """The log-probabilities of a recording, by a stepper of one stream, which begins anew."""
+    stepper.reset()
+    chunks = [
+        stepper(window.features[None], np.full(1, window.num_frames, np.int32))[0, : window.num_frames]
+        for window in windows
+    ]
+    return np.concatenate(chunks)
 
 
 def windows_of(framing: Framing, samples: Float[np.ndarray, " samples"]) -> Iterator[Window]:

@@ -106,7 +106,7 @@ static void log_mel_frame(const LogMel *mel, long start, float *features) {
 
 // ------------------------------------------------------------ the network
 
-enum { NUM_INPUTS = 6, NUM_OUTPUTS = 3 };
+enum { NUM_INPUTS = 6, NUM_OUTPUTS = 3, NUM_FRAMES = CHUNK_SIZE + LOOK_AHEAD, NUM_KEYS = LEFT_CONTEXT + NUM_FRAMES };
 static const char *const INPUTS[NUM_INPUTS] = {"x",          "offset",     "required_cache_size",
                                                "attn_cache", "conv_cache", "attn_mask"};
 static const char *const OUTPUTS[NUM_OUTPUTS] = {"log_probs", "next_attn_cache", "next_conv_cache"};
@@ -116,7 +116,7 @@ static OrtSession *session;
 static OrtValue *inputs[2][NUM_INPUTS], *outputs[2][NUM_OUTPUTS];  // the state goes back and forth between the two
 static float window[WINDOW_FRAMES * NUM_MEL_BINS], log_probs[CHUNK_SIZE * VOCAB_SIZE];
 static int64_t offset, required_cache_size;
-static bool valid_keys[LEFT_CONTEXT + CHUNK_SIZE];
+static bool valid_keys[NUM_KEYS];
 
 static void check(OrtStatus *status) {
     if (status) fail("ONNX Runtime", ort->GetErrorMessage(status));
@@ -139,7 +139,7 @@ static OrtValue *state(const int64_t *shape) {
 
 static void load(const char *path) {
     const int64_t window_shape[] = {1, WINDOW_FRAMES, NUM_MEL_BINS}, one[] = {1};
-    const int64_t mask_shape[] = {1, 1, LEFT_CONTEXT + CHUNK_SIZE}, log_probs_shape[] = {1, CHUNK_SIZE, VOCAB_SIZE};
+    const int64_t mask_shape[] = {1, 1, NUM_KEYS}, log_probs_shape[] = {1, CHUNK_SIZE, VOCAB_SIZE};
     OrtEnv *environment;
     OrtSessionOptions *options;
     ort = OrtGetApiBase()->GetApi(ORT_API_VERSION);
@@ -164,15 +164,17 @@ static void load(const char *path) {
     }
 }
 
-// Log-probabilities of the chunk in `window`, of which `num_frames` encoder frames are valid.
+static int of_chunk(int num_frames) { return num_frames < CHUNK_SIZE ? num_frames : CHUNK_SIZE; }
+
+// Log-probabilities of the chunk in `window`, of which `num_frames` encoder frames are valid, look-ahead included.
 static void step(int num_frames) {
     static int turn;
     const int64_t seen = offset < LEFT_CONTEXT ? offset : LEFT_CONTEXT;
-    for (int key = 0; key < LEFT_CONTEXT + CHUNK_SIZE; key++)
+    for (int key = 0; key < NUM_KEYS; key++)
         valid_keys[key] = key >= LEFT_CONTEXT - seen && key < LEFT_CONTEXT + num_frames;
     check(ort->Run(session, NULL, INPUTS, (const OrtValue *const *)inputs[turn], NUM_INPUTS, OUTPUTS, NUM_OUTPUTS,
                    outputs[turn]));
-    offset += num_frames;
+    offset += of_chunk(num_frames);
     turn = !turn;
 }
 
@@ -212,8 +214,8 @@ static FILE *features_file;
 
 static void encode(int num_frames) {
     step(num_frames);
-    decode(num_frames);
-    num_encoded += num_frames;
+    decode(of_chunk(num_frames));
+    num_encoded += of_chunk(num_frames);
     // The next window begins with the end of this one, so that the front end of the network needs no state.
     num_pending = WINDOW_FRAMES - WINDOW_SHIFT_FRAMES;
     memmove(window, window + WINDOW_SHIFT_FRAMES * NUM_MEL_BINS, sizeof(float) * num_pending * NUM_MEL_BINS);
@@ -225,7 +227,7 @@ static void emit_frames(long end) {
         log_mel_frame(&mel, mel.num_frames * SHIFT_SAMPLES - LEFT_SAMPLES, features);
         if (features_file) fwrite(features, sizeof(float), NUM_MEL_BINS, features_file);
         num_features++;
-        if (++num_pending == WINDOW_FRAMES) encode(CHUNK_SIZE);
+        if (++num_pending == WINDOW_FRAMES) encode(NUM_FRAMES);
     }
 }
 
@@ -244,7 +246,7 @@ static void finish(void) {
     while (num_encoded < frames) {
         const long left = frames - num_encoded;
         memset(window + num_pending * NUM_MEL_BINS, 0, sizeof(float) * (WINDOW_FRAMES - num_pending) * NUM_MEL_BINS);
-        encode(left < CHUNK_SIZE ? (int)left : CHUNK_SIZE);
+        encode(left < NUM_FRAMES ? (int)left : NUM_FRAMES);
     }
     putchar('\n');
 }

@@ -41,7 +41,8 @@ export class Recogniser {
     this.logMel.flush();
     const beyond = this.numFeatures - constants.RIGHT_CONTEXT - 1;
     const end = beyond < 0 ? 0 : Math.floor(beyond / constants.SUBSAMPLING_FACTOR) + 1;
-    while (this.numEncoded < end) await this.#encode(Math.min(end - this.numEncoded, constants.CHUNK_SIZE));
+    const size = constants.CHUNK_SIZE + constants.LOOK_AHEAD;
+    while (this.numEncoded < end) await this.#encode(Math.min(end - this.numEncoded, size));
     this.transcript.finish();
   }
 
@@ -50,18 +51,20 @@ export class Recogniser {
   }
 
   async #encodeWhole() {
-    const { WINDOW_FRAMES, CHUNK_SIZE } = this.model.constants;
-    while (this.frames.length >= WINDOW_FRAMES) await this.#encode(CHUNK_SIZE);
+    const { WINDOW_FRAMES, CHUNK_SIZE, LOOK_AHEAD } = this.model.constants;
+    while (this.frames.length >= WINDOW_FRAMES) await this.#encode(CHUNK_SIZE + LOOK_AHEAD);
   }
 
+  // Encodes the next window, of which `numFrames` encoder frames are valid, look-ahead included.
   async #encode(numFrames) {
-    const { WINDOW_FRAMES, WINDOW_SHIFT_FRAMES, NUM_MEL_BINS, SUBSAMPLING_FACTOR } = this.model.constants;
+    const { WINDOW_FRAMES, WINDOW_SHIFT_FRAMES, NUM_MEL_BINS, SUBSAMPLING_FACTOR, CHUNK_SIZE } = this.model.constants;
     const window = new Float32Array(WINDOW_FRAMES * NUM_MEL_BINS); // zeros behind the last frame
     this.frames.slice(0, WINDOW_FRAMES).forEach((frame, index) => window.set(frame, index * NUM_MEL_BINS));
     this.frames.splice(0, WINDOW_SHIFT_FRAMES);
-    this.numEncoded += numFrames;
-    const levels = this.levels.splice(0, numFrames * SUBSAMPLING_FACTOR);
-    this.transcript.decode(await this.network.step(window, numFrames), numFrames, levels);
+    const added = Math.min(numFrames, CHUNK_SIZE);
+    this.numEncoded += added;
+    const levels = this.levels.splice(0, added * SUBSAMPLING_FACTOR);
+    this.transcript.decode(await this.network.step(window, numFrames), added, levels);
   }
 }
 
@@ -84,7 +87,7 @@ export class Network {
   }
 
   async step(window, numFrames) {
-    const { WINDOW_FRAMES, NUM_MEL_BINS } = this.model.constants;
+    const { WINDOW_FRAMES, NUM_MEL_BINS, CHUNK_SIZE } = this.model.constants;
     const { Tensor } = this.ort;
     const valid = validKeys(this.model.constants, this.framesSeen, numFrames);
     const outputs = await this.session.run({
@@ -95,13 +98,13 @@ export class Network {
       ...Object.fromEntries(this.state),
     });
     this.state = this.state.map(([name]) => [name, outputs[`next_${name}`]]);
-    this.framesSeen += numFrames;
+    this.framesSeen += Math.min(numFrames, CHUNK_SIZE);
     return outputs.log_probs.data;
   }
 }
 
-// Which keys the next chunk, of `numFrames` valid frames, attends to.
-export function validKeys({ LEFT_CONTEXT, CHUNK_SIZE }, framesSeen, numFrames) {
-  const first = LEFT_CONTEXT - Math.min(framesSeen, LEFT_CONTEXT);
-  return Array.from({ length: LEFT_CONTEXT + CHUNK_SIZE }, (_, key) => key >= first && key < LEFT_CONTEXT + numFrames);
+// Which keys the next chunk attends to, whose window has `numFrames` valid frames.
+export function validKeys({ LEFT_CONTEXT, CHUNK_SIZE, LOOK_AHEAD }, framesSeen, numFrames) {
+  const first = LEFT_CONTEXT - Math.min(framesSeen, LEFT_CONTEXT), length = LEFT_CONTEXT + CHUNK_SIZE + LOOK_AHEAD;
+  return Array.from({ length }, (_, key) => key >= first && key < LEFT_CONTEXT + numFrames);
 }

@@ -89,8 +89,12 @@ class ChannelsFirst(Sequence):
     def extend(self, past, x):
         return jnp.concatenate([past, x], axis=3)
 
+    def settled(self, x):
+        return x[..., : x.shape[3] - self.look_ahead]
+
     def newest(self, x, count):
-        return x[..., x.shape[3] - count :]
+        end = x.shape[3] - self.look_ahead
+        return x[..., end - count : end]
 
     def pad(self, x, before, after):
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, after)))
@@ -112,7 +116,8 @@ class ChannelsFirst(Sequence):
         for own, q, k, v in zip(bias, *heads, strict=True):
             weights = module.softmax(jnp.einsum("bkhc,bchq->bkq", k, q) + own, seen, axis=1)
             outputs.append(jnp.einsum("bchk,bkq->bchq", v, weights))
-        return jnp.concatenate(outputs, axis=1), key[:, frames:], value[..., frames:]
+        start, end = frames - self.look_ahead, key.shape[1] - self.look_ahead
+        return jnp.concatenate(outputs, axis=1), key[:, start:end], value[..., start:end]
 
     def _position_scores(self, module, query, key, positions):
         """The keys, and for each head what is added to its scores (batch or none, keys, queries)."""

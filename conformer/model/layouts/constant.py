@@ -71,8 +71,12 @@ class Constant(Layout):
     def extend(self, past, x):
         return jnp.concatenate([past, x])
 
+    def settled(self, x):
+        return x[: len(x) - self.look_ahead]
+
     def newest(self, x, count):
-        return x[len(x) - count :]
+        end = len(x) - self.look_ahead
+        return x[end - count : end]
 
     def depthwise(self, x, kernel, bias=None):
         y = _convolve(x[None], kernel[:, None], (1,), groups=x.shape[1])[0]
@@ -87,7 +91,8 @@ class Constant(Layout):
         attended, bias = self._position_scores(module, query, key, positions)
         weights = self.softmax(jnp.matmul(query, attended.transpose(0, 2, 1)) + (bias + seen))
         out = jnp.matmul(weights, value).transpose(1, 0, 2).reshape(frames, channels)
-        return out, key[:, frames:], value[:, frames:]
+        start, end = frames - self.look_ahead, key.shape[1] - self.look_ahead
+        return out, key[:, start:end], value[:, start:end]
 
     def _position_scores(self, module, query, key, positions):
         """The keys, and what is added to the scores: (heads, queries or 1, keys)."""

@@ -112,8 +112,11 @@ class CoreMl(Layout):
     def extend(self, past, x):
         return mb.concat(values=[past, x], axis=3)
 
+    def settled(self, x):
+        return self.newest(x, x.shape[3] - self.look_ahead)
+
     def newest(self, x, count):
-        return _from(x, 3, x.shape[3] - count)
+        return _part(x, 3, x.shape[3] - self.look_ahead - count, count)
 
     def depthwise(self, x, kernel, bias=None):
         weight = np.asarray(kernel).T[:, None, None]
@@ -132,7 +135,8 @@ class CoreMl(Layout):
             scores = mb.einsum(values=(k, q), equation="nchw,nwhu->nchu")
             scores = mb.add(x=scores, y=mb.add(x=own, y=seen))
             outputs.append(mb.einsum(values=(v, mb.softmax(x=scores, axis=1)), equation="nchw,nwhu->nchu"))
-        return mb.concat(values=outputs, axis=1), _from(key, 1, frames), _from(value, 3, frames)
+        start, left = frames - self.look_ahead, past.key.shape[1]
+        return mb.concat(values=outputs, axis=1), _part(key, 1, start, left), _part(value, 3, start, left)
 
     def _position_scores(self, module, query, key, positions):
         """The keys, and for each head what is added to its scores: (1, keys, 1, queries or 1)."""
@@ -161,9 +165,8 @@ def _relative_shift(scores: Any, num_queries: int, num_keys: int) -> Any:
     if num_queries == 1:
         return scores
     distances = scores.shape[3]
-    flat = _from(mb.reshape(x=scores, shape=[1, 1, 1, num_queries * distances]), 3, num_queries - 1)
-    size = num_queries * (distances - 1)
-    rows = mb.slice_by_size(x=flat, begin=[0, 0, 0, 0], size=[1, 1, 1, size])
+    flat = mb.reshape(x=scores, shape=[1, 1, 1, num_queries * distances])
+    rows = _part(flat, 3, num_queries - 1, num_queries * (distances - 1))
     rows = mb.reshape(x=rows, shape=[1, num_queries, 1, distances - 1])
     return mb.slice_by_size(x=rows, begin=[0, 0, 0, 0], size=[1, num_queries, 1, num_keys])
 
@@ -182,7 +185,7 @@ def _reduce(kind: str, x: Any) -> Any:
     return getattr(mb, f"reduce_{kind}")(x=x, axes=[1], keep_dims=True)
 
 
-def _from(x: Any, axis: int, start: int) -> Any:
+def _part(x: Any, axis: int, start: int, count: int) -> Any:
     begin, size = [0] * 4, list(x.shape)
-    begin[axis], size[axis] = start, x.shape[axis] - start
+    begin[axis], size[axis] = start, count
     return mb.slice_by_size(x=x, begin=begin, size=size)

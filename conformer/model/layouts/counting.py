@@ -163,6 +163,9 @@ class Counting(Layout):
         self._amend(state=self.operations[-1].state + 2 * past.size)  # read and written
         return x
 
+    def settled(self, x):
+        return x.like(x.shape[0] - self.look_ahead, x.shape[1])
+
     def newest(self, x, count):
         return x
 

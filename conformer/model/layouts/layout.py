@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import copy
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -37,18 +38,30 @@ class Layout(abc.ABC):
 
     name: str
     channel_axis = -1  # of frames
+    look_ahead = 0  # frames at the end of a stream's window: its others see them, and they come again with the next
+
+    def looking_ahead[L: "Layout"](self: L, frames: int) -> L:
+        """Returns the layout with another `look_ahead`."""
+        layout = copy.copy(self)
+        layout.look_ahead = frames
+        return layout
 
     def scope(self, name: str, residual: Frames | None = None) -> contextlib.AbstractContextManager:
         """Names the part of the network that the verbs inside belong to; `residual` is kept until its end."""
         del name, residual
         return contextlib.nullcontext()
 
-    def lay_out[M: nnx.Module](self, model: M, chunk_size: int, num_left_chunks: int) -> M:
-        """Returns a copy of the model for one chunk size and left context, with the terms of positions laid out."""
+    def lay_out[M: nnx.Module](self, model: M, num_queries: int, num_keys: int) -> M:
+        """Returns a copy of the model for windows of one size, with the terms of positions laid out.
+
+        Args:
+            num_queries: encoder frames of a window.
+            num_keys: those and the left context.
+        """
         model = nnx.clone(model)
         for _, module in list(nnx.iter_modules(model)):
             if (lay_out := getattr(module, "lay_out", None)) is not None:
-                lay_out(self, chunk_size, chunk_size * (num_left_chunks + 1))
+                lay_out(self, num_queries, num_keys)
         return model
 
     def position_bias(self, relative_bias: Float[Array, "heads distances"], num_queries: int, num_keys: int) -> Array:
@@ -161,8 +174,12 @@ class Layout(abc.ABC):
         """`past`, then x."""
 
     @abc.abstractmethod
+    def settled(self, x: Frames) -> Frames:
+        """The frames before the look-ahead."""
+
+    @abc.abstractmethod
     def newest(self, x: Frames, count: int) -> Frames:
-        """The last `count` frames."""
+        """The last `count` frames before the look-ahead."""
 
     def pad(self, x: Frames, before: int, after: int) -> Frames:
         """Zeros before and after all frames."""
@@ -184,5 +201,6 @@ class Layout(abc.ABC):
         is what the layouts are for.
 
         Returns:
-            the heads' outputs side by side, and the next `Past.key` and `Past.value`; of no use without a past.
+            the heads' outputs side by side, and the next `Past.key` and `Past.value`, which hold nothing of the
+            look-ahead; of no use without a past.
         """

@@ -104,8 +104,12 @@ class Sequence(Layout):
     def extend(self, past, x):
         return jnp.concatenate([past, x], axis=1)
 
+    def settled(self, x):
+        return x[:, : x.shape[1] - self.look_ahead]
+
     def newest(self, x, count):
-        return x[:, x.shape[1] - count :]
+        end = x.shape[1] - self.look_ahead
+        return x[:, end - count : end]
 
     def pad(self, x, before, after):
         return jnp.pad(x, ((0, 0), (before, after), (0, 0)))
@@ -123,7 +127,8 @@ class Sequence(Layout):
             # Heads first, as the products of attention want them: a stream moves each frame once, not at every step.
             pairs = zip((past.key, past.value), (key, value), strict=True)
             joined = [jnp.concatenate([old, a.swapaxes(1, 2)], axis=2) for old, a in pairs]
-            new = tuple(a[:, :, frames:] for a in joined)
+            start = frames - self.look_ahead
+            new = tuple(a[:, :, start : start + past.key.shape[2]] for a in joined)
             key, value = (a.swapaxes(1, 2) for a in joined)
         bias = None
         if module.positions != "learned":
