@@ -21,7 +21,8 @@ import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one li
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import tqdm
@@ -66,8 +67,8 @@ RESIDUAL_SCALE = flags.DEFINE_float(
 STREAMING = flags.DEFINE_bool("streaming", False, "Also recognise the utterances as streams.")
 MASKED = flags.DEFINE_bool("masked", False, "Also recognise them whole, each frame with a stream's context.")
 CHUNK_SIZE = flags.DEFINE_list("chunk-size", ["16"], "Encoder frames of a chunk; several, comma separated.")
-NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", 4, "Chunks of left context.", lower_bound=0)
-LOOK_AHEAD = flags.DEFINE_list("look-ahead", ["0"], "Encoder frames after a chunk that it sees; one for all, or each.")
+NUM_LEFT_CHUNKS = flags.DEFINE_list("num-left-chunks", ["4"], "Chunks of left context, of all sizes or of each.")
+LOOK_AHEAD = flags.DEFINE_list("look-ahead", ["0"], "Encoder frames after a chunk that it sees, of all sizes or each.")
 SEARCH = define_search_flags()
 TUNE = flags.DEFINE_multi_string(
     "tune", [], "Search with each of these and keep the best, as in --tune=lm-weight=0.3,0.5 --tune=word-bonus=0,2."
@@ -101,8 +102,8 @@ def evaluate(workdir: pathlib.Path) -> None:
         system.check_writable(output)
     if PLOT.value and not STREAMING.value:
         raise ValueError("--plot shows streams: add --streaming, and several sizes to --chunk-size")
-    chunks = read_chunks() if STREAMING.value or MASKED.value else []
-    if MASKED.value and any(look_ahead for _, look_ahead in chunks):
+    contexts = read_contexts() if STREAMING.value or MASKED.value else []
+    if MASKED.value and any(context["look_ahead"] for context in contexts):
         raise ValueError("--masked computes each frame once, and no look-ahead: use --streaming for --look-ahead")
     search = SEARCH(workdir)
     grid = read_grid(TUNE.value, search) if TUNE.value else []
@@ -160,10 +161,8 @@ def evaluate(workdir: pathlib.Path) -> None:
         references = [u.text for u in read]
         write_errors(ERRORS.value, [u.id for u in read], references, transcripts.texts, tokenizer.level, details)
     if CALIBRATE.value:
-        context = dict(
-            chunk_size=sum(chunks[0]) if chunks else CALIBRATION_CHUNK, num_left_chunks=NUM_LEFT_CHUNKS.value
-        )
-        as_streamed = posteriors(config, forward, params, statistics, read, {}, **context)
+        context = contexts[0] if contexts else {"chunk_size": CALIBRATION_CHUNK, "num_left_chunks": 4}
+        as_streamed = posteriors(config, forward, params, statistics, read, {}, **masked_context(context))
         judged = judge(decode(as_streamed, {}, *make_decoding(search, tokenizer, lm)))
         fitted = fit(judged)
         before, after = (calibration_error(judged, calibration)["words"] for calibration in (confidence, fitted))
@@ -172,24 +171,24 @@ def evaluate(workdir: pathlib.Path) -> None:
 
     # ------------------------------------------------------------------------ streams
     masked, streams = [], []
-    for chunk_size, look_ahead in chunks:
-        milliseconds = f"{1000 * chunk_size * frame_seconds:.0f}"
-        context = dict(chunk_size=chunk_size, num_left_chunks=NUM_LEFT_CHUNKS.value)
+    for context in contexts:
+        mode = f"{1000 * context['chunk_size'] * frame_seconds:.0f}"
+        if context["look_ahead"]:
+            mode += f" + {1000 * context['look_ahead'] * frame_seconds:.0f}"
         if MASKED.value:
             clock = Clock()
-            heard = posteriors(config, forward, params, statistics, read, {}, clock, **context)
+            heard = posteriors(config, forward, params, statistics, read, {}, clock, **masked_context(context))
             heard = list(progress(heard, len(read)))
             for one in searches:
                 whole = decode(heard, {}, *make_decoding(one, tokenizer, lm))
-                masked.append(row(f"{milliseconds} ms, masked", whole, one, clock, chunk_size))
+                masked.append(row(f"{mode} ms, masked", whole, one, clock, context))
         if STREAMING.value:
-            engine = Engine(config, model, look_ahead=look_ahead, **context)
-            mode = f"{milliseconds} + {1000 * look_ahead * frame_seconds:.0f}" if look_ahead else milliseconds
+            engine = Engine(config, model, **context)
             for one in searches:
                 writer, decoder = make_decoding(one, tokenizer, lm)
                 streamed, timing = transcribe_streaming(engine, writer, progress(read, len(read)), decoder=decoder)
-                streams.append(row(f"{mode} ms", streamed, one, timing, chunk_size, look_ahead))
-    if len(rows) > 1 or chunks:
+                streams.append(row(f"{mode} ms", streamed, one, timing, context))
+    if len(rows) > 1 or contexts:
         print("\n" + table(rows + masked + streams))
     if PLOT.value:
         shown = [figures for figures in streams if ("search" in figures) == bool(search.beam_size)]
@@ -228,23 +227,27 @@ def detail(heard: Heard, confidence: Confidence, tokenizer: Tokenizer, frame_sec
     }
 
 
-def read_chunks() -> list[tuple[int, int]]:
-    """Returns each number in --chunk-size with its look-ahead. Raises ValueError where there are none to be had."""
-    sizes, aheads = (
-        _whole_numbers("chunk-size", CHUNK_SIZE.value, 1),
-        _whole_numbers("look-ahead", LOOK_AHEAD.value, 0),
-    )
-    if len(aheads) == 1:
-        aheads *= len(sizes)
-    if len(aheads) != len(sizes):
-        raise ValueError(f"--look-ahead={','.join(LOOK_AHEAD.value)} must hold one number, or one for each chunk size")
-    return list(zip(sizes, aheads, strict=True))
+def read_contexts() -> list[dict[str, int]]:
+    """Returns chunk_size, num_left_chunks and look_ahead of each --chunk-size. Raises ValueError for bad numbers."""
+    values = {}
+    for name, flag, least in (
+        ("chunk_size", CHUNK_SIZE, 1),
+        ("num_left_chunks", NUM_LEFT_CHUNKS, 0),
+        ("look_ahead", LOOK_AHEAD, 0),
+    ):
+        given = f"--{flag.name}={','.join(flag.value)}"
+        if not flag.value or not all(value.strip().isdigit() and int(value) >= least for value in flag.value):
+            raise ValueError(f"{given} must hold whole numbers of at least {least}, as in 8,16,32")
+        count = len(CHUNK_SIZE.value)
+        if len(flag.value) not in (1, count):
+            raise ValueError(f"{given} must hold one number for all --chunk-size, or {count}: one for each")
+        values[name] = [int(value) for value in flag.value] * (1 if len(flag.value) == count else count)
+    return [dict(zip(values, context, strict=True)) for context in zip(*values.values(), strict=True)]
 
 
-def _whole_numbers(name: str, values: list[str], least: int) -> list[int]:
-    if not values or not all(value.strip().isdigit() and int(value) >= least for value in values):
-        raise ValueError(f"--{name}={','.join(values)} must hold whole numbers of at least {least}, as in 8,16,32")
-    return [int(value) for value in values]
+def masked_context(context: dict[str, int]) -> dict[str, int]:
+    """Returns what a mask can hold of a stream's context: all of it but a look-ahead."""
+    return {name: context[name] for name in ("chunk_size", "num_left_chunks")}
 
 
 def row(
@@ -252,11 +255,10 @@ def row(
     transcripts: Transcripts,
     search: Search,
     timing: Timing | Clock,
-    chunk_size: int = 0,
-    look_ahead: int = 0,
+    context: Mapping[str, int] = MappingProxyType({"chunk_size": 0}),
 ) -> dict:
-    """The figures of one way of recognising; a `Clock` is that of whole utterances."""
-    figures = {"mode": mode, "chunk_size": chunk_size} | transcripts.score().as_dict()
+    """The figures of one way of recognising; a `Clock` is that of whole utterances, which have no chunks."""
+    figures = {"mode": mode, **context} | transcripts.score().as_dict()
     if search.beam_size:
         figures["mode"] += f", beam {search.beam_size}"
         figures["search"] = dataclasses.asdict(search)
@@ -264,8 +266,6 @@ def row(
         figures["real_time_factor"] = timing.real_time_factor(transcripts)
     else:
         figures |= {
-            "num_left_chunks": NUM_LEFT_CHUNKS.value,
-            "look_ahead": look_ahead,
             "real_time_factor": timing.real_time_factor,
             "chunk_ms": [1000 * seconds for seconds in timing.per_chunk],
             "latency_seconds": timing.latency,
