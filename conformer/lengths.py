@@ -31,6 +31,11 @@ class Lengths:
         """Feature frames that yield exactly `chunk_size` encoder frames."""
         return (chunk_size - 1) * self.subsampling_factor + self.right_context + 1
 
+    def needed(self, num_frames: int) -> int:
+        """Feature frames of a window, from its start, that an utterance must reach to for so many encoder frames."""
+        whole = self.window(num_frames)
+        return max(whole - self.subsampling_factor + 1, self.lead + 1) if self.lead else whole
+
     def chunk(self, window: Any) -> Any:
         """Encoder frames of a window (see `window`): those that need no frame outside of it."""
         return (window - self.right_context - 1) // self.subsampling_factor + 1

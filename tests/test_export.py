@@ -27,13 +27,14 @@ from conformer.export import pipeline
 from conformer.export.formats import check_request, not_for_sherpa
 from conformer.filterbank import StreamingLogMel
 from conformer.model import ConformerCTC
-from conformer.streaming.engine import Engine
+from conformer.streaming import log_probs_of, windows_of
 from conformer.tokenizer import CharTokenizer, load_tokenizer
 from conformer.training.checkpoint import load_model, save_weights
 from tests.small_model import random_model
 
 ROOT = pathlib.Path(__file__).parents[1]
 CHUNK_SIZE, NUM_LEFT_CHUNKS = 8, 2
+LOOK_AHEAD = 4  # of a chunk of 4, with as much left context
 
 
 @functools.cache
@@ -65,14 +66,16 @@ def workdir(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def exported(workdir, tmp_path_factory):
-    """export(format, numerics) -> card and folder; each is made once."""
-    folder = tmp_path_factory.mktemp("exported")
+    """export(format, numerics, look_ahead=0) -> card and folder; each is made once."""
+    folders = {look_ahead: tmp_path_factory.mktemp("exported") for look_ahead in (0, LOOK_AHEAD)}
 
     @functools.cache
-    def export(format: str, numerics: str):
+    def export(format: str, numerics: str, look_ahead: int = 0):
         for package in FORMATS[format].interpreters + FORMATS[format].converters:
             pytest.importorskip(package)
-        return pipeline.export(workdir, format, numerics, CHUNK_SIZE, NUM_LEFT_CHUNKS, folder), folder
+        sizes = (CHUNK_SIZE - look_ahead, CHUNK_SIZE * NUM_LEFT_CHUNKS // (CHUNK_SIZE - look_ahead))
+        folder = folders[look_ahead]
+        return pipeline.export(workdir, format, numerics, *sizes, folder, look_ahead=look_ahead), folder
 
     return export
 
@@ -135,14 +138,19 @@ def test_an_old_onnx_runtime_computes_the_same(exported, tmp_path, numerics):
     assert max(errors[level] for level in levels) < 0.05, errors
 
 
-@pytest.mark.slow_but("onnx-float32", "litert-int8", "tflite-micro-int8")
-@pytest.mark.parametrize("format, numerics", FLOAT32 + NARROW)
-def test_every_artefact_computes_what_jax_does_over_chained_chunks(exported, format, numerics):
-    card, folder = exported(format, numerics)
+@pytest.mark.slow_but("onnx-float32-0", "onnx-float32-4", "litert-int8-0", "tflite-micro-int8-4")
+@pytest.mark.parametrize(
+    "format, numerics, look_ahead",
+    [(*kind, 0) for kind in FLOAT32 + NARROW]
+    + [(*kind, LOOK_AHEAD) for kind in [*FLOAT32, ("onnx", "int8-static"), ("tflite-micro", "int8")]],
+)
+def test_every_artefact_computes_what_jax_does_over_chained_chunks(exported, format, numerics, look_ahead):
+    card, folder = exported(format, numerics, look_ahead)
     stored = np.load(folder / pipeline.CHECK_FILE)
     for runtime in load_runtimes(format, folder / card.file, card.geometry, card.features).values():
         results = np.stack([runtime(w[None], np.array([CHUNK_SIZE]))[0] for w in stored["windows"]])
-        assert len(results) > NUM_LEFT_CHUNKS + 1  # a window leaves the left context
+        assert results.shape[1:] == (CHUNK_SIZE - look_ahead, card.geometry.vocab_size)
+        assert len(results) > card.geometry.num_left_chunks + 1  # a window leaves the left context
         np.testing.assert_allclose(np.exp(results).sum(-1), 1, atol=2e-2)
         if numerics == "float32":
             assert np.abs(results - stored["log_probs"]).max() < 1e-3
@@ -155,6 +163,18 @@ def test_every_artefact_computes_what_jax_does_over_chained_chunks(exported, for
         runtime.reset()
         again = runtime(stored["windows"][:1], np.array([CHUNK_SIZE]))
         np.testing.assert_array_equal(again[0], results[0])
+
+
+@pytest.mark.slow_but("onnx")
+@pytest.mark.parametrize("format", ["onnx", "litert"])
+def test_a_look_ahead_ends_where_the_recording_ends(workdir, exported, format):
+    card, folder = exported(format, "float32", LOOK_AHEAD)
+    config, model, _, _ = load_model(workdir)
+    engine = pipeline.reference(config, model, card.geometry)
+    runtime = load_runtimes(format, folder / card.file, card.geometry, card.features)[""]
+    for extra in range(CHUNK_SIZE):  # encoder frames
+        windows = list(windows_of(engine.framing, sound(1.0 + 0.04 * extra, extra)))
+        np.testing.assert_allclose(log_probs_of(runtime, windows), log_probs_of(engine, windows), atol=1e-3)
 
 
 @pytest.mark.parametrize("numerics", FORMATS["onnx"].numerics)
@@ -264,15 +284,15 @@ def sound(seconds: float, seed: int) -> np.ndarray:
     return (tone + 0.05 * rng.standard_normal(len(tone))).astype(np.float32)
 
 
-def test_the_stock_client_hears_what_our_recogniser_hears_in_two_streams_at_once(workdir, exported):
+@pytest.mark.parametrize("look_ahead", [0, LOOK_AHEAD])
+def test_the_stock_client_hears_what_our_recogniser_hears_in_two_streams_at_once(workdir, exported, look_ahead):
     pytest.importorskip("sherpa_onnx")
     from conformer.export import sherpa
 
-    card, folder = exported("onnx", "float32")
+    card, folder = exported("onnx", "float32", look_ahead)
     config, model, tokenizer, _ = load_model(workdir)
     recordings = [sound(2.0, 0), sound(3.3, 1), sound(1.1, 2)]
-    engine = Engine(config, model, chunk_size=CHUNK_SIZE, num_left_chunks=NUM_LEFT_CHUNKS)
-    own = sherpa.recognise(engine, tokenizer, recordings)
+    own = sherpa.recognise(pipeline.reference(config, model, card.geometry), tokenizer, recordings)
     agreement = sherpa.compare(card, folder, recordings, own, num_streams=2)
     assert agreement.files == agreement.same_text == agreement.same_tokens == agreement.same_timestamps == 3
     assert agreement.features is not None and agreement.features < 1e-2

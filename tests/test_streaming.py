@@ -97,8 +97,9 @@ def test_framing_counts_frames_as_the_front_end_does(factor):
 @pytest.mark.parametrize(
     "framing",
     [
-        Framing(make_config().features, *sizes)
-        for sizes in ((Lengths(4, 6), 4), (Lengths(6, 5), 3), (Lengths(4, 6), 2, 3))
+        Framing(make_config().features, Lengths(4, 6), 4),
+        Framing(make_config().features, Lengths(6, 5), 3),
+        Framing(make_config().features, Lengths(4, 6), 2, look_ahead=3),
     ],
 )
 def test_windows_hold_the_features_of_the_whole_however_the_audio_is_cut(framing):

@@ -3,6 +3,8 @@
 Inputs and outputs are bound by position, in the order of INPUTS and OUTPUTS; the client keeps the state, the offset and
 the mask (csrc/online-wenet-ctc-model.cc of sherpa-onnx). The step does not need `required_cache_size`, but the client
 sends it. It needs `offset`, the number of frames of the stream before the chunk, only where positions are absolute.
+The mask says which frames of the left context and of the chunk are valid. Those of the look-ahead are where features
+come; behind the end of an utterance stand zeros.
 """
 
 import pathlib
@@ -34,7 +36,8 @@ class OnnxRuntime(Runtime):
     def inputs(self, window: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
         """Returns the inputs of a step by name: a window, a mask of the valid keys, and the state as it is."""
         offset = np.array([self._frames_seen])
-        values = (window[None], offset, np.zeros(1, np.int64), *self._state.values(), valid[None, None])
+        mask = valid[None, None, : mask_shape(self.geometry)[-1]]
+        values = (window[None], offset, np.zeros(1, np.int64), *self._state.values(), mask)
         return dict(zip(INPUTS, values, strict=True))
 
     def _step(self, window: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -44,6 +47,11 @@ class OnnxRuntime(Runtime):
 
     def _whole(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         return np.asarray(self._session.run(None, inputs)[0])
+
+
+def mask_shape(geometry: Geometry) -> tuple[int, ...]:
+    """Returns the shape of the mask: a key of the left context and of the chunk each."""
+    return 1, 1, geometry.left + geometry.chunk_size
 
 
 def cache_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:

@@ -27,7 +27,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16  # pyright
 from onnxruntime.transformers.onnx_model import OnnxModel  # pyright: ignore[reportMissingImports]
 
 from conformer.artefacts.geometry import Geometry
-from conformer.artefacts.onnx import INPUTS, OUTPUTS, OnnxRuntime, cache_shapes
+from conformer.artefacts.onnx import INPUTS, OUTPUTS, OnnxRuntime, cache_shapes, mask_shape
 from conformer.export.formats import Interface, Task, not_for_sherpa
 from conformer.export.step import LAYOUT, LAYOUTS, flat_step, key_positions, lay_out, specifications
 from conformer.model import ConformerCTC
@@ -72,8 +72,14 @@ def export(task: Task) -> Interface:
 
 
 def _convert(model: ConformerCTC, geometry: Geometry, layout: Constant) -> Any:
-    """The step with the interface's inputs but the unused ones, the mask in float32."""
+    """The step with the interface's inputs but the unused ones, the mask in float32.
+
+    The client's mask knows no look-ahead: a frame of that is valid where the last feature frame that it needs is not of
+    zeros, which stand behind the end of an utterance.
+    """
     model, layout = lay_out(model, geometry), layout.looking_ahead(geometry.look_ahead)
+    frames = range(geometry.chunk_size, geometry.window_frames)
+    ends = np.array([geometry.lengths.needed(frame + 1) - 1 for frame in frames], int)
 
     def wenet_step(x: jax.Array, attn_cache: jax.Array, conv_cache: jax.Array, valid: jax.Array, *start: Any) -> Any:
         states = []
@@ -81,12 +87,16 @@ def _convert(model: ConformerCTC, geometry: Geometry, layout: Constant) -> Any:
             key, value = jnp.split(attn_cache[layer], 2, axis=-1)
             states.append(Past(key, value, conv_cache[layer, 0].T))
         positions = key_positions(geometry, start[0]) if start else None
-        logits, states = model.logits(x[0], (valid.reshape(-1) - 1.0) * MASKED, states, layout, positions)
+        keys = valid.reshape(-1)
+        if geometry.look_ahead:
+            keys = jnp.concatenate([keys, jnp.sign(jnp.max(jnp.abs(x[0, ends]), axis=-1))])
+        logits, states = model.logits(x[0], (keys - 1.0) * MASKED, states, layout, positions)
         attention = jnp.stack([jnp.concatenate([state.key, state.value], axis=-1) for state in states])
         convolution = jnp.stack([state.inputs.T[None] for state in states])
         return layout.log_softmax(logits)[None], attention, convolution
 
-    shapes = ((1, geometry.window, geometry.num_mel_bins), *cache_shapes(geometry).values(), (1, 1, geometry.num_keys))
+    caches = cache_shapes(geometry).values()
+    shapes = ((1, geometry.window, geometry.num_mel_bins), *caches, mask_shape(geometry))
     start = {"start": (1,)} if geometry.positions == "absolute" else {}
     shapes += tuple(start.values())
     return to_onnx(
@@ -204,7 +214,7 @@ def _add_interface(model: onnx.ModelProto, geometry: Geometry) -> None:
     declared = {value.name: copy.deepcopy(value) for value in graph.input}
     for name in ("offset", "required_cache_size"):
         declared[name] = helper.make_tensor_value_info(name, TensorProto.INT64, [1])
-    declared["attn_mask"] = helper.make_tensor_value_info("attn_mask", TensorProto.BOOL, [1, 1, geometry.num_keys])
+    declared["attn_mask"] = helper.make_tensor_value_info("attn_mask", TensorProto.BOOL, mask_shape(geometry))
     graph.node.insert(0, helper.make_node("Cast", ["attn_mask"], ["valid"], to=TensorProto.FLOAT))
     if "start" in declared:  # frames of the stream before the chunk
         graph.node.insert(0, helper.make_node("Cast", ["offset"], ["start"], to=TensorProto.FLOAT))

@@ -77,10 +77,7 @@ class Framing:
         That is behind the last frame that is not zero, or the earliest place that gives as many.
         """
         heard = np.flatnonzero(window.any(axis=1))
-        fewest = self.lengths.window(num_frames)
-        if self.lengths.lead:
-            fewest = max(fewest - self.subsampling_factor + 1, self.lengths.lead + 1)
-        return max(fewest, int(heard[-1]) + 1 if len(heard) else 0)
+        return max(self.lengths.needed(num_frames), int(heard[-1]) + 1 if len(heard) else 0)
 
 
 @runtime_checkable

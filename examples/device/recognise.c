@@ -106,7 +106,7 @@ static void log_mel_frame(const LogMel *mel, long start, float *features) {
 
 // ------------------------------------------------------------ the network
 
-enum { NUM_INPUTS = 6, NUM_OUTPUTS = 3, NUM_FRAMES = CHUNK_SIZE + LOOK_AHEAD, NUM_KEYS = LEFT_CONTEXT + NUM_FRAMES };
+enum { NUM_INPUTS = 6, NUM_OUTPUTS = 3, NUM_FRAMES = CHUNK_SIZE + LOOK_AHEAD };
 static const char *const INPUTS[NUM_INPUTS] = {"x",          "offset",     "required_cache_size",
                                                "attn_cache", "conv_cache", "attn_mask"};
 static const char *const OUTPUTS[NUM_OUTPUTS] = {"log_probs", "next_attn_cache", "next_conv_cache"};
@@ -116,7 +116,7 @@ static OrtSession *session;
 static OrtValue *inputs[2][NUM_INPUTS], *outputs[2][NUM_OUTPUTS];  // the state goes back and forth between the two
 static float window[WINDOW_FRAMES * NUM_MEL_BINS], log_probs[CHUNK_SIZE * VOCAB_SIZE];
 static int64_t offset, required_cache_size;
-static bool valid_keys[NUM_KEYS];
+static bool valid_keys[LEFT_CONTEXT + CHUNK_SIZE];
 
 static void check(OrtStatus *status) {
     if (status) fail("ONNX Runtime", ort->GetErrorMessage(status));
@@ -139,7 +139,7 @@ static OrtValue *state(const int64_t *shape) {
 
 static void load(const char *path) {
     const int64_t window_shape[] = {1, WINDOW_FRAMES, NUM_MEL_BINS}, one[] = {1};
-    const int64_t mask_shape[] = {1, 1, NUM_KEYS}, log_probs_shape[] = {1, CHUNK_SIZE, VOCAB_SIZE};
+    const int64_t mask_shape[] = {1, 1, LEFT_CONTEXT + CHUNK_SIZE}, log_probs_shape[] = {1, CHUNK_SIZE, VOCAB_SIZE};
     OrtEnv *environment;
     OrtSessionOptions *options;
     ort = OrtGetApiBase()->GetApi(ORT_API_VERSION);
@@ -170,7 +170,7 @@ static int of_chunk(int num_frames) { return num_frames < CHUNK_SIZE ? num_frame
 static void step(int num_frames) {
     static int turn;
     const int64_t seen = offset < LEFT_CONTEXT ? offset : LEFT_CONTEXT;
-    for (int key = 0; key < NUM_KEYS; key++)
+    for (int key = 0; key < LEFT_CONTEXT + CHUNK_SIZE; key++)
         valid_keys[key] = key >= LEFT_CONTEXT - seen && key < LEFT_CONTEXT + num_frames;
     check(ort->Run(session, NULL, INPUTS, (const OrtValue *const *)inputs[turn], NUM_INPUTS, OUTPUTS, NUM_OUTPUTS,
                    outputs[turn]));

@@ -103,8 +103,9 @@ export class Network {
   }
 }
 
-// Which keys the next chunk attends to, whose window has `numFrames` valid frames.
-export function validKeys({ LEFT_CONTEXT, CHUNK_SIZE, LOOK_AHEAD }, framesSeen, numFrames) {
-  const first = LEFT_CONTEXT - Math.min(framesSeen, LEFT_CONTEXT), length = LEFT_CONTEXT + CHUNK_SIZE + LOOK_AHEAD;
-  return Array.from({ length }, (_, key) => key >= first && key < LEFT_CONTEXT + numFrames);
+// Which keys the next chunk attends to, whose window has `numFrames` valid frames; less those of its look-ahead, which
+// the network tells by their features.
+export function validKeys({ LEFT_CONTEXT, CHUNK_SIZE }, framesSeen, numFrames) {
+  const first = LEFT_CONTEXT - Math.min(framesSeen, LEFT_CONTEXT);
+  return Array.from({ length: LEFT_CONTEXT + CHUNK_SIZE }, (_, key) => key >= first && key < LEFT_CONTEXT + numFrames);
 }
