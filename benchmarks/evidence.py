@@ -55,7 +55,7 @@ MINUTES = {  # on two cores that do nothing else, roughly; a record that was mad
 }
 
 
-CHUNKS = ("chunk_size", "num_left_chunks")  # of exports; a record without them has those of export.py
+CHUNKS = ("chunk_size", "num_left_chunks", "look_ahead")  # of exports; a record without them has those of export.py
 
 
 class EvidenceError(ValueError):

@@ -56,6 +56,20 @@ def speech_data() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def looking_ahead(tmp_path_factory) -> pathlib.Path:
+    """models/words_micro as an ONNX file whose chunks of 320 ms see 320 ms ahead."""
+    from conformer.artefacts.formats import FORMATS
+
+    for package in (*FORMATS["onnx"].interpreters, *FORMATS["onnx"].converters):
+        pytest.importorskip(package)
+    from conformer.export.pipeline import export
+
+    folder = tmp_path_factory.mktemp("looking_ahead")
+    model = pathlib.Path(__file__).parents[1] / "models" / "words_micro"
+    return folder / export(model, "onnx", "float32", 8, 8, folder, look_ahead=8).file
+
+
+@pytest.fixture(scope="session")
 def cases() -> pathlib.Path:
     """The folder of small inputs with known answers, shared/cases beside the checkout."""
     folder = pathlib.Path(__file__).parents[2] / "shared" / "cases"

@@ -35,12 +35,15 @@ def build(out: pathlib.Path, artefact: pathlib.Path = ARTEFACT, **environment: s
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory) -> list[str]:
+    return compiled(tmp_path_factory.mktemp("device"), ARTEFACT)
+
+
+def compiled(out: pathlib.Path, artefact: pathlib.Path) -> list[str]:
     if shutil.which("cc") is None:
         pytest.skip("cc is not installed")
-    out = tmp_path_factory.mktemp("device")
-    done = build(out)
+    done = build(out, artefact)
     assert done.returncode == 0, done.stderr
-    return [str(out / "recognise"), str(ARTEFACT)]
+    return [str(out / "recognise"), str(artefact)]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +56,12 @@ def recordings(speech_data) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def expected(recordings) -> list[tuple[str, np.ndarray]]:
     """Text and features of each, by Python."""
-    recognizer = Recognizer(*load_artefact(ARTEFACT))
-    features, results = load_cards(ARTEFACT.with_suffix(".json"))[0].features, []
+    return recognised(ARTEFACT, recordings)
+
+
+def recognised(artefact: pathlib.Path, recordings: list[np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    recognizer = Recognizer(*load_artefact(artefact))
+    features, results = load_cards(artefact.with_suffix(".json"))[0].features, []
     for samples in recordings:
         recognizer.reset()
         recognizer.accept(samples)
@@ -78,6 +85,12 @@ def agree(command: list[str], recordings, expected, folder: pathlib.Path, tolera
 def test_features_and_text_are_those_of_python(program, recordings, expected, tmp_path):
     assert len(recordings) >= 20
     agree(program, recordings, expected, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_look_ahead_is_heard_as_in_python(looking_ahead, recordings, tmp_path):
+    program = compiled(tmp_path, looking_ahead)
+    agree(program, recordings[:8], recognised(looking_ahead, recordings[:8]), tmp_path)
 
 
 def test_samples_from_standard_input_are_recognised(program, recordings, expected):

@@ -55,14 +55,20 @@ def recordings() -> list[np.ndarray]:
     return [*hello, np.concatenate(paused), hello[0][:300], hello[0][:0]]
 
 
+@pytest.fixture(scope="module", params=["shipped", pytest.param("looking_ahead", marks=pytest.mark.slow)])
+def artefact(request) -> pathlib.Path:
+    return MODEL / "onnx_float32.onnx" if request.param == "shipped" else request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="module")
-def expected(recordings) -> list[tuple[Listening, list, list]]:
+def expected(artefact, recordings) -> list[tuple[Listening, list, list]]:
     """Returns, for each recording, Python's calls of the session, its words before the end, and its segments."""
-    stepper, tokenizer = load_artefact(MODEL / "onnx_float32.onnx")
+    stepper, tokenizer = load_artefact(artefact)
     session, results = stepper._session, []  # pyright: ignore[reportAttributeAccessIssue]
     for samples in recordings:
         listening = stepper._session = Listening(session)  # pyright: ignore[reportAttributeAccessIssue]
-        recognizer = Recognizer(stepper, tokenizer, endpoint=ENDPOINT, confidence=Confidence.load(MODEL))
+        options = {"endpoint": ENDPOINT, "confidence": Confidence.load(artefact.parent)}
+        recognizer = Recognizer(stepper, tokenizer, **options)
         recognizer.accept(samples)
         transcript = recognizer.stream.transcript
         partial = transcript._words(transcript.tokens)
@@ -81,11 +87,11 @@ def node() -> str:
 
 
 @pytest.fixture(scope="module")
-def answer(recordings, expected, tmp_path_factory) -> dict[str, Any]:
+def answer(artefact, recordings, expected, tmp_path_factory) -> dict[str, Any]:
     """Returns what tests/web_page.mjs prints."""
     folder = tmp_path_factory.mktemp("web")
     page = web.page_builder()
-    page.build(MODEL / "onnx_float32.onnx", folder)
+    page.build(artefact, folder)
     model = json.loads((folder / "model.json").read_text())
     assert model["endpoint"] == dataclasses.asdict(EndpointConfig())
     (folder / "model.json").write_text(json.dumps(model | {"endpoint": dataclasses.asdict(ENDPOINT)}))
@@ -125,7 +131,8 @@ def same_words(found: list[dict[str, Any]], wanted: Any) -> None:
 
 
 def test_words_times_and_confidence_are_those_of_python(answer, expected):
-    assert [len(segments) for _, _, segments in expected] == [4, 3, 3, 8, 0, 0]
+    numbers = [len(segments) for _, _, segments in expected]
+    assert numbers[4:] == [0, 0] and all(number > 2 for number in numbers[:4])
     for recording, (_, partial, segments) in zip(answer["recordings"], expected, strict=True):
         assert len(recording["segments"]) == len(segments)
         for found, wanted in zip(recording["segments"], segments, strict=True):
