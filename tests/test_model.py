@@ -230,6 +230,11 @@ def test_frames_of_a_look_ahead_are_seen_and_not_remembered():
         cache = new
 
 
+def test_a_look_ahead_is_no_negative_number():
+    with pytest.raises(ValueError, match="look_ahead=-1: it is a number of encoder frames"):
+        Engine(*make_model(causal_conv=True), chunk_size=4, look_ahead=-1)
+
+
 def test_a_look_ahead_helps_as_far_as_it_reaches():
     """A frame depends on those of the look-ahead, and on nothing after them."""
     config, model = make_model(causal_conv=True)

@@ -37,6 +37,8 @@ class Engine:
     ):
         if (reason := config.not_streaming) is not None:
             raise ValueError(reason)
+        if look_ahead < 0:
+            raise ValueError(f"look_ahead={look_ahead}: it is a number of encoder frames, at least 0")
         if reason := config.untrained_chunk(chunk_size, look_ahead):
             warnings.warn(reason, stacklevel=2)
         self.framing = Framing(config.features, lengths_of(config.model), chunk_size, look_ahead)
