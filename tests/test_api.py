@@ -62,7 +62,7 @@ def test_the_example_of_an_export(capsys, monkeypatch, tmp_path):
 
     from conformer.export import pipeline  # here: it takes JAX long to import
 
-    def export(workdir, format, numerics, chunk_size, num_left_chunks, out, max_seconds):
+    def export(workdir, format, numerics, chunk_size, num_left_chunks, out, max_seconds, look_ahead):
         asked.append((workdir.name, format, numerics, chunk_size, num_left_chunks, max_seconds))
         shutil.copytree(workdir, out)
         return load_cards(out / f"{format}_{numerics}.json")[0]

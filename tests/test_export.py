@@ -339,7 +339,7 @@ def test_requests_that_cannot_be_met_are_named_before_any_work(monkeypatch):
         check_request(config, "onnx", "int16x8", 8, 2)
     with pytest.raises(ExportError, match="needs at least 1 of each"):
         check_request(config, "litert", "int8", 8, 0)
-    with pytest.warns(UserWarning, match="--chunk-size=16 is not one of train.chunk_sizes"):
+    with pytest.warns(UserWarning, match="chunk_size=16 is not one of train.chunk_sizes"):
         check_request(config, "jax", "float32", 16, 2)
     symmetric = dataclasses.replace(config, model=dataclasses.replace(config.model, causal_conv=False))
     with pytest.raises(ExportError, match=r"fine-tune it with model\.causal_conv=True"):
