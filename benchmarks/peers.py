@@ -37,6 +37,8 @@ class Peer:
         variables: added to the process's environment.
         python: the interpreter that runs it; None = that of the peers' environment.
         quiet: what the process says of its own is kept for the message of a PeerError, and not shown.
+
+    Raises PeerError when there is no such interpreter.
     """
 
     def __init__(
@@ -48,15 +50,19 @@ class Peer:
     ):
         self.module = module
         self._said = tempfile.TemporaryFile("w+", errors="replace") if quiet else None  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [python or peers_python(), "-m", module],
-            cwd=ROOT,
-            env={**os.environ, **(variables or {})},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            text=True,
-        )
+        python = python or peers_python()
+        try:
+            self._process = subprocess.Popen(
+                [python, "-m", module],
+                cwd=ROOT,
+                env={**os.environ, **(variables or {})},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                text=True,
+            )
+        except OSError as error:
+            raise PeerError(f"{python} cannot be run as a Python interpreter: {error.strerror}") from error
 
     def ask(self, command: str, *, limit: float | None = None, **arguments: Any) -> dict[str, Any]:
         """Sends one request and waits for its reply.

@@ -50,4 +50,6 @@ def main(path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
+    if sys.platform != "darwin":
+        sys.exit("coreml_macos.py: Core ML runs on a Mac alone, with macOS 15 or newer")
     main(pathlib.Path(sys.argv[1]))

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from benchmarks.peers import Peer
+from benchmarks.peers import Peer, PeerError
 from conformer.checkpoints.convert import read_checkpoint
 from conformer.checkpoints.units import blank_first
 from conformer.features import log_mel
@@ -246,24 +246,34 @@ LIMITS = {"features": 1e-3, "encoder": 1e-4, "log_probs": 1e-4, "stream": 1e-5}
 
 def main(argv: list[str]) -> None:
     del argv
+    try:
+        sys.exit(compare() > 0)
+    except PeerError as error:
+        sys.exit(f"tests.references: {error}")
+
+
+def compare() -> int:
+    """Prints the differences of each checkpoint. Returns how many checkpoints are wrong."""
     flag, failed = flags.FLAGS, 0
-    with Peer(MODULE, python=flag.python) as peer:
+    with Peer(MODULE, python=flag.python, quiet=True) as peer:
         for seed in range(flag.first, flag.first + flag.count):
             settings = random_settings(flag.reference, seed)
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     found = differences(peer, flag.reference, seed, settings, pathlib.Path(folder))
+                except PeerError:  # the process has ended: no other seed can be made
+                    raise
                 except (ValueError, AssertionError) as error:
                     found, text = {}, " ".join(str(error).split())[:300]
                 else:
                     if found is None:
-                        sys.exit(f"tests.references: {flag.reference} is not installed in the peers' environment")
+                        raise PeerError(f"{flag.reference} is not installed in the peers' environment")
                     text = "  ".join(f"{name} {value:.1e}" for name, value in found.items())
             wrong = not found or any(not found[name] < limit for name, limit in LIMITS.items())
             failed += wrong
             print(f"seed {seed}: {'WRONG ' if wrong else ''}{text}", flush=True)
     print(f"{flag.count} checkpoints, {failed} wrong")
-    sys.exit(failed > 0)
+    return failed
 
 
 if __name__ == "__main__":

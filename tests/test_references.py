@@ -3,10 +3,24 @@
 Skipped where the peers' environment does not exist (`make peers`), or lacks the library.
 """
 
+import pathlib
+import subprocess
+import sys
+
 import pytest
 
 from benchmarks import peers
 from tests.references import LIMITS, MODULE, differences, random_settings
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("python, said", [("PYTHON", "PYTHON cannot be run"), ("/bin/false", "ended with status 1")])
+def test_an_interpreter_that_is_none_costs_one_line(python, said):
+    command = [sys.executable, "-m", "tests.references", f"--python={python}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith("tests.references: ") and said in line
 
 
 @pytest.mark.slow
