@@ -15,8 +15,7 @@ def depthwise_conv(
         y[b, n, c] = sum_k x[b, stride n + k, c] kernel[k, c]
 
     Args:
-        x: (batch, time, channels) or (batch, time, frequency, channels). A single channel is convolved with every
-            kernel.
+        x: (batch, time, channels) or (batch, time, frequency, channels). A single channel goes to every kernel.
         kernel: (taps, channels) or (taps, taps, channels).
         stride: one number for each axis of space, or one for all, in elements.
 

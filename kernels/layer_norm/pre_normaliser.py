@@ -21,7 +21,7 @@ class PreNormaliser:
 
     Args:
         surrogate: what stands in for the norm of the row: "none" (s = 1), "max" (t = 0), "mad" (t = 1) or "geometric"
-            (t = 1/p; for p = 2 the geometric mean of MAD and maximum).
+            (t = 1/p; for p = 2 the geometric mean of MAD and maximum). Others are a ValueError.
         optimal: whether k is the smallest constant that keeps T within a limit for every row; otherwise k = 1.
         power_of_two: whether s is rounded up to a power of two, so that dividing by it is exact.
         safe_statistics: whether the row is first multiplied by a power of two that puts its largest element between
@@ -29,10 +29,7 @@ class PreNormaliser:
             underflow. The mean is kept between the row's smallest and largest element, so that a constant row becomes
             exactly zero. A second subtraction removes what the rounding of the mean left.
         static: a power of two that every row is divided by at the start; the function `static` finds it offline. It
-            costs nothing where it is folded into the weights of the layer before.
-
-    Raises:
-        ValueError: another surrogate, or a static scale that is no power of two.
+            costs nothing where it is folded into the weights of the layer before. Other numbers are a ValueError.
     """
 
     surrogate: str = "geometric"
@@ -60,7 +57,7 @@ class PreNormaliser:
             width: D, elements of a row.
             limit: the largest T that the optimal constant allows.
             p: the power, at least 1.
-            centred: whether the elements add up to zero (LayerNorm; not RMSNorm): "mad" and "max" then have tighter bounds.
+            centred: whether the elements add up to zero (LayerNorm, not RMSNorm): "mad" and "max" are then tighter.
         """
         lower, upper = self._bare_bounds(width, p, centred)
         factor = self.constant(width, limit, p=p, centred=centred) ** p
