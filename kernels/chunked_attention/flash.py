@@ -30,8 +30,8 @@ class Kernels(NamedTuple):
         forward: (diagonals, online, key_range, query, key, value, biases, start, end) -> (out, lse); online is the
             softmax from tables or None; lse (batch, heads, queries) in float32, anything for a row that sees nothing,
             and with tables.
-        backward: (diagonals, key_range, query_range, query, key, value, biases, start, end, lse, delta, cotangent) ->
-            gradients of query, key, value and biases; delta = rowsum(dO O), (batch, heads, queries) in float32.
+        backward: (diagonals, key_range, query_range, query, key, value, biases, start, end, lse, out, cotangent) ->
+            gradients of query, key, value and biases. The cotangent may be NaN where a query sees nothing.
         block: queries, and keys, of a block.
     """
 
@@ -87,10 +87,8 @@ def _backward(kernels: Kernels, diagonals: Diagonals, residuals: tuple[Array, ..
     def backward(biases, query, key, value, start, end, out, lse, cotangent):
         key_range = key_blocks(start, end, kernels.block)
         query_range = query_blocks(key_range.first, key_range.last, key.shape[1] // kernels.block)
-        delta = jnp.einsum("bqhd,bqhd->bhq", cotangent, out, preferred_element_type=jnp.float32)
-        delta = jnp.where((start < end)[:, None], delta, 0.0)  # the cotangent may be NaN where nothing is seen
         backward = functools.partial(kernels.backward, diagonals, key_range, query_range)
-        return called("chunked_attention", backward, query, key, value, biases, start, end, lse, delta, cotangent)
+        return called("chunked_attention", backward, query, key, value, biases, start, end, lse, out, cotangent)
 
     query, key, value, biases, start, end, out, lse = residuals
     gradients = _folded(backward, per_example=True)(biases, query, key, value, start, end, out, lse, cotangent)

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ _TRANSFORMS: Any = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
 _LINE = plgpu.Layout.WG_STRIDED((2 * BLOCK,), 1)  # a number for each thread
 # Of a block with as much on either side; rows begin in different banks, at multiples of 16 bytes.
 _SKEWED_WIDTH = 3 * BLOCK + 8
-_PARAMS = plgpu.CompilerParams(approx_math=True)
+_PARAMS = plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=0)  # no sum here goes beyond a warp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,67 +136,69 @@ def _forward(
 # ----------------------------------------------------------------------- backward
 
 
-def _backward(pipeline: Pipeline, diagonals: Diagonals, key_range, query_range, query, key, value, biases, *arrays):
-    arrays = query, key, value, biases, *arrays
-    query_gradient, biases_gradient = _query_gradient(pipeline, diagonals, key_range, *arrays)
-    key_gradient, value_gradient = _key_gradient(pipeline, diagonals, (*query_range, *key_range[2:]), *arrays)
-    return query_gradient, key_gradient, value_gradient, biases_gradient[:, : biases.shape[1]]
+def _backward(pipeline: Pipeline, diagonals: Diagonals, key_range, query_range, *arrays):
+    *arrays, out, cotangent = arrays
+    query_gradient, biases_gradient, delta = _query_gradient(pipeline, diagonals, key_range, *arrays, out, cotangent)
+    ranges = *query_range, *key_range[2:]
+    return query_gradient, *_key_gradient(pipeline, diagonals, ranges, *arrays, delta, cotangent), biases_gradient
 
 
-def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, *arrays):
-    """And the gradient of the biases: sums along the diagonals of each block of dS.
+def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, key, value, biases, *arrays):
+    """Returns the gradients of query and biases, and delta = rowsum(dO O), (batch, heads, queries), for the keys.
 
-    A program keeps the sums of its block of queries; XLA adds them up, in an order that does not depend on timing.
+    The gradient of the biases is the sum along the diagonals of each block of dS. A program keeps the sums of its block
+    of queries; XLA adds them up, in an order that does not depend on timing.
     """
     batch, length, heads, head_dim = query.shape
     parts = -(-(diagonals.last - diagonals.first + 2) // 2)
 
     def kernel(b, h, i, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, biases, *refs):
-        *vectors, do_all, dq_all, sums_all, q, do, skewed, barrier = refs
-        queries = _part(i)
-        _fetch(barrier, (q_all.at[b, queries, h], q), (do_all.at[b, queries, h], do))
+        start, end, lse, out_all, do_all, dq_all, sums_all, delta_all, q, do, (out, skewed), delta, barrier = refs
+        queries, own = _part(i), (b, _part(i), h)
+        _fetch(barrier, (q_all.at[own], q), (do_all.at[own], do), (out_all.at[own], out))
         sums = sums_all.at[b, h, i]
 
         @pl.loop(0, parts)
         def _(part):
             sums.at[pl.ds(part * 2 * BLOCK, 2 * BLOCK)][...] = plgpu.layout_cast(jnp.zeros(2 * BLOCK), _LINE)
 
-        for side in (0, 2):
-            _put(_zeros(BLOCK), skewed, side)
-        rows = _Queries(vectors, b, h, queries, 0)
+        rows = _Queries(0, start.at[b, queries], end.at[b, queries], _load(lse.at[b, h, queries], _ROWS), None)
 
         def arrived():
             plgpu.barrier_wait(barrier)
             _clean(whole_first[b, i] == UNSEEN, rows.see, q, do)
+            delta[...] = _row_products(do, out)
+            plgpu.commit_smem()  # now every thread has read out, whose memory is that of skewed
+            plgpu.copy_smem_to_gmem(delta, delta_all.at[b, h, queries])
+            for side in (0, 2):
+                _put(_zeros(BLOCK), skewed, side)
 
         def step(j, k, v, accumulator):
             _clean_keys(j, seen_from[b], seen_to[b], k, v)
             slot, whole = diagonals.index(i, j), (whole_first[b, i] <= j) & (j < whole_last[b, i])
-            _, d_scores = _gradients(q, k, v, do, _bias(biases, h, slot, 0), rows, whole, j * BLOCK)
+            each = rows._replace(delta=_load(delta, _ROWS))
+            _, d_scores = _gradients(q, k, v, do, _bias(biases, h, slot, 0), each, whole, j * BLOCK)
             if not diagonals.constant:
                 _add_diagonals(d_scores, skewed, sums.at[pl.ds(slot * BLOCK, 2 * BLOCK)])
             return _product(d_scores.astype(k.dtype), k, onto=accumulator)
 
         met = first[b, i], last[b, i]
         gradient = _over(met, arrived, step, _zeros(head_dim), pipeline, k_all.at[b, :, h], v_all.at[b, :, h])
-        _store((gradient, q, dq_all.at[b, queries, h]))
+        _store((gradient, q, dq_all.at[own]))
 
-    scratch = [
-        _buffer(query),
-        _buffer(query),
-        plgpu.SMEM((BLOCK, _SKEWED_WIDTH), jnp.bfloat16),
-        plgpu.Barrier(num_arrivals=2),
-    ]
-    sums = jax.ShapeDtypeStruct((batch, heads, length // BLOCK, parts * 2 * BLOCK), jnp.float32)
-    call = _call(kernel, query, (jax.ShapeDtypeStruct(query.shape, query.dtype), sums), scratch)
-    _, _, _, start, end, *_ = arrays
-    gradient, sums = call(*key_range, *seen_keys(start, end), query, *arrays)
-    return gradient, jnp.sum(sums, axis=(0, 2))
+    skewed, delta = plgpu.SMEM((BLOCK, _SKEWED_WIDTH), jnp.bfloat16), plgpu.SMEM((BLOCK,), jnp.float32)
+    shared = plgpu.RefUnion(_buffer(query), skewed)  # with a place each, fewer programs would fit
+    scratch = [_buffer(query), _buffer(query), shared, delta, plgpu.Barrier(num_arrivals=3)]
+    shapes = (batch, heads, length // BLOCK, parts * 2 * BLOCK), (batch, heads, length)
+    vectors = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    call = _call(kernel, query, [jax.ShapeDtypeStruct(query.shape, query.dtype), *vectors], scratch)
+    gradient, sums, delta = call(*key_range, *seen_keys(*arrays[:2]), query, key, value, biases, *arrays)
+    return gradient, jnp.sum(sums, axis=(0, 2))[:, : biases.shape[1]], delta
 
 
 def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, ranges, query, key, value, biases, *arrays):
     def kernel(b, h, j, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, biases, *refs):
-        *vectors, do_all, dk_all, dv_all, k, v, barrier = refs
+        start, end, lse, delta, do_all, dk_all, dv_all, k, v, barrier = refs
         keys = _part(j)
         _fetch(barrier, (k_all.at[b, keys, h], k), (v_all.at[b, keys, h], v))
 
@@ -206,7 +208,9 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, ranges, query, key, 
 
         def step(i, q, do, carry):
             k_accumulator, v_accumulator = carry
-            columns = _Queries(vectors, b, h, _part(i), 1)
+            queries = _part(i)
+            vectors = (_load(x.at[b, h, queries], _VECTORS[1]) for x in (lse, delta))
+            columns = _Queries(1, start.at[b, queries], end.at[b, queries], *vectors)
             _clean(whole_first[b, i] == UNSEEN, columns.see, q, do)
             bias, whole = _bias(biases, h, diagonals.index(i, j), 1), (whole_first[b, i] <= j) & (j < whole_last[b, i])
             weights, d_scores = _gradients(k, q, do, v, bias, columns, whole, j * BLOCK)
@@ -220,8 +224,7 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, ranges, query, key, 
 
     scratch = [_buffer(key), _buffer(value), plgpu.Barrier(num_arrivals=2)]
     call = _call(kernel, key, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (key, value)], scratch)
-    start, end, *_ = arrays
-    return call(*ranges, *seen_keys(start, end), query, key, value, biases, *arrays)
+    return call(*ranges, *seen_keys(*arrays[:2]), query, key, value, biases, *arrays)
 
 
 def _add_diagonals(block: Array, skewed: Any, sums: Any) -> None:
@@ -242,22 +245,31 @@ def _add_diagonals(block: Array, skewed: Any, sums: Any) -> None:
     plgpu.commit_smem()
 
 
-class _Queries:
-    """What there is one of for each query of a block, as a vector along an axis of the scores; loaded where it is used.
+class _Queries(NamedTuple):
+    """What there is one of for each query of a block.
 
     Args:
-        references: start and end, (batch, queries); lse to base 2 and delta, (batch, heads, queries).
+        axis: of the scores, along which the queries lie.
+        start, end: references to their ranges of keys, which are loaded where they are used.
+        lse, delta: vectors along the axis, lse to base 2; delta is None where it is not known yet.
     """
 
-    def __init__(self, references: Any, b, h, queries: Any, axis: int):
-        start, end, lse, delta = references
-        self.start, self.end = start.at[b, queries], end.at[b, queries]
-        self.lse, self.delta = (_load(x.at[b, h, queries], _VECTORS[axis]) for x in (lse, delta))
-        self.axis = axis
+    axis: int
+    start: Any
+    end: Any
+    lse: Array
+    delta: Any
 
     def see(self) -> Array:
-        """Which of them see a key, along the rows of a block."""
+        """Returns which of them see a key, along the rows of a block."""
         return _load(self.start, _ROWS) < _load(self.end, _ROWS)
+
+
+def _row_products(a: Any, b: Any) -> Array:
+    """Returns the sum of each row of a times b, blocks in shared memory, in float32."""
+    parts = (pl.ds(first, BLOCK) for first in range(0, a.shape[1], BLOCK))
+    pairs = ([_load(x.at[:, part], plgpu.Layout.WGMMA).astype(jnp.float32) for x in (a, b)] for part in parts)
+    return functools.reduce(jnp.add, (jnp.sum(x * y, axis=1) for x, y in pairs))
 
 
 def _gradients(a, b, c, d, bias, queries: _Queries, whole: Array, keys: Array) -> tuple[Array, Array]:

@@ -119,9 +119,9 @@ def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, key_range, quer
 # ----------------------------------------------------------------------- backward
 
 
-def _backward(
-    diagonals: Diagonals, key_range, query_range, query, key, value, biases, start, end, lse, delta, cotangent
-):
+def _backward(diagonals: Diagonals, key_range, query_range, query, key, value, biases, start, end, lse, out, cotangent):
+    delta = jnp.einsum("bqhd,bqhd->bhq", cotangent, out, preferred_element_type=jnp.float32)
+    delta = jnp.where((start < end)[:, None], delta, 0.0)
     query, key, value, cotangent = (x.swapaxes(1, 2) for x in (query, key, value, cotangent))
     rows = start[:, None], end[:, None], lse[:, :, None], delta[:, :, None]
     tiles, untiled = jax.vjp(lambda biases: diagonals.tiles(biases).swapaxes(2, 3), biases)

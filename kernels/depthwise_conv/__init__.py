@@ -1,3 +1,3 @@
-"""Depthwise convolution in one and two dimensions, no padding."""
+"""Depthwise convolution in one and two dimensions, without padding."""
 
 from kernels.depthwise_conv.api import depthwise_conv as depthwise_conv

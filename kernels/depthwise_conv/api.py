@@ -1,4 +1,4 @@
-"""The public function; picks the implementation."""
+"""The public function: checks its arguments, then calls the implementation."""
 
 from kernels.depthwise_conv import xla
 from kernels.typing import Array, Float
@@ -10,18 +10,20 @@ def depthwise_conv(
     *,
     stride: int | tuple[int, ...] = 1,
 ) -> Float[Array, "batch *out channels"]:
-    """Each channel convolved with its own kernel over one or two axes of space, no padding.
+    """Convolves each channel with its own kernel over one or two axes of space, without padding.
 
         y[b, n, c] = sum_k x[b, stride n + k, c] kernel[k, c]
 
     Args:
-        x: (batch, time, channels) or (batch, time, frequency, channels). A single channel is convolved with every
-            kernel.
+        x: (batch, time, channels) or (batch, time, frequency, channels). A single channel goes to every kernel.
         kernel: (taps, channels) or (taps, taps, channels).
-        stride: one for each axis of space, or the same for all.
+        stride: one number for each axis of space, or one for all, in elements.
 
     Returns:
         (batch, (time - taps) // stride + 1, ..., channels).
+
+    Raises:
+        ValueError: the kernel has the wrong rank, or x is smaller than the kernel.
     """
     strides = (stride,) * (kernel.ndim - 1) if isinstance(stride, int) else stride
     if x.ndim != kernel.ndim + 1:

@@ -24,7 +24,7 @@ def depthwise_conv(
 def windows(
     space: tuple[int, ...], taps: tuple[int, ...], strides: tuple[int, ...]
 ) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
-    """Each tap, and the part of the input that it multiplies."""
+    """Yields each tap, and the slices of the input that it multiplies."""
     outputs = [(size - width) // stride + 1 for size, width, stride in zip(space, taps, strides, strict=True)]
     for tap in itertools.product(*map(range, taps)):
         axes = zip(tap, outputs, strides, strict=True)

@@ -1,4 +1,4 @@
-"""The reference with a gradient of its own: automatic differentiation would keep a copy of the input for every tap."""
+"""The reference with its own gradient: automatic differentiation would keep a copy of the input for every tap."""
 
 import functools
 import math
@@ -23,7 +23,7 @@ def _forward(x: Array, kernel: Array, strides: tuple[int, ...]):
 def _backward(strides: tuple[int, ...], residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     if set(strides) == {1} and x.shape[-1] == kernel.shape[-1]:
-        # The transpose of a convolution without stride is one: of the padded cotangent, with the kernel turned round.
+        # At stride 1 the gradient of x is a convolution too: of the padded cotangent with the reversed kernel.
         margin = [(0, 0), *((width - 1, width - 1) for width in kernel.shape[:-1]), (0, 0)]
         turned = jnp.flip(kernel, range(kernel.ndim - 1))
         x_gradient = reference.depthwise_conv(jnp.pad(cotangent, margin), turned, strides)
@@ -37,14 +37,14 @@ def _backward(strides: tuple[int, ...], residuals: tuple[Array, Array], cotangen
 
 
 def _correlate(shape: tuple[int, ...], strides: tuple[int, ...], x: Array, cotangent: Array) -> Array:
-    """The gradient of the kernel as it is defined: for each tap, the sum of its window times the cotangent."""
+    """Returns the gradient of the kernel by its definition: for each tap, the sum of its window times the cotangent."""
     windows = reference.windows(x.shape[1:-1], shape[:-1], strides)
     products = [jnp.sum(x[:, *window] * cotangent, axis=range(x.ndim - 1)) for _, window in windows]
     return jnp.stack(products).reshape(shape)
 
 
 def _by_frame(shape: tuple[int, ...], strides: tuple[int, ...], x: Array, cotangent: Array) -> Array:
-    """Frame by frame: a window of frames stays in the cache for all the taps, and the running sums are vectors."""
+    """Computes `_correlate` frame by frame: a window of frames stays in the cache for all taps; sums are vectors."""
     windows = [window for _, window in reference.windows((shape[0], *x.shape[2:-1]), shape[:-1], strides)]
 
     def add(frame, totals):
@@ -58,7 +58,7 @@ def _by_frame(shape: tuple[int, ...], strides: tuple[int, ...], x: Array, cotang
 
 
 def _by_product(shape: tuple[int, ...], strides: tuple[int, ...], x: Array, cotangent: Array) -> Array:
-    """One channel in: its windows are few enough to be laid side by side for a matrix product."""
+    """Computes `_correlate` for one input channel as a matrix product: its windows, few, are laid side by side."""
 
     def add(total, utterance):
         x, cotangent = utterance

@@ -1,4 +1,4 @@
-"""Arithmetic of a device: every operation rounded, sums in a chosen order."""
+"""A device's arithmetic: every result is rounded to a format, and sums have a chosen order."""
 
 import dataclasses
 import math
@@ -17,17 +17,17 @@ _TILE = 2**21  # products of a matrix multiplication held at a time
 class Arithmetic:
     """Arithmetic that rounds the result of each operation to a format.
 
-    Operands are float32 arrays of values of the format (`round` makes them). An operation is done in float32 and
-    rounded, which is the correctly rounded result: double rounding is innocuous for + - * / sqrt where the wider format
-    has 2 p + 2 bits of precision (Figueroa, 1995), and float32 has 24 = 2 * 11 + 2, with p = 11 for float16.
+    Operands are float32 arrays of values that the format holds (`round` makes them). An operation is computed in
+    float32, then rounded. For + - * / and sqrt this gives the correctly rounded result where the wider format has at
+    least 2 p + 2 bits of precision and the narrow one p (Figueroa, 1995): float32 has 24, and float16 p = 11.
 
     Args:
-        format: of operands and results.
-        accumulation: format of the products and partial sums of `sum` and `matmul`, whose result is then rounded to
-            `format`; by default `format` itself.
-        block: order of summation. Each `block` addends in turn are summed by a tree, and their sums are added one after
-            another: 1 is a sequential sum, None (a block as long as the sum) a tree. The tree adds the second half of
-            its addends to the first until one is left; of an odd number the middle one waits.
+        format: the format of operands and results.
+        accumulation: the format of the products and partial sums in `sum` and `matmul`, whose results are then rounded
+            to `format`. None is `format` itself.
+        block: the order of summation. A tree sums each `block` addends in turn, and the sums of the blocks are added
+            one after another. 1 makes a sequential sum, None a single tree; less than 1 is a ValueError. A tree adds
+            the second half of its addends to the first half until one is left; of an odd number, the middle one waits.
     """
 
     format: Format
@@ -39,7 +39,7 @@ class Arithmetic:
             raise ValueError(f"block={self.block}: give 1 (sequential), more, or None (one tree)")
 
     def round(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Also makes an operation of any function computed in float32: `round(jnp.exp(x))`."""
+        """Rounds to the format. Also emulates any function that float32 computes: `round(jnp.exp(x))`."""
         return self.format.round(x)
 
     def add(self, a: Float[Array, "..."], b: Float[Array, "..."] | float) -> Float[Array, "..."]:
@@ -58,21 +58,21 @@ class Arithmetic:
         return self.round(jnp.sqrt(a))
 
     def rsqrt(self, a: Float[Array, "..."]) -> Float[Array, "..."]:
-        """1 / sqrt(a), rounded once."""
+        """Returns 1 / sqrt(a), rounded once."""
         return self.round(1.0 / jnp.sqrt(a))
 
     def power_of_two_below(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The largest power of two that is not above x > 0: its exponent's bits."""
-        bits = lax.bitcast_convert_type(x, jnp.uint32)
-        return lax.bitcast_convert_type(bits & jnp.uint32(0x7F800000), jnp.float32)
+        """Returns the largest power of two that is at most x, for x > 0."""
+        bits = lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0x7F800000)  # the exponent
+        return lax.bitcast_convert_type(bits, jnp.float32)
 
     def power_of_two_above(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The smallest power of two that is not below x > 0."""
+        """Returns the smallest power of two that is at least x, for x > 0."""
         below = self.power_of_two_below(x)
         return jnp.where(below == x, below, 2 * below)
 
     def sum(self, x: Float[Array, "..."], axis: int = -1, *, keepdims: bool = False) -> Float[Array, "..."]:
-        """Sum along an axis, each partial sum rounded to the accumulation format; an empty sum is 0."""
+        """Returns the sum along an axis, each partial sum rounded to the accumulation format. An empty sum is 0."""
         x = jnp.moveaxis(x, axis, 0)
         partial = self._partial
         if x.shape[0] == 0:
@@ -86,10 +86,10 @@ class Arithmetic:
         return jnp.expand_dims(total, axis) if keepdims else total
 
     def depth(self, count: int) -> int:
-        """d: additions that an addend of a sum of `count` passes through at most.
+        """Returns d, the most additions that one of `count` addends goes through, by itself or in a partial sum.
 
-        A sum errs by at most ((1 + u)^d - 1) sum |x|, u the unit roundoff, short of overflow (Higham, 2002, section
-        4.2); additions never round subnormals.
+        The error of a sum is at most ((1 + u)^d - 1) sum |x|, u the unit roundoff, where nothing overflows (Higham,
+        2002, section 4.2). Sums that are subnormal are exact.
         """
         block = min(self.block or count, count)
         return math.ceil(count / block) - 1 + math.ceil(math.log2(block))
@@ -97,7 +97,7 @@ class Arithmetic:
     def matmul(
         self, a: Float[Array, "*batch rows inner"], b: Float[Array, "*#batch inner columns"]
     ) -> Float[Array, "*batch rows columns"]:
-        """a b; each product and each partial sum is rounded to the accumulation format."""
+        """Returns a b. Each product of elements and each partial sum is rounded to the accumulation format."""
         if b.ndim > 2:
             b = jnp.broadcast_to(b, (*a.shape[:-2], *b.shape[-2:]))
             flat = lax.map(
@@ -125,10 +125,10 @@ class Arithmetic:
 
 
 def _tree(x: Array, format: Format) -> Array:
-    """Sum over the first axis by halves.
+    """Returns the sum over the first axis, by halves.
 
-    The barriers keep XLA from computing the addends anew at every level of the tree, and the sum at every use: 20 times
-    slower to run, and minutes to compile where a level is odd.
+    Without the barriers, XLA computes the addends again at every level of the tree, and the sum at every use: 20 times
+    slower, and minutes to compile where a level is odd.
     """
     x = lax.optimization_barrier(x)
     while (count := x.shape[0]) > 1:
@@ -140,14 +140,14 @@ def _tree(x: Array, format: Format) -> Array:
 
 
 def _blocks(x: Array, block: int, fill: float = -0.0) -> Array:
-    """Splits the first axis into blocks; the last is filled up with -0, which changes no sum, not even of zeros."""
+    """Returns x as (blocks, block, ...). The last block is filled with -0, which changes no sum, not even of zeros."""
     padding = -x.shape[0] % block
     x = jnp.pad(x, ((0, padding), *[(0, 0)] * (x.ndim - 1)), constant_values=fill)
     return x.reshape(-1, block, *x.shape[1:])
 
 
 def _scan(blocks, summed, format: Format) -> Array:
-    """Adds the sums of the blocks one after another."""
+    """Returns the total of `summed(block)` over the blocks, added one after another."""
     first = summed(jax.tree.map(lambda x: x[0], blocks))
     rest = jax.tree.map(lambda x: x[1:], blocks)
     return lax.scan(lambda total, block: (format.round(total + summed(block)), None), first, rest)[0]

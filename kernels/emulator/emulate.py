@@ -1,4 +1,4 @@
-"""Runs any JAX function in the arithmetic of a device: every operation that the function traces to is rounded."""
+"""Runs any JAX function in the arithmetic of a device: the result of every operation in its trace is rounded."""
 
 import functools
 import itertools
@@ -17,25 +17,25 @@ from kernels.emulator.arithmetic import Arithmetic
 from kernels.typing import Array
 
 Rules = Mapping[Primitive, Callable]
-_EXACTLY = "exactly"  # name of the traced functions that `exactly` makes
+_EXACTLY = "exactly"  # the name of traced functions that `exactly` made
 
 
 def emulate(function: Callable, arithmetic: Arithmetic, functions: Rules | None = None) -> Callable:
-    """The same function in another arithmetic; it may be jitted, and called with any pytrees.
+    """Returns the same function in another arithmetic. It takes any pytrees, and may be jitted.
 
         half = emulate(jax.nn.softmax, Arithmetic(FLOAT16))
 
-    The function is traced, and each operation of the trace is done in float32 and rounded to the format. Sums, matrix
-    products and convolutions are done by `arithmetic`, in its order. Arrays of inputs, constants and results hold
-    values of the format in float32. Formats named in the function (`x.astype(jnp.float32)`) are not honoured: the
-    device has one. What `exactly` wraps is left as it is, and attention in a Pallas kernel is one operation.
+    The function is traced. Each operation of the trace is computed in float32 and rounded to the format; sums, matrix
+    products and convolutions are computed by `arithmetic`, in its order. Inputs and constants are rounded too. Formats
+    that the function names (`x.astype(jnp.float32)`) change no value: the device has one format. What `exactly` wraps
+    is left as it is, and attention in a Pallas kernel is one operation.
 
     Args:
         arithmetic: formats and order of summation.
-        functions: replacements of elementwise operations, such as {exp_p: table}, themselves emulated.
+        functions: replacements of elementwise operations, such as {exp_p: table}. They are emulated too.
 
     Raises:
-        NotImplementedError: when called, for an operation that sums and for which there is no rule.
+        NotImplementedError: when called, if an operation sums and no rule emulates it.
     """
     interpreter = _Interpreter(arithmetic, functions or {})
 
@@ -59,7 +59,7 @@ def emulate(function: Callable, arithmetic: Arithmetic, functions: Rules | None 
 
 
 def exactly(function: Callable) -> Callable:
-    """Marks a function of arrays that does its own rounding: `emulate` leaves its operations as they are."""
+    """Marks a function of arrays that rounds by itself: `emulate` leaves its operations as they are."""
 
     def marked(*args: Array):
         return function(*args)
@@ -69,7 +69,7 @@ def exactly(function: Callable) -> Callable:
 
 
 class _Interpreter:
-    """Evaluates the equations of a trace one by one."""
+    """Evaluates a trace, one equation after another. `rules` emulate what rounding alone does not."""
 
     def __init__(self, arithmetic: Arithmetic, functions: Rules):
         self.arithmetic = arithmetic
@@ -89,7 +89,7 @@ class _Interpreter:
         return lambda x, **_: emulated(x)
 
     def run(self, jaxpr: Jaxpr, inputs) -> list:
-        """The results of a trace whose inputs need not be rounded yet."""
+        """Returns the results of a trace. Rounds its inputs first."""
         return self._evaluate(jaxpr, [self._round(x) for x in inputs])
 
     def _evaluate(self, jaxpr: Jaxpr, inputs) -> list:
@@ -118,7 +118,7 @@ class _Interpreter:
         if primitive in _SUMS:
             raise NotImplementedError(f"no rule to emulate {primitive}, which sums: write it with sums and products")
         results = _bind(primitive, inputs, params)
-        # Long chains of rounded operations, fused into one, would take LLVM minutes.
+        # The barriers keep XLA from fusing long chains of rounded operations, which LLVM would compile for minutes.
         return results if primitive in _EXACT else [lax.optimization_barrier(self._round(x)) for x in results]
 
     def _round(self, x):
@@ -148,7 +148,7 @@ class _Interpreter:
     def _convolution(
         self, x: Array, kernel: Array, *, dimension_numbers, feature_group_count, preferred_element_type, **params
     ) -> Array:
-        """A matrix product of patches; the taps of a channel stand side by side."""
+        """Computes a matrix product of patches: a row for each place, with the taps of a channel side by side."""
         if params["batch_group_count"] != 1:
             raise NotImplementedError("no rule to emulate a convolution with batch_group_count > 1")
         x, kernel = jnp.transpose(x, dimension_numbers.lhs_spec), jnp.transpose(kernel, dimension_numbers.rhs_spec)
@@ -211,7 +211,7 @@ class _Interpreter:
 
 
 def _inner(params: dict) -> Jaxpr | None:
-    """The function that an operation such as `jit` or `custom_jvp_call` calls."""
+    """Returns the trace that an operation such as `jit` or `custom_jvp_call` calls; None for other operations."""
     return next((params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in params), None)
 
 
@@ -220,7 +220,7 @@ def _bind(primitive: Primitive, inputs, params: dict) -> list:
     return list(results) if primitive.multiple_results else [results]
 
 
-# Operations that add up values, in an order that is XLA's own.
+# Operations that add up or multiply many values, in an order that XLA chooses.
 _SUMS = frozenset(
     {
         p.cumsum_p,
@@ -233,7 +233,7 @@ _SUMS = frozenset(
         p.fft_p,
     }
 )
-# Operations whose results are among their inputs, or their negatives: there is nothing to round.
+# Operations whose results the format holds already: inputs, their negatives, or inputs made whole.
 _EXACT = frozenset(
     {
         p.abs_p,

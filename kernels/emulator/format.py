@@ -14,14 +14,14 @@ from kernels.typing import Array, Float
 class Format:
     """A floating-point format, no wider than float32.
 
-    Values of the format are carried in float32 arrays, which hold each of them exactly; `round` makes such an array
-    from any other, and `x.astype(format.name)` stores one without loss.
+    Its values are kept in float32 arrays, which hold each of them exactly. `round` makes such an array from any other;
+    `x.astype(format.name)` stores one without loss.
 
     Args:
-        name: its NumPy name, one of `kernels.formats.STORED`.
-        flush_to_zero: results that are subnormal become zero, as on hardware that has none; "subnormal" is decided
-            after rounding with an unbounded exponent (IEEE 754, 7.5 a). float32 and bfloat16, whose subnormals are
-            float32's, follow the machine instead: XLA flushes them on CPU and TPU.
+        name: its name in NumPy, one of `kernels.formats.STORED`; others are a ValueError.
+        flush_to_zero: whether subnormal results become zero, as on hardware that has none. A result is subnormal if it
+            is so after rounding with an unbounded exponent (IEEE 754, 7.5 a). For float32 and bfloat16, which have the
+            exponents of float32, the machine decides instead: XLA flushes them on CPU and TPU.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Format:
 
     @property
     def largest(self) -> float:
-        """M, the largest finite value."""
+        """Returns M, the largest finite value."""
         return float(self._info.max)
 
     @property
@@ -46,30 +46,30 @@ class Format:
 
     @property
     def smallest(self) -> float:
-        """The smallest positive value: of the subnormals, unless they are flushed."""
+        """Returns the smallest positive value: a subnormal, unless they are flushed."""
         return self.smallest_normal if self.flush_to_zero else float(self._info.smallest_subnormal)
 
     @property
     def mantissa_bits(self) -> int:
-        """Stored bits of the mantissa, the implicit one not counted."""
+        """Returns the number of stored bits of the mantissa, without the implicit one."""
         return int(self._info.nmant)
 
     @property
     def unit_roundoff(self) -> float:
-        """u: rounding a value in the normal range errs by at most the factor 1 + u."""
+        """Returns u, the largest relative error of rounding a value in the normal range."""
         return 2.0 ** -(self.mantissa_bits + 1)
 
     def round(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """The nearest values of the format, ties to even, in float32.
+        """Returns the nearest values of the format, ties to even, in float32.
 
-        Beyond the largest value the result is infinite, or NaN in float8_e4m3fn, which has no infinity. No pass of
-        XLA may drop it, as the simplifier may drop a cast to a narrow format and back (`xla_allow_excess_precision`).
+        Beyond the largest value the result is infinite, or NaN in float8_e4m3fn, which has no infinity. XLA may drop a
+        cast to a narrow format and back (`xla_allow_excess_precision`); it keeps this rounding.
         """
         x = x.astype(jnp.float32)
         if self.name == "float32":
             return x
         no_infinity = self.name == "float8_e4m3fn"
-        # The exponent that IEEE 754 reserves for infinity is an ordinary one there: round with a wider exponent.
+        # There the exponent that IEEE 754 reserves for infinity holds ordinary values: round with a wider exponent.
         exponent_bits = 8 if no_infinity else int(self._info.nexp)
         rounded = lax.reduce_precision(x, exponent_bits, self.mantissa_bits)  # flushes subnormals
         if no_infinity:

@@ -1,4 +1,4 @@
-"""Normalisation in a device's own arithmetic, every operation rounded."""
+"""Normalisation in a device's own arithmetic: the result of every operation is rounded."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from kernels.emulator import FLOAT16, Arithmetic
 from kernels.layer_norm.pre_normaliser import GEOMETRIC, NONE, PreNormaliser
 from kernels.typing import Array, Float
 
-_ENOUGH = 2.0**16  # a format of wider range gains nothing from using more of it
+_ENOUGH = 2.0**16  # the part of a wider format that is used: more gains nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class NormNumerics:
 
     Args:
         arithmetic: its format and order of summation.
-        pre_normaliser: what keeps the sum of squares in range.
+        pre_normaliser: the scale that keeps the sum of squares in range.
     """
 
     arithmetic: Arithmetic = dataclasses.field(default_factory=lambda: Arithmetic(FLOAT16))
@@ -26,19 +26,19 @@ class NormNumerics:
 
     @property
     def largest(self) -> float:
-        """M: the format's largest value, as far as it is used."""
+        """Returns M, the largest value of the format that is used."""
         return min(self.arithmetic.format.largest, _ENOUGH)
 
     @property
     def limit(self) -> float:
-        """M / 4, what the optimal constants keep the sum of squares below; the rest is left to rounding."""
+        """Returns M / 4, the largest sum of squares that optimal constants allow. The rest is room for rounding."""
         return self.largest / 4
 
     def error_bound(self, width: int) -> float:
-        """(2.5 d + 11) u, to first order: |error| / |result| of a normalised row, as Euclidean norms, at most.
+        """Returns (2.5 d + 11) u, to first order the largest |error| / |result| of a normalised row (Euclidean norms).
 
-        d is the depth of a sum over the row, u the format's unit roundoff. It holds for safe statistics, the optimal
-        scales, gradual underflow, and rows whose mean is less than 1 / ((d + 1) u) standard deviations; errors behave
+        d is the depth of a sum over the row, u the format's unit roundoff. The bound holds for safe statistics, optimal
+        scales, gradual underflow, and rows whose mean is less than 1 / ((d + 1) u) standard deviations. Errors behave
         as if random, and are about a tenth of it (`docs/numerics.md`).
         """
         return (2.5 * self.arithmetic.depth(width) + 11) * self.arithmetic.format.unit_roundoff
@@ -47,18 +47,22 @@ class NormNumerics:
 def standardise(
     x: Float[Array, "*batch channels"], eps: float, numerics: NormNumerics, *, centred: bool
 ) -> Float[Array, "*batch channels"]:
-    """(x - mean) / sqrt(mean (x - mean)^2 + eps), or without the mean, each result rounded to the format.
+    """Returns (x - mean) / sqrt(mean (x - mean)^2 + eps), the result of each operation rounded to the format.
 
-    With y = c / s (c the row, centred, s its scale) nothing changes but the range, and eps is kept exactly:
+    Dividing the centred row c by its scale s changes the range alone, and keeps eps exactly. With y = c / s,
 
-        c / sqrt(mean c^2 + eps) = y / sqrt(mean y^2 + eps / s^2),    s >= f,
+        c / sqrt(mean c^2 + eps) = y / sqrt(mean y^2 + eps / s^2),    s >= f.
 
-    where f, the power of two above sqrt(D eps / limit), keeps the second term in range; a constant row gives zeros.
-    The result is made of z = c / 2^k, which is exact, with 2^k the power of two above s. y = h z, h = 2^k / s between 1
-    and 2, is for the sum of squares alone: no element is divided, and the rounding of h cancels.
+    f, the power of two above sqrt(D eps / limit), keeps the second term in range. A constant row gives zeros. The
+    result is made of z = c / 2^k, 2^k being the power of two above s: this division is exact. y = h z, with h = 2^k / s
+    between 1 and 2, is for the sum of squares alone, so that no element is divided by s, and the rounding of h cancels.
+
+    Args:
+        eps: above zero, in the squared unit of x.
+        centred: whether the mean is subtracted (LayerNorm) or taken to be zero (RMSNorm).
 
     Raises:
-        ValueError: for eps = 0, or a static scale below f.
+        ValueError: eps is not above zero, or a static scale is below f.
     """
     if eps <= 0:
         raise ValueError(f"eps={eps}: low precision needs a positive one, or constant rows divide zero by zero")
@@ -67,7 +71,7 @@ def standardise(
     if pre_normaliser == NONE:
         return _by_definition(x, eps, arithmetic, centred)
     floor = 2.0 ** math.ceil(math.log2(math.sqrt(width * eps / numerics.limit)))  # f, in the unit of x
-    shift = jnp.float32(1 / pre_normaliser.static)  # the power of two that x is multiplied by
+    shift = jnp.float32(1 / pre_normaliser.static)  # a power of two
     if pre_normaliser.safe_statistics:
         largest = _largest(jnp.abs(x))
         shift = arithmetic.power_of_two_below(numerics.largest / (2 * width) / jnp.maximum(largest, floor))
@@ -80,7 +84,7 @@ def standardise(
     y = arithmetic.multiply(z, h)
     variance = _over_width(arithmetic.sum(arithmetic.multiply(y, y), keepdims=True), width, arithmetic)
     variance = arithmetic.divide(variance, arithmetic.multiply(h, h))
-    # Not ratio^2 first, which would underflow long before the term does.
+    # In this order, because ratio^2 would underflow long before the term does.
     eps_term = arithmetic.multiply(ratio, arithmetic.multiply(ratio, arithmetic.round(jnp.float32(eps / floor**2))))
     variance = arithmetic.add(variance, eps_term)
     # Both are zero where a row is constant and so large that its eps is flushed.
@@ -90,14 +94,14 @@ def standardise(
 def _scaled(
     c: Float[Array, "*batch channels"], floor: Float[Array, "..."], numerics: NormNumerics, centred: bool
 ) -> tuple[Float[Array, "*batch channels"], Float[Array, "..."], Float[Array, "..."]]:
-    """c / 2^k, 2^k / s (1 where the scale is a power of two) and floor / 2^k."""
+    """Returns c / 2^k, h = 2^k / s (1 where s is rounded to a power of two) and floor / 2^k; see `standardise`."""
     arithmetic, pre_normaliser, width = numerics.arithmetic, numerics.pre_normaliser, c.shape[-1]
     one = jnp.float32(1)
     if pre_normaliser.surrogate == "none":
         return c, one, floor
     magnitude = jnp.abs(c)
     k = pre_normaliser.constant(width, numerics.limit, centred=centred)
-    # In terms of the sum of |c| = D MAD, which spares a division by D that could underflow.
+    # s comes from the sum of |c|, which is D MAD: a division of it by D could underflow.
     if pre_normaliser.surrogate == "max":
         s = _largest(magnitude)
     elif pre_normaliser.surrogate == "mad":
@@ -105,7 +109,7 @@ def _scaled(
     else:
         largest = _largest(magnitude)
         total = arithmetic.sum(magnitude, keepdims=True)
-        # Roots first: the product itself may overflow.
+        # Roots first, because the product may overflow.
         s, k = arithmetic.multiply(arithmetic.sqrt(total), arithmetic.sqrt(largest)), k / math.sqrt(width)
     s = arithmetic.multiply(s, arithmetic.round(jnp.float32(k)))
     s = jnp.maximum(jnp.maximum(s, floor), arithmetic.format.smallest_normal)
@@ -115,17 +119,18 @@ def _scaled(
 
 
 def _centre(x: Array, safely: bool, arithmetic: Arithmetic) -> Array:
-    """x - mean(x); safely, with what the rounding of the mean left subtracted too."""
+    """Returns x - mean(x). With `safely`, subtracts what the rounding of the mean left as well."""
     mean = _over_width(arithmetic.sum(x, keepdims=True), x.shape[-1], arithmetic)
     if not safely:
         return arithmetic.subtract(x, mean)
-    # The mean lies between the extremes, whatever its rounding: that of a constant row is exact.
+    # Keeps a rounded mean between the extremes, so that a constant row has an exact one.
     mean = jnp.clip(mean, -_largest(-x), _largest(x))
     x = arithmetic.subtract(x, mean)
     return arithmetic.subtract(x, _over_width(arithmetic.sum(x, keepdims=True), x.shape[-1], arithmetic))
 
 
 def _by_definition(x: Array, eps: float, arithmetic: Arithmetic, centred: bool) -> Array:
+    """Computes the formula as it is written, with no scale."""
     if centred:
         x = _centre(x, False, arithmetic)
     squares = arithmetic.sum(arithmetic.multiply(x, x), keepdims=True)
@@ -134,12 +139,12 @@ def _by_definition(x: Array, eps: float, arithmetic: Arithmetic, centred: bool) 
 
 
 def _largest(x: Array) -> Array:
-    """Of each row."""
+    """Returns the largest element of each row, (..., 1)."""
     return jnp.max(x, axis=-1, keepdims=True)
 
 
 def _over_width(x: Array, width: int, arithmetic: Arithmetic) -> Array:
-    """x / D. D = m 2^n may be beyond the format: divides by m, between 1 and 2, and shifts by n."""
+    """Returns x / D. D = m 2^n may be beyond the format, so this divides by m, 1 <= m < 2, and then by 2^n."""
     shift = math.floor(math.log2(width))
     quotient = arithmetic.divide(x, arithmetic.round(jnp.float32(width / 2**shift)))
     return arithmetic.multiply(quotient, 2.0**-shift)

@@ -1,4 +1,4 @@
-"""Functions from tables with a bounded domain, as accelerators with few operators compute them."""
+"""Functions that are looked up in tables with a bounded domain, as on accelerators with few operators."""
 
 import dataclasses
 import functools
@@ -12,26 +12,27 @@ import numpy as np
 
 from kernels.typing import Array, Float, Int
 
-type Lookup = Callable[["Table", Array], Array]  # the entries of a table at indices, as a device finds them
+type Lookup = Callable[["Table", Array], Array]  # (table, indices) -> entries, as a device finds them
 
 
 def take(table: "Table", index: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The entries at these indices."""
+    """Returns the entries at these indices."""
     return jnp.asarray(table.values)[index]
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A function at the points low, low + step, ..., low + (entries - 1) step; inputs outside are clipped.
+    """A function tabulated at the points low, low + step, ..., low + (entries - 1) step. Inputs outside are clipped.
 
-    Error of a function f between points (Taylor): to the nearest point h/2 max|f'|, interpolated h^2/8 max|f''|, with
-    h = step. For exp that is exp(h/2) - 1 and h^2/8, relative.
+    The largest error for a function f, with h = step (Taylor): h/2 max|f'| with the nearest entry, h^2/8 max|f''|
+    interpolated. For exp the relative error is exp(h/2) - 1 or h^2/8.
 
     Args:
-        function: what is tabulated, on float64.
-        low: a multiple of `step`.
+        function: maps float64 to float64.
+        low: the first point, a multiple of `step`.
         step: a power of two, so that position and fraction are exact in any format that holds the input.
-        interpolated: linearly between two entries; else the nearest one.
+        entries: the number of points, at least 2. (Other values of the three are a ValueError.)
+        interpolated: whether to interpolate linearly between two entries, or to take the nearest one.
     """
 
     function: Callable[[np.ndarray], np.ndarray]
@@ -48,20 +49,21 @@ class Table:
 
     @property
     def high(self) -> float:
-        """The last point."""
+        """Returns the last point."""
         return self.low + self.step * (self.entries - 1)
 
     @functools.cached_property
     def values(self) -> np.ndarray:
-        """(entries,) float32."""
+        """Returns the entries, (entries,) in float32."""
         return self.function(self.low + self.step * np.arange(self.entries)).astype(np.float32)
 
     def __call__(self, x: Float[Array, "*shape"], lookup: Lookup = take) -> Float[Array, "*shape"]:
+        """Returns the function of x, from the entries that `lookup` finds."""
         first = round(self.low / self.step)
         position = jnp.clip(x, self.low, self.high) / self.step
         if not self.interpolated:
             return lookup(self, jnp.round(position).astype(jnp.int32) - first)
-        floor = position.astype(jnp.int32)  # towards zero; not every kernel has a floor
+        floor = position.astype(jnp.int32)  # rounds towards zero, which is corrected: not every kernel has a floor
         floor = jnp.minimum(jnp.where(floor > position, floor - 1, floor), first + self.entries - 2)
         low, high = lookup(self, floor - first), lookup(self, floor - first + 1)
         return low + (position - floor.astype(position.dtype)) * (high - low)
@@ -69,10 +71,10 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Exp:
-    """exp(x) = 2^n exp(r), |r| <= ln(2) / 2: an exponent, and a table of 2^fraction.
+    """exp(x) = 2^n exp(r) with |r| <= ln(2) / 2: sets an exponent, and takes exp(r) from a table.
 
-    r = x - n ln 2 is formed in two steps (Cody and Waite, 1980): n times the first five bits of ln 2 is exact, and so
-    is its difference from x near zero; x log2(e), the usual way, would lose as many bits of r as n has.
+    r = x - n ln 2 is computed in two steps (Cody and Waite, 1980). n times the first five bits of ln 2 is exact, and so
+    is its difference from a nearby x. The fraction of x log2(e), the usual way, would lose as many bits as n has.
     """
 
     step: float = 2**-7
@@ -89,13 +91,13 @@ class Exp:
 
     @property
     def low(self) -> float:
-        """Below, the result is zero; 2^-126, the smallest normal number of float32, lies above."""
+        """Returns the x below which the result is zero. exp(-87) is just above 2^-126, float32's smallest normal."""
         return -87.0
 
     def __call__(
         self, x: Float[Array, "*shape"], headroom: Int[Array, "*#shape"] | int = 0, lookup: Lookup = take
     ) -> Float[Array, "*shape"]:
-        """exp(x) 2^headroom."""
+        """Returns exp(x) 2^headroom."""
         clipped = jnp.clip(x, self.low, 88.0)
         n = jnp.round(clipped * math.log2(math.e))
         rest = clipped - n * _LN2_HIGH - n * _LN2_LOW
@@ -118,13 +120,13 @@ class BoundedExp:
     def __call__(
         self, x: Float[Array, "*shape"], headroom: Int[Array, "*#shape"] | int = 0, lookup: Lookup = take
     ) -> Float[Array, "*shape"]:
-        """exp(x), 0 below the domain, constant above it; `headroom`, a matter of exponents, is ignored."""
+        """Returns exp(x): 0 below the domain, constant above it. Ignores `headroom`, which would set an exponent."""
         return jnp.where(x < self.low, 0.0, self.table(x, lookup))
 
 
 @dataclasses.dataclass(frozen=True)
 class _OfMantissa:
-    """A function of x > 0, with x = m 2^e and 1 <= m < 2, from a table of it over [1, 2], whatever x is."""
+    """A function of x = m 2^e > 0, with 1 <= m < 2, that is looked up over [1, 2] alone: at m."""
 
     function: ClassVar[Callable[[np.ndarray], np.ndarray]]
     step: float
@@ -141,27 +143,27 @@ class _OfMantissa:
 
 @dataclasses.dataclass(frozen=True)
 class Reciprocal(_OfMantissa):
-    """1/x from a table of 1/m, and an exact scaling by 2^-e; the error is that of 1/m, h^2/4 at most with h = step."""
+    """1/x = 2^-e (1/m), with 1/m from a table. The relative error is that of 1/m, at most h^2/4 with h = step."""
 
     function = np.reciprocal
     step: float = 2**-7
 
     def times(self, numerator: Float[Array, "*shape"], x: Float[Array, "*#shape"]) -> Float[Array, "*shape"]:
-        """numerator / x. The scaling comes last, for 1/x itself may be too small for the format."""
+        """Returns numerator / x. Scales last, because 1/x itself may be too small for the format."""
         reciprocal, scale = self.factors(x)
         return numerator * reciprocal * scale
 
     def factors(
         self, x: Float[Array, "*shape"], lookup: Lookup = take
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-        """1/x as a number between 1/2 and 1, and a power of two."""
+        """Returns two factors of 1/x: a number between 1/2 and 1, and a power of two."""
         mantissa, exponent = split(x)
         return self.table(mantissa, lookup), power_of_two(-exponent)
 
 
 @dataclasses.dataclass(frozen=True)
 class Logarithm(_OfMantissa):
-    """ln(x) = e ln 2 + ln(m), from a table of ln(m); error h^2/8."""
+    """ln(x) = e ln 2 + ln(m), with ln(m) from a table. The error is at most h^2/8 with h = step."""
 
     function = np.log
     step: float = 2**-5
@@ -176,12 +178,12 @@ _LN2_LOW = math.log(2) - _LN2_HIGH
 
 
 def split(x: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Int[Array, "*shape"]]:
-    """m and e with x = m 2^e, 1 <= m < 2, for finite x > 0; of 0 it makes 1 and -127."""
+    """Returns m and e with x = m 2^e and 1 <= m < 2, for finite x > 0. For x = 0 it returns 1 and -127."""
     bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
     mantissa = jax.lax.bitcast_convert_type((bits & 0x007FFFFF) | 0x3F800000, jnp.float32)
     return mantissa, (bits >> 23) - 127
 
 
 def power_of_two(exponent: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """2^exponent, for exponents from -126 to 127; others are clipped."""
+    """Returns 2^exponent. Exponents are clipped to -126 ... 127."""
     return jax.lax.bitcast_convert_type((jnp.clip(exponent, -126, 127) + 127) << 23, jnp.float32)
