@@ -49,6 +49,8 @@ def get_config() -> Config:
 SWEEP = """
 from conformer.sweep import Sweep, Trial
 
+SEARCH = {{"beam_size": 2, "hotwords": ("bad cab", "a")}}
+
 
 def get_sweep() -> Sweep:
     return Sweep(
@@ -58,7 +60,7 @@ def get_sweep() -> Sweep:
             Trial("trained_int8", config={config!r}, numerics="int8"),
             Trial("streams", model={model!r}, chunk_sizes=(4,)),
             Trial("otherwise", model={model!r}, numerics="bfloat16", execution="channels_first", split="dev"),
-            Trial("searched", model={model!r}, chunk_sizes=(4,), masked=True, search={{"beam_size": 2}}),
+            Trial("searched", model={model!r}, chunk_sizes=(4,), masked=True, search=SEARCH),
         ),
     )
 """

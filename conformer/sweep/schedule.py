@@ -166,7 +166,7 @@ def _work(workdir: pathlib.Path, owner: Trial, trials: Sequence[Trial], failures
             f"--execution={trial.execution}",
             f"--errors={folder / 'errors.jsonl'}",
             f"--json={folder / 'scores.json'}",
-            *(f"--{name.replace('_', '-')}={value}" for name, value in trial.search.items()),
+            *(f"--{name.replace('_', '-')}={_shown(value)}" for name, value in trial.search.items()),
         ]
         if trial.chunk_sizes:
             sizes = ",".join(map(str, trial.chunk_sizes))
@@ -180,6 +180,11 @@ def _work(workdir: pathlib.Path, owner: Trial, trials: Sequence[Trial], failures
             found = {"rows": figures(trial, model, scores), "scores": scores} | circumstances
             record.write(folder / "trial.json", {"definition": trial.definition()} | found)
         began = time.monotonic()
+
+
+def _shown(value: Any) -> str:
+    """A setting as a flag takes it."""
+    return ",".join(value) if isinstance(value, list | tuple) else str(value)
 
 
 def _start(
