@@ -79,7 +79,8 @@ def write_results(sweep: Sweep, workdir: pathlib.Path, failures: dict[str, str],
     rows = [row for found in trials.values() for row in found["rows"]]
     name = pathlib.Path(SWEEP.value).stem
     result = circumstances | {"sweep": name, "description": sweep.description, "rows": rows, "failures": failures}
-    result["paired"] = paired(workdir, trials)
+    searches = {name: found["definition"].get("search", {}) for name, found in trials.items()}
+    result["paired"] = paired(workdir, searches)
     result |= {"seeds": {name: found["definition"]["config"]["seed"] for name, found in trials.items()}}
     for key, value in {"commands": "command", "dates": "date", "devices": "device"}.items():
         result[key] = {name: found["scores"][value] for name, found in trials.items()}

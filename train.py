@@ -155,7 +155,7 @@ def train(config: Config, workdir: pathlib.Path, extend: int | None = None) -> N
     if start is not None:
         trainer.state = checkpoints.restore(trainer.state)
     elif config.train.init_from:
-        trainer.state, random = begin_with(trainer.state, config.train.init_from)
+        trainer.state, random = begin_with(trainer.state, config.train.init_from, config.train.init_random)
         say(f"weights of {config.train.init_from}" + (f"; at random: {', '.join(random)}" if random else ""))
     start = int(trainer.state.step)
     devices = f"{mesh.size} x {jax.devices()[0].device_kind}" if mesh.size > 1 else jax.devices()[0].device_kind

@@ -8,7 +8,7 @@ import statistics
 from benchmarks import harness
 from benchmarks.chunk import CHUNK_SIZE, NUM_LEFT_CHUNKS, chunk_seconds
 from benchmarks.training import Steps, random_batch
-from configs.front_ends import BASES, FRONT_ENDS, get_config
+from configs.front_ends import FRONT_ENDS, get_config
 from conformer import system
 from conformer.cost import Workload
 from conformer.data import make_buckets
@@ -21,7 +21,7 @@ def run(chunks: int) -> dict:
     """`bench.py front_ends`, on one core; steps on noise, in the bucket in the middle."""
     system.use_one_core()
     rows = []
-    for base in BASES:
+    for base in VOCAB_SIZE:
         configs = {
             name: get_config(f"{base},{name}").replace({"model.vocab_size": VOCAB_SIZE[base]}) for name in FRONT_ENDS
         }

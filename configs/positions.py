@@ -10,6 +10,7 @@ Transformer-XL (docs/checkpoints.md).
 from configs import front_ends
 from conformer.config import Config, ConfigError
 
+BASES = ("words", "libri_mini")
 POSITIONS = ("learned", "relative")
 LONGER = {  # a network that has learned little of English tells nothing apart
     "augment.mask_ramp_steps": 4_000,
@@ -21,7 +22,7 @@ LONGER = {  # a network that has learned little of English tells nothing apart
 
 def get_config(name: str = "words,relative") -> Config:
     base, _, positions = name.partition(",")
-    if base not in front_ends.BASES or positions not in POSITIONS:
+    if base not in BASES or positions not in POSITIONS:
         raise ConfigError(f"configs/positions.py:{name}: choose words or libri_mini, a comma, and learned or relative")
     config = front_ends.get_config(f"{base},depthwise_separable").replace({"model.positions": positions})
     return config if base == "words" else config.replace(LONGER)

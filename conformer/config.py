@@ -186,6 +186,7 @@ class TrainConfig:
 
     num_steps: int = 2_000  # updates
     init_from: str = ""  # work directory of a trained model whose weights the run begins with; "" = random ones
+    init_random: tuple[str, ...] = ()  # what keeps its random ones all the same, as such patterns
     frozen: tuple[str, ...] = ()  # parameters that keep their values, as patterns such as "encoder.subsampling.*"
     lora_rank: int = 0  # of adapters, which are trained, with the head, in place of all else; 0 = none
     lora_alpha: float = 16.0  # adapters count lora_alpha / lora_rank times
@@ -268,6 +269,8 @@ class Config:
                     raise ConfigError(f"{section}.{key}={value} must be at least 1")
         if self.tokenizer.kind == "given" and not train.init_from:
             raise ConfigError("tokenizer.kind='given' needs train.init_from, the model whose units are used")
+        if train.init_random and not train.init_from:
+            raise ConfigError("train.init_random needs train.init_from, the model that all else is taken from")
         if train.lora_rank < 0:
             raise ConfigError(f"train.lora_rank={train.lora_rank} must not be negative")
         if train.lora_rank and not train.init_from:

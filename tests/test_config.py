@@ -154,6 +154,16 @@ def test_every_config_takes_one_update(path):
     assert state.step == 1 and state.skipped == 0 and metrics["gradient_norm"] > 0
 
 
+def test_new_front_ends_lie_before_the_network_that_is_shipped():
+    shipped = Config.from_json(FOLDER.parent / "models" / "english_small" / "config.json")
+    module = load_module(FOLDER / "front_ends.py")
+    for front_end in module.FRONT_ENDS:
+        config = module.get_config(f"english_small,{front_end}").replace({"model.vocab_size": shipped.model.vocab_size})
+        differ = [key for key in config.differences(shipped) if not key.startswith("train.")]
+        assert all(key.startswith("model.subsampling") for key in differ)
+        assert bool(differ) == (front_end != "depthwise_separable")
+
+
 @pytest.mark.slow
 def test_librispeech_has_the_stated_sizes():
     """The table of its docstring, in millions of parameters, against the models that it makes."""

@@ -1,5 +1,6 @@
 """Training that begins with a trained model: what it takes, what it refuses, what may move."""
 
+import re
 from typing import Any
 
 import jax
@@ -63,9 +64,33 @@ def test_other_units_get_a_new_head(trained):
 
 def test_another_network_is_refused_by_name(trained):
     state = state_of(CONFIG.replace({"model.kernel_size": 7, "model.num_layers": 2}))
-    message = r"holds another network: .*encoder.* and \d+ others. Set `features` and `model` to the values"
+    message = r"holds another network: .*encoder.* and \d+ others. Set `features` and `model` .*train\.init_random"
     with pytest.raises(ConfigError, match=message):
         begin_with(state, trained[0])
+
+
+FRONT_END = "encoder.subsampling.*"
+
+
+@pytest.mark.parametrize("kind, channels", [("vanilla", 6), ("depthwise_separable", 4)])
+def test_what_is_named_begins_at_random(trained, kind, channels):
+    """A front end whose parameters have other names and shapes, or one that fits; all else is taken."""
+    folder, model = trained
+    config = CONFIG.replace({"model.subsampling": kind, "model.subsampling_channels": channels})
+    fresh = by_name(state_of(config).params)
+    state, random = begin_with(state_of(config), folder, (FRONT_END,))
+    assert random == sorted(name for name in fresh if name.startswith("encoder.subsampling."))
+    own = by_name(nnx.state(model, nnx.Param))
+    for parameters in (state.params, state.average):
+        for name, value in by_name(parameters).items():
+            np.testing.assert_array_equal(value, (fresh if name in random else own)[name], err_msg=name)
+
+
+@pytest.mark.parametrize("pattern", ["decoder.*", "encoder.subsamplin"])
+def test_a_pattern_that_names_nothing_is_refused(trained, pattern):
+    message = rf"train\.init_random: {re.escape(repr(pattern))} names no parameter; there are "
+    with pytest.raises(ConfigError, match=message):
+        begin_with(state_of(CONFIG), trained[0], (FRONT_END, pattern))
 
 
 def updates(**train) -> dict[str, np.ndarray]:
@@ -240,6 +265,7 @@ def test_muon_moves_adapters(trained):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"init_random": ("head.*",)}, r"train\.init_random needs train\.init_from, the model that all else is taken"),
         ({"frozen": ("decoder.*",)}, r"train\.frozen: 'decoder\.\*' names no parameter; there are encoder\.blocks"),
         ({"frozen": ("*",)}, r"train\.frozen names every parameter: leave some to train"),
         ({"lora_rank": 2}, r"train\.lora_rank needs train\.init_from, the model that is adapted"),

@@ -53,7 +53,7 @@ def test_what_has_no_record_was_not_run(tmp_path):
     assert list(files) == ["results.md"]
     text = files["results.md"]
     assert text.count("Not run") >= 6 and "Open, for lack of hardware" in text
-    for name in ("subsampling", "numerics", "chunk", "layout", "size"):
+    for name in ("subsampling", "front_ends_english", "numerics", "chunk", "layout", "size"):
         assert f"--sweep=configs/sweeps/{name}.py" in text
 
 

@@ -49,15 +49,18 @@ def get_config() -> Config:
 SWEEP = """
 from conformer.sweep import Sweep, Trial
 
+SEARCH = {{"beam_size": 2, "hotwords": ("bad cab", "a")}}
+
 
 def get_sweep() -> Sweep:
     return Sweep(
-        "Four trials, of five processes.",
+        "Five trials, of six processes.",
         (
             Trial("trained", config={config!r}),
             Trial("trained_int8", config={config!r}, numerics="int8"),
             Trial("streams", model={model!r}, chunk_sizes=(4,)),
             Trial("otherwise", model={model!r}, numerics="bfloat16", execution="channels_first", split="dev"),
+            Trial("searched", model={model!r}, chunk_sizes=(4,), masked=True, search=SEARCH),
         ),
     )
 """
@@ -118,6 +121,8 @@ def test_a_sweep_killed_twice_and_interrupted_has_the_table_of_an_undisturbed_on
         ("streams", "offline", 7),
         ("streams", "160 ms", 7),
         ("otherwise", "offline", 7),
+        ("searched", "offline, beam 2", 7),
+        ("searched", "160 ms, masked, beam 2", 7),
     ]
     assert [path.parent.name for path in whole.glob("*/checkpoints")] == ["trained"]
 
@@ -129,7 +134,7 @@ def test_a_sweep_killed_twice_and_interrupted_has_the_table_of_an_undisturbed_on
         out, _ = process.communicate()
         assert process.returncode == -signal.SIGKILL, out
         finished |= {path: path.stat().st_mtime_ns for path in workdir.glob("*/trial.json")}
-        assert len(finished) < 4
+        assert len(finished) < 5
     # As Ctrl-C, which a shell may have told its background to ignore.
     process = start(folder, workdir, signal_at(LAUNCH, signal.SIGTERM))
     out, _ = process.communicate()
@@ -203,6 +208,10 @@ def test_sweeps_that_cannot_be_run_are_named():
         "trial a: unknown config key 'model.width'": (
             Trial("a", config="configs/tiny.py", overrides={"model.width": 1}),
         ),
+        "trial a: --lm and --hotwords need a beam search": (
+            Trial("a", config="configs/tiny.py", search={"lm": "words.arpa"}),
+        ),
+        "trial a: .*unexpected keyword argument 'beam'": (Trial("a", config="configs/tiny.py", search={"beam": 8}),),
         "trial a: numerics='int3'": (Trial("a", config="configs/tiny.py", numerics="int3"),),
         "trial a: nowhere/config.json does not exist": (Trial("a", model="nowhere"),),
     }
@@ -251,14 +260,17 @@ def test_plots_keep_inside_their_frame():
 
 
 def test_differences_are_paired_over_the_same_recordings(tmp_path):
-    """Two trials that find the same recordings hard, of which one makes an error less in each; and other recordings."""
+    """Two trials that find the same recordings hard, of which one makes an error less in each; then other recordings,
+    and another search.
+    """
     hard = np.random.default_rng(0).integers(1, 6, 40)
-    for name, prefix, errors in (("a", "x", hard), ("b", "x", hard - 1), ("c", "y", hard)):
+    searches = {name: {"beam_size": 8 if name == "d" else 0} for name in ("a", "b", "c", "d", "failed")}
+    for name, prefix, errors in (("a", "x", hard), ("b", "x", hard - 1), ("c", "y", hard), ("d", "x", hard)):
         lines = [
             {"id": f"{prefix}{i}", "ref": "one two three four five", "errors": int(n)} for i, n in enumerate(errors)
         ]
         (tmp_path / name).mkdir()
         (tmp_path / name / "errors.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[::-1]))
-    (row,) = paired(tmp_path, ("a", "b", "c", "failed"))
+    (row,) = paired(tmp_path, searches)
     assert (row["trial"], row["baseline"]) == ("b", "a")
     assert row["wer_difference"] == row["low"] == row["high"] == pytest.approx(-0.2)

@@ -16,16 +16,20 @@ from conformer.sweep.table import markdown
 
 def front_ends(report: Report) -> None:
     report.say("## Front ends")
-    found = sweep(report, "subsampling", "runs/subsampling")
-    if found is None:
-        return
     report.say(
         "A front end turns audio features into the frames that the encoder reads. Each trial is one training with the "
         "same encoder, seed and number of updates (`configs/front_ends.py`). The table gives the front end's share of "
         "all multiply-accumulates (MACs). Where intervals overlap, these trainings do not say which one is better."
     )
-    sweep_plot(report, found, "subsampling", "Front ends: word error rate on test")
-    sweep_table(report, found, "subsampling", ("front end", "MACs/s"))
+    titles = {
+        "subsampling": "Front ends of nine command words: word error rate on test",
+        "front_ends_english": "Front ends of english_small: word error rate on dev and test",
+    }
+    for name, title in titles.items():
+        if found := sweep(report, name, f"runs/{name}"):
+            report.say(found["description"])
+            sweep_plot(report, found, name, title)
+            sweep_table(report, found, name, ("front end", "MACs/s"))
 
 
 def latency(report: Report) -> None:

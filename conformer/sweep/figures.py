@@ -15,7 +15,9 @@ SPEED = "audio_seconds_per_second"
 
 
 def figures(trial: Trial, model: pathlib.Path, scores: dict) -> list[dict]:
-    """One row a way of recognising; what begins with `measured_` is a time, and differs from run to run.
+    """One row a way of recognising: with the search where there is one, else greedy.
+
+    What begins with `measured_` is a time, and differs from run to run.
 
     Args:
         model: folder of the trained model.
@@ -23,7 +25,8 @@ def figures(trial: Trial, model: pathlib.Path, scores: dict) -> list[dict]:
     """
     config = Config.from_json(model / "config.json").replace({"model.execution": trial.execution})
     rows = []
-    for way in [scores, *scores.get("streaming", [])]:
+    ways = [scores, *(way for kind in ("searched", "masked", "streaming") for way in scores.get(kind, []))]
+    for way in [way for way in ways if "search" in way] or ways:
         chunk_size = way["chunk_size"]
         if chunk_size:
             workload = Workload.chunk(config, chunk_size, trial.num_left_chunks)

@@ -100,7 +100,7 @@ def read_trial(workdir: pathlib.Path, trial: Trial) -> dict | None:
     if not path.exists():
         return None
     found = json.loads(path.read_text())
-    defaults = _flat({"config": dataclasses.asdict(Config())})  # of keys that came after the record
+    defaults = _flat({"masked": False, "config": dataclasses.asdict(Config())})  # of keys that came after the record
     stored, now = defaults | _flat(found["definition"]), _flat(trial.definition())
     if changed := [key for key in sorted(stored | now) if stored.get(key) != now.get(key)]:
         stale = path.parent if any(key.startswith("config.") for key in changed) else path  # a training is kept
@@ -166,10 +166,12 @@ def _work(workdir: pathlib.Path, owner: Trial, trials: Sequence[Trial], failures
             f"--execution={trial.execution}",
             f"--errors={folder / 'errors.jsonl'}",
             f"--json={folder / 'scores.json'}",
+            *(f"--{name.replace('_', '-')}={_shown(value)}" for name, value in trial.search.items()),
         ]
         if trial.chunk_sizes:
             sizes = ",".join(map(str, trial.chunk_sizes))
-            command += ["--streaming", f"--chunk-size={sizes}", f"--num-left-chunks={trial.num_left_chunks}"]
+            command += [f"--chunk-size={sizes}", f"--num-left-chunks={trial.num_left_chunks}"]
+            command += ["--masked" if trial.masked else "--streaming"]
         if status := (yield _Job(trial, command, log)):
             failures[trial.name] = _reason(status, log)
         else:
@@ -178,6 +180,11 @@ def _work(workdir: pathlib.Path, owner: Trial, trials: Sequence[Trial], failures
             found = {"rows": figures(trial, model, scores), "scores": scores} | circumstances
             record.write(folder / "trial.json", {"definition": trial.definition()} | found)
         began = time.monotonic()
+
+
+def _shown(value: Any) -> str:
+    """A setting as a flag takes it."""
+    return ",".join(value) if isinstance(value, list | tuple) else str(value)
 
 
 def _start(

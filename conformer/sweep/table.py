@@ -63,7 +63,7 @@ def cells(row: Mapping) -> dict[str, str]:
 
     return {
         "trial": row["trial"],
-        "utterances": "whole" if row["mode"] == "offline" else f"streams, {row['mode']}",
+        "utterances": f"streams, {row['mode']}" if row["chunk_size"] else row["mode"].replace("offline", "whole"),
         "WER": f"{row['wer']:.2%}",
         "95 % interval": f"{row['wer_low']:.2%} to {row['wer_high']:.2%}",
         "CER": f"{row['cer']:.2%}",
@@ -113,7 +113,7 @@ def plots(rows: Sequence[Mapping]) -> dict[str, str]:
     streams = _series(rows, "measured_latency_seconds", 1.0)
     if any(len(points) > 1 for points in streams.values()):
         drawn["Errors against latency"] = lines(streams, *AXES)
-    whole = _series([row for row in rows if row["mode"] == "offline"], "macs_per_second", 1e-6)
+    whole = _series([row for row in rows if not row["chunk_size"]], "macs_per_second", 1e-6)
     if len({points[0].x for points in whole.values()}) > 1:
         drawn["Errors against arithmetic"] = lines(
             whole, "multiply-accumulates a second of audio (M)", "word error rate (%)"

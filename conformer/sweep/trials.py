@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from conformer.config import EXECUTIONS, Config, ConfigError, load_config, load_module
+from conformer.decode.search import Search
 from conformer.policy import get_policy
 
 
@@ -21,7 +22,7 @@ class SweepError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One model, scored once whole and once as streams for each of `chunk_sizes`."""
+    """One model and one way of decoding, scored once whole and once as streams for each of `chunk_sizes`."""
 
     name: str  # of its folder, and in the table
     config: str = ""  # config file to train, with its argument after a colon
@@ -30,6 +31,8 @@ class Trial:
     split: str = "test"
     chunk_sizes: tuple[int, ...] = ()  # encoder frames
     num_left_chunks: int = 4
+    masked: bool = False  # the words of streams in batches, without their times
+    search: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # {"beam_size": 64}; {} = as kept by the model
     numerics: str = "float32"
     execution: str = "sequence"
 
@@ -65,9 +68,10 @@ class Sweep:
             if trial.execution not in EXECUTIONS:
                 raise SweepError(f"trial {trial.name}: execution={trial.execution!r} is not one of {EXECUTIONS}")
             try:
+                Search(**trial.search)
                 get_policy(trial.numerics)
                 trial.resolve()
-            except ValueError as error:
+            except (ValueError, TypeError) as error:  # TypeError: a setting that no search has
                 raise SweepError(f"trial {trial.name}: {error}") from None
 
     def select(self, names: Iterable[str]) -> list[Trial]:

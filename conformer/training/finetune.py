@@ -1,6 +1,8 @@
 """Training that begins with the weights of a trained model: which of them it takes."""
 
+import fnmatch
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,27 +11,32 @@ from flax import nnx
 
 from conformer.config import ConfigError
 from conformer.training.checkpoint import load_model
-from conformer.training.names import HEAD, by_name, name_of
+from conformer.training.names import HEAD, by_name, matching, name_of
 from conformer.training.state import TrainState
 
 
-def begin_with(state: TrainState, workdir: str | pathlib.Path) -> tuple[TrainState, list[str]]:
+def begin_with(
+    state: TrainState, workdir: str | pathlib.Path, init_random: Sequence[str] = ()
+) -> tuple[TrainState, list[str]]:
     """The state before the first step, with the averaged weights and the statistics of the model of `workdir`.
 
-    A head for other units keeps its random weights.
+    A head for other units keeps its random weights, and so does what the patterns `init_random` name.
 
     Returns:
         The state, and the names of the parameters that are still random.
 
     Raises:
-        ConfigError: where another parameter is missing, left over or of another shape; the message lists them.
+        ConfigError: where another parameter is missing, left over or of another shape; the message lists them. Or where
+            a pattern names nothing of the network.
     """
     _, model, _, _ = load_model(workdir)
     _, params, statistics = nnx.split(model, nnx.Param, ...)
     given = by_name(params) | by_name(statistics)
     wanted = by_name(state.average) | by_name(state.statistics)
-    random, wrong = [], []
+    random, wrong = sorted(matching(init_random, wanted, "train.init_random", "parameter")), []
     for name in sorted(given | wanted):
+        if any(fnmatch.fnmatch(name, pattern) for pattern in init_random):  # what the other network has there is left
+            continue
         here, there = wanted.get(name), given.get(name)
         if here is not None and there is not None and here.shape == there.shape:
             continue
@@ -39,7 +46,7 @@ def begin_with(state: TrainState, workdir: str | pathlib.Path) -> tuple[TrainSta
         more = f" and {len(wrong) - 3} others" if len(wrong) > 3 else ""
         raise ConfigError(
             f"train.init_from={workdir} holds another network: {shown}{more}. Set `features` and `model` to the values "
-            "of its config.json"
+            "of its config.json, or name in train.init_random what shall begin at random"
         )
 
     def taken(path: Any, leaf: jax.Array) -> jax.Array:
