@@ -18,9 +18,10 @@ ROOT = pathlib.Path(__file__).parent
 
 def main(_) -> None:
     docs = ROOT / "docs"
+    files = build(ROOT / "results")  # first: where it fails, the plots stay
     for path in docs.glob("results_*.svg"):  # a record that is gone takes its plots along
         path.unlink()
-    for name, text in build(ROOT / "results").items():
+    for name, text in files.items():
         (docs / name).write_text(text)
     readme = ROOT / "README.md"
     if table := headline_table(Report(ROOT / "results")):

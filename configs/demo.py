@@ -2,7 +2,7 @@
 
 python train.py --config=configs/demo.py --workdir=runs/demo
 
-Expected: 5 minutes on 2 cores, WER below 1 % on the test split.
+Expected: 5 minutes on 2 cores, WER of about 1.5 % on the test split (1.47 %, 0.60 to 2.45).
 """
 
 from conformer.config import AugmentConfig, Config, DataConfig, ModelConfig, TokenizerConfig, TrainConfig
