@@ -22,7 +22,7 @@ from conformer.data import Utterance, load_split
 from conformer.decode.greedy import Decoder
 from conformer.decode.search import make_decoding, read_lm, search_beside
 from conformer.evaluation.offline import decode, make_forward, posteriors
-from conformer.evaluation.scorer import difference, errors_of, score
+from conformer.evaluation.scorer import difference, score_each
 from conformer.numerics import POLICIES, apply_policy
 from conformer.streaming import log_probs_of, windows_of
 from conformer.streaming.engine import Engine
@@ -92,8 +92,8 @@ def run(workdir: str | pathlib.Path, splits: str = SPLITS, cases: Mapping[str, C
     for name, case in cases.items():
         row = {"case": name, "against": case.against if rows else None}
         for way, found in texts[name].items():
-            errors[name, way] = errors_of(references, found, tokenizer.level)
-            row[way] = score(references, found, tokenizer.level).as_dict()
+            scored, errors[name, way] = score_each(references, found, tokenizer.level)
+            row[way] = scored.as_dict()
             if rows:
                 row[way] |= difference(errors[name, way], errors[case.against, way], references)
         rows.append(row)

@@ -1,6 +1,7 @@
 """Ctrl-C at any moment of a command is one line and exit status 130. A reader that leaves (`| head`) ends it silently.
 
-A script imports this module first: its other imports take seconds. Standard library only.
+A package that is missing is one line too. A script imports this module first: its other imports take seconds. Standard
+library only.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import select
 import signal
 import sys
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any, NoReturn
 
 STATUS = 130  # what shells report of a program that SIGINT has ended
@@ -68,6 +70,16 @@ def _end_at_once(*_: Any) -> NoReturn:
     os._exit(STATUS)
 
 
+def _report_missing(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Names a package that is not installed, as after `make hello`, which installs few; shows other errors whole."""
+    if not isinstance(error, ModuleNotFoundError):
+        return sys.__excepthook__(kind, error, trace)
+    print(
+        f"{_name()}: the package {error.name} is missing: `make setup` installs all that the project needs",
+        file=sys.stderr,
+    )
+
+
 def _name() -> str:
     return os.path.basename(sys.argv[0])
 
@@ -81,3 +93,4 @@ def _is_of_command() -> bool:
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 if _is_of_command():
     _arm()
+    sys.excepthook = _report_missing

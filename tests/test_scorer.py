@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformer.decode.greedy import GreedyDecoder, Token, greedy
-from conformer.evaluation.scorer import Score, ScoreError, difference, errors_of, score, write_errors
+from conformer.evaluation.scorer import Score, ScoreError, difference, score, score_each, write_errors
 
 sentences = st.lists(st.sampled_from(["one", "two", "three", "oh"]), max_size=6).map(" ".join)
 
@@ -160,4 +160,4 @@ def test_a_difference_is_paired():
     theirs = np.random.default_rng(0).integers(1, 4, 20)
     found = difference(theirs - 1, theirs, references)
     assert found["wer_difference"] == found["low"] == found["high"] == pytest.approx(-0.25)
-    assert errors_of(["one two", "oh"], ["two", "oh oh oh"]).tolist() == [1, 2]
+    assert score_each(["one two", "oh"], ["two", "oh oh oh"])[1].tolist() == [1, 2]

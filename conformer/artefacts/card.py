@@ -95,10 +95,10 @@ def readme(cards: list[Card]) -> str:
         "",
         "The difference is that of a log-probability from JAX float32, over "
         + ("the streams that WER is measured on." if first.measured else "synthetic sound (`check.npz`).")
-        + " Check an artefact, and what a client is told, with",
+        + " Check an artefact, and what a client is told, at the root of the project, with this folder for FOLDER:",
         "",
         "```",
-        *(f"python parity.py {card.name}.json{_client_flags(card.geometry)}" for card in cards),
+        *(f"python parity.py FOLDER/{card.name}.json{_client_flags(card.geometry)}" for card in cards),
         "```",
         *_arithmetic(cards),
         "",

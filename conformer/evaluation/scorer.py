@@ -16,6 +16,7 @@ import numpy as np
 
 from conformer import system
 from conformer.text import normalise
+from kernels.typing import Int
 
 BOOTSTRAP_RESAMPLES = 1_000
 BOOTSTRAP_SEED = 0
@@ -58,14 +59,21 @@ def score(references: Sequence[str], hypotheses: Sequence[str], level: str = "ba
     An empty hypothesis counts its reference as deleted, an empty reference its hypothesis as inserted. Raises
     ScoreError when the two differ in number, or when the references hold no word.
     """
+    return score_each(references, hypotheses, level)[0]
+
+
+def score_each(
+    references: Sequence[str], hypotheses: Sequence[str], level: str = "basic"
+) -> tuple[Score, Int[np.ndarray, " utterances"]]:
+    """Returns what `score` does, and the word errors of each utterance. Raises ScoreError as `score` does."""
     output = _align(references, hypotheses, level)
     words = np.array([len(reference) for reference in output.references])
     if not words.any():
         raise ScoreError(f"none of the {len(words)} references holds a word: check the transcripts")
-    errors = _errors(output)
+    errors = np.array([sum(_counts(alignment).values()) for alignment in output.alignments])
     low, high = interval(errors, words)
     characters = jiwer.process_characters(_normalised(references, level), _normalised(hypotheses, level))
-    return Score(
+    scored = Score(
         words=int(words.sum()),
         errors=int(errors.sum()),
         substitutions=output.substitutions,
@@ -77,11 +85,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str], level: str = "ba
         cer=float(characters.cer),
         utterances=len(words),
     )
-
-
-def errors_of(references: Sequence[str], hypotheses: Sequence[str], level: str = "basic") -> np.ndarray:
-    """Returns the word errors of each utterance. Raises ScoreError when the two differ in number."""
-    return _errors(_align(references, hypotheses, level))
+    return scored, errors
 
 
 def difference(errors: np.ndarray, theirs: np.ndarray, references: Sequence[str]) -> dict[str, float]:
@@ -132,10 +136,6 @@ def _align(references: Sequence[str], hypotheses: Sequence[str], level: str) -> 
     if not references:
         raise ScoreError("there are no utterances to score: check the split")
     return jiwer.process_words(_normalised(references, level), _normalised(hypotheses, level))
-
-
-def _errors(output: jiwer.WordOutput) -> np.ndarray:
-    return np.array([sum(_counts(alignment).values()) for alignment in output.alignments])
 
 
 def _normalised(texts: Sequence[str], level: str) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from conformer.data import Utterance
 from conformer.decode.greedy import greedy
-from conformer.evaluation.scorer import difference, errors_of, score
+from conformer.evaluation.scorer import difference, score_each
 from conformer.streaming import Stepper, log_probs_of, windows_of
 from conformer.tokenizer import Tokenizer
 
@@ -28,9 +28,7 @@ class Parity:
         self._streams = [list(windows_of(engine.framing, utterance.samples(rate))) for utterance in utterances]
         engine.warm_up()
         self._expected = self._run(engine)
-        texts = self._texts(self._expected)
-        self._errors = errors_of(self._references, texts, tokenizer.level)
-        self.reference = self._figures(texts)
+        self.reference, self._errors = self._score(self._expected)
 
     def measure(self, runtime: Stepper) -> dict[str, Any]:
         """The figures of an artefact, and the `difference` of its errors from those of JAX.
@@ -40,9 +38,8 @@ class Parity:
         """
         results = self._run(runtime)
         p, q = np.concatenate(self._expected), np.concatenate(results)
-        texts = self._texts(results)
-        errors = errors_of(self._references, texts, self._tokenizer.level)
-        figures = self._figures(texts) | difference(errors, self._errors, self._references)
+        figures, errors = self._score(results)
+        figures |= difference(errors, self._errors, self._references)
         return figures | {
             "max_difference": float(np.abs(p - q).max()),
             "mean_difference": float(np.abs(p - q).mean()),
@@ -71,9 +68,8 @@ class Parity:
         """Log-probabilities of each utterance."""
         return [log_probs_of(stepper, stream) for stream in self._streams]
 
-    def _texts(self, results: list[np.ndarray]) -> list[str]:
-        return [self._tokenizer.decode([token.id for token in greedy(log_probs)]) for log_probs in results]
-
-    def _figures(self, texts: list[str]) -> dict[str, Any]:
-        scored = score(self._references, texts, self._tokenizer.level)
-        return {"wer": scored.wer, "errors": scored.errors, "words": scored.words}
+    def _score(self, results: list[np.ndarray]) -> tuple[dict[str, Any], np.ndarray]:
+        """Error rates of log-probabilities, and the word errors of each utterance."""
+        texts = [self._tokenizer.decode([token.id for token in greedy(log_probs)]) for log_probs in results]
+        scored, errors = score_each(self._references, texts, self._tokenizer.level)
+        return {"wer": scored.wer, "errors": scored.errors, "words": scored.words}, errors
