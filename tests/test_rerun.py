@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from benchmarks import evidence
+from benchmarks import evidence, peers
 from benchmarks.evidence import Entry, EvidenceError
 from conformer.artefacts.formats import FORMATS
 
@@ -85,7 +85,7 @@ def test_the_folder_of_an_earlier_sweep_is_set_aside_once(project):
     assert folder.exists()
 
 
-def test_what_a_record_needs_is_named(project):
+def test_what_a_record_needs_is_named(project, monkeypatch):
     def lack(command: str, **found) -> str | None:
         return evidence.lacks(Entry("some", {"command": command} | found))
 
@@ -97,7 +97,8 @@ def test_what_a_record_needs_is_named(project):
     (project / "config.json").write_text('{"data": {"source": "../shared/data/some"}}')
     assert "../shared/data/some is not there" in str(lack(f"measure.py --workdir=. {end}"))
     assert lack(f"measure.py --workdir=. {end}", benchmark="silence") is None
-    assert "peers" in str(lack(f"measure.py {end}", benchmark="training"))
+    monkeypatch.setattr(peers, "ENVIRONMENT", project / "absent")
+    assert "make peers" in str(lack(f"measure.py {end}", benchmark="training"))
 
 
 def test_every_record_can_be_read_and_exports_what_it_compares():
