@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from flax import nnx
 
 from conformer import system
@@ -36,6 +35,9 @@ class Checkpoints:
         self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
         if not create and not self.folder.is_dir():
             raise self._nothing()
+        import orbax.checkpoint as ocp  # here: released weights load without it, and sooner
+
+        self._orbax: Any = ocp
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create, read_only=not create)
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=ocp.PyTreeCheckpointHandler())
 
@@ -48,7 +50,7 @@ class Checkpoints:
         CheckpointError.
         """
         try:
-            self._manager.save(step, args=ocp.args.PyTreeSave(by_name(state)))
+            self._manager.save(step, args=self._orbax.args.PyTreeSave(by_name(state)))
         except Exception as error:
             with contextlib.suppress(Exception):  # the one before may still be on its way
                 self._manager.wait_until_finished()
@@ -84,9 +86,9 @@ class Checkpoints:
             }
             stored = None
             if found == target:
-                arguments = ocp.args.PyTreeRestore(
+                arguments = self._orbax.args.PyTreeRestore(
                     item={file_names[name]: leaf for name, leaf in target.items()},
-                    restore_args={file_names[name]: _restore_args(leaf) for name, leaf in by_name(state).items()},
+                    restore_args={file_names[name]: self._restore_args(leaf) for name, leaf in by_name(state).items()},
                     partial_restore=True,
                 )
                 stored = self._manager.restore(step, args=arguments)
@@ -105,6 +107,12 @@ class Checkpoints:
         )  # those with a place are there already, on other processes too
         placed = [array if isinstance(array, jax.Array) else jnp.asarray(array) for array in arrays]
         return jax.tree.unflatten(jax.tree.structure(state), placed)
+
+    def _restore_args(self, leaf: Any) -> Any:
+        """Returns how an array is restored: onto the devices of `leaf`, if any, each of which reads its share."""
+        if (sharding := getattr(leaf, "sharding", None)) is None:
+            return self._orbax.RestoreArgs(restore_type=np.ndarray)
+        return self._orbax.ArrayRestoreArgs(sharding=sharding)
 
     def _nothing(self) -> CheckpointError:
         return CheckpointError(f"{self.folder} holds no checkpoint: train first (train.py --workdir=...)")
@@ -201,12 +209,6 @@ def _read_weights(path: pathlib.Path, shapes: _Trained) -> _Trained:
         if (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype):
             raise CheckpointError(f"{path} does not hold the model that config.json describes ({name}): restore both")
     return jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(arrays[name]) for name in by_name(shapes)])
-
-
-def _restore_args(leaf: Any) -> ocp.RestoreArgs:
-    """Returns how an array is restored: onto the devices of `leaf`, if it is on any, each of which reads its share."""
-    sharding = getattr(leaf, "sharding", None)
-    return ocp.RestoreArgs(restore_type=np.ndarray) if sharding is None else ocp.ArrayRestoreArgs(sharding=sharding)
 
 
 def _field(name: str) -> str:
