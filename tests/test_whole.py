@@ -122,7 +122,9 @@ def test_a_learned_bias_and_a_step_share_a_folder(workdir, tmp_path, format):  #
     assert whole.check < 1e-4 and step.check < 1e-4
     assert [card.geometry.kind for card in load_cards(tmp_path)] == ["step", "whole"]
     text = (tmp_path / "README.md").read_text()
-    assert "one step of a stream: 35 feature frames in" in text and f"python parity.py FOLDER/{whole.name}.json\n" in text
+    assert (
+        "one step of a stream: 35 feature frames in" in text and f"python parity.py FOLDER/{whole.name}.json\n" in text
+    )
     assert "`*_whole` takes a whole recording of at most 2.0 s" in text
     assert f"`inside` float32 [{whole.geometry.chunk_size}, 1]" in text
     check = [sys.executable, "parity.py", str(tmp_path)]
