@@ -22,7 +22,6 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import tqdm
@@ -102,7 +101,8 @@ def evaluate(workdir: pathlib.Path) -> None:
         system.check_writable(output)
     if PLOT.value and not STREAMING.value:
         raise ValueError("--plot shows streams: add --streaming, and several sizes to --chunk-size")
-    contexts = read_contexts() if STREAMING.value or MASKED.value else []
+    given = read_contexts()
+    contexts = given if STREAMING.value or MASKED.value else []
     if MASKED.value and any(context["look_ahead"] for context in contexts):
         raise ValueError("--masked computes each frame once, and no look-ahead: use --streaming for --look-ahead")
     search = SEARCH(workdir)
@@ -161,7 +161,7 @@ def evaluate(workdir: pathlib.Path) -> None:
         references = [u.text for u in read]
         write_errors(ERRORS.value, [u.id for u in read], references, transcripts.texts, tokenizer.level, details)
     if CALIBRATE.value:
-        context = contexts[0] if contexts else {"chunk_size": CALIBRATION_CHUNK, "num_left_chunks": 4}
+        context = contexts[0] if contexts else given[0] | {"chunk_size": CALIBRATION_CHUNK}
         as_streamed = posteriors(config, forward, params, statistics, read, {}, **masked_context(context))
         judged = judge(decode(as_streamed, {}, *make_decoding(search, tokenizer, lm)))
         fitted = fit(judged)
@@ -255,10 +255,10 @@ def row(
     transcripts: Transcripts,
     search: Search,
     timing: Timing | Clock,
-    context: Mapping[str, int] = MappingProxyType({"chunk_size": 0}),
+    context: Mapping[str, int] | None = None,
 ) -> dict:
     """The figures of one way of recognising; a `Clock` is that of whole utterances, which have no chunks."""
-    figures = {"mode": mode, **context} | transcripts.score().as_dict()
+    figures = {"mode": mode, **(context or {"chunk_size": 0})} | transcripts.score().as_dict()
     if search.beam_size:
         figures["mode"] += f", beam {search.beam_size}"
         figures["search"] = dataclasses.asdict(search)

@@ -30,9 +30,8 @@ from conformer.streaming import Stepper
 from conformer.training.checkpoint import load_model
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run that the artefacts come from.")
-CHUNK_SIZE = flags.DEFINE_integer("chunk-size", None, "What the client is told; must be the artefact's.")
-NUM_LEFT_CHUNKS = flags.DEFINE_integer("num-left-chunks", None, "What the client is told; must be the artefact's.")
-LOOK_AHEAD = flags.DEFINE_integer("look-ahead", None, "What the client is told; must be the artefact's.")
+for _name in ("chunk-size", "num-left-chunks", "look-ahead"):
+    flags.DEFINE_integer(_name, None, "What the client is told; must be the artefact's.")
 MANIFEST = flags.DEFINE_string("manifest", None, "JSONL manifest, pack or LibriSpeech folder; default: the run's data.")
 SPLIT = flags.DEFINE_string("split", "test", "Which split of it; dev,test = both; all = every row.")
 SHERPA = flags.DEFINE_bool("sherpa", False, "Also decode in sherpa-onnx's client, one stream and two at once.")
@@ -62,9 +61,9 @@ def main(arguments: list[str]) -> None:
 
 def check_settings(card: Card) -> None:
     """Raises ExportError where a client is told something else than the artefact was made for."""
-    told_sizes = {"chunk_size": CHUNK_SIZE, "num_left_chunks": NUM_LEFT_CHUNKS, "look_ahead": LOOK_AHEAD}
-    for name, told in ((name, flag.value) for name, flag in told_sizes.items()):
-        made, flag = getattr(card.geometry, name), f"--{name.replace('_', '-')}"
+    for name, made in card.geometry.context.items():
+        flag = f"--{name.replace('_', '-')}"
+        told = flags.FLAGS[name.replace("_", "-")].value
         if told is not None and card.geometry.whole:
             raise ExportError(f"{card.file} takes whole recordings: leave {flag} out")
         if told not in (None, made):
@@ -119,9 +118,7 @@ def measure(cards: list[Card], folder: pathlib.Path, workdir: pathlib.Path) -> N
     clients = compare_clients(engine, tokenizer, cards, folder, utterances) if SHERPA.value else []
     if JSON.value:
         geometry = cards[0].geometry
-        names = ("chunk_size", "num_left_chunks", "look_ahead")
-        chunks = {} if geometry.whole else {name: getattr(geometry, name) for name in names}
-        figures = chunks | {
+        figures = ({} if geometry.whole else geometry.context) | {
             "command": " ".join(a for a in circumstances["command"].split() if not a.startswith("--sherpa-python")),
             "model": cards[0].model,
             "step": step,

@@ -21,6 +21,7 @@ from conformer.streaming import (
     StreamPool,
     Transcript,
     Windows,
+    log_probs_of,
     windows_of,
 )
 from conformer.streaming.engine import Engine
@@ -140,11 +141,10 @@ def test_a_stream_hears_what_is_heard_of_the_whole_utterance():
     forward, broken = make_forward(config, graphdef), {}
     context = dict(chunk_size=CHUNK, num_left_chunks=LEFT)
     ((_, whole),) = posteriors(config, forward, params, statistics, [utterance], broken, **context)
-    stepper, chunks = engine(), []
-    for features, num_frames, _ in windows_of(stepper.framing, utterance.samples(RATE)):
-        chunks.append(stepper(features[None], np.full(1, num_frames, np.int32))[0, :num_frames])
+    stepper = engine()
+    found = log_probs_of(stepper, windows_of(stepper.framing, utterance.samples(RATE)))
     assert len(whole) == stepper.framing.num_frames(round(100 * (len(samples) / RATE + 0.5)))
-    np.testing.assert_allclose(np.concatenate(chunks), whole, atol=1e-5)
+    np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
 class Loudness:

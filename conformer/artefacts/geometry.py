@@ -71,6 +71,11 @@ class Geometry:
         return Lengths(self.subsampling_factor, self.right_context, self.subsampling_padding)
 
     @property
+    def context(self) -> dict[str, int]:
+        """The sizes that a client is told, by the names of `Engine`'s arguments."""
+        return {name: getattr(self, name) for name in ("chunk_size", "num_left_chunks", "look_ahead")}
+
+    @property
     def window_frames(self) -> int:
         """Encoder frames of a window."""
         return self.chunk_size + self.look_ahead

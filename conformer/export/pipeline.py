@@ -93,8 +93,7 @@ def reference(config: Config, model: ConformerCTC, geometry: Geometry) -> Steppe
     """Returns the model in JAX float32, with the windows of an artefact, for the artefact to be compared with."""
     if geometry.whole:
         return WholeEngine(model, geometry.framing(config.features))
-    sizes = {name: getattr(geometry, name) for name in ("chunk_size", "num_left_chunks", "look_ahead")}
-    return Engine(config, model, **sizes)
+    return Engine(config, model, **geometry.context)
 
 
 def release(workdir: pathlib.Path, out: pathlib.Path) -> None:

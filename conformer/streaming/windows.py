@@ -113,11 +113,13 @@ class Windows:
             num_frames = framing.window_frames if len(self._pending) >= framing.window else 0
         else:
             num_frames = min(self._remaining, framing.window_frames)
-            self._remaining -= min(num_frames, framing.chunk_size)
         if num_frames == 0:
             return None
+        added = min(num_frames, framing.chunk_size)
+        if self._remaining is not None:
+            self._remaining -= added
         seen = self._num_encoded * framing.subsampling_factor + framing.window - framing.lengths.lead
-        self._num_encoded += min(num_frames, framing.chunk_size)
+        self._num_encoded += added
         count = min(seen, self._num_encoded * framing.subsampling_factor) - self._num_levels
         window = Window(self._pending[: framing.window], num_frames, self._levels[:count])
         self._pending, self._levels = self._pending[framing.shift :], self._levels[count:]
