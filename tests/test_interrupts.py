@@ -47,7 +47,7 @@ def test_at_any_import(module):
     check(module, "transcribe.py")
 
 
-@pytest.mark.parametrize("module", ["jax", "conformer.streaming.engine", "orbax", "flax.nnx"])
+@pytest.mark.parametrize("module", ["jax", "conformer.streaming.engine", "flax.nnx"])
 @pytest.mark.slow_but("jax", "conformer.streaming.engine")
 def test_while_it_works(module):
     """The network's packages are imported when the command has read its flags."""
