@@ -3,11 +3,13 @@
 import contextlib
 import math
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from kernels.device import interpreted, lowered_for
 
@@ -18,6 +20,20 @@ IMPLEMENTATIONS = ("xla", *KERNELS)
 def running(implementation: str):
     """A context in which it runs on the CPU."""
     return interpreted(implementation) if implementation in KERNELS else contextlib.nullcontext()
+
+
+def usual(implementation: str) -> str:
+    """A format in which every implementation attends, the widest that this one has."""
+    return "float16" if implementation == "mosaic_gpu" else "float32"
+
+
+def races_found(implementation: str) -> bool:
+    """Whether accesses raced in the last kernel that was interpreted with detect_races=True."""
+    from jax._src.pallas.mosaic.interpret import interpret_pallas_call as tpu  # no public way to what was found
+    from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks as gpu
+
+    races: Any = gpu.get_races() if implementation == "mosaic_gpu" else tpu.races
+    return races.races_found
 
 
 @contextlib.contextmanager
@@ -46,6 +62,15 @@ def operations_on(elements: int, program: str) -> set[str]:
         for sizes in re.findall(r"tensor<((?:\d+x)+)", line)
         if math.prod(map(int, sizes.split("x")[:-1])) >= elements
     }
+
+
+def array_sizes(jaxpr):
+    """Elements of every array that a trace makes."""
+    for equation in jaxpr.eqns:
+        yield from (math.prod(variable.aval.shape) for variable in equation.outvars if hasattr(variable.aval, "shape"))
+        for parameter in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, (ClosedJaxpr, Jaxpr))):
+            if isinstance(parameter, (ClosedJaxpr, Jaxpr)):
+                yield from array_sizes(getattr(parameter, "jaxpr", parameter))
 
 
 def normal(seed: int, *shape: int, format="float32") -> jax.Array:

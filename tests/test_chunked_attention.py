@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from kernels import autotune
 from kernels.chunked_attention import chunk_rows, chunked_attention, mosaic_gpu, mosaic_tpu, xla
+from kernels.chunked_attention.reference import Positions
 from kernels.chunked_attention.shapes import SHAPES, Shape
 from kernels.device import interpreted
 from kernels.implementation import Unsupported
@@ -23,11 +22,14 @@ from tests.implementations import (
     IMPLEMENTATIONS,
     KERNELS,
     annotations_ignored,
+    array_sizes,
     lower,
     normal,
     operations_on,
+    races_found,
     roundings,
     running,
+    usual,
 )
 
 every = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -36,11 +38,6 @@ kernels = pytest.mark.parametrize("implementation", KERNELS)
 few = settings(max_examples=4, derandomize=True)
 FORMATS = [("xla", f) for f in ("float32", "bfloat16", "float16")]
 FORMATS += [("mosaic_gpu", f) for f in ("bfloat16", "float16")] + [("mosaic_tpu", f) for f in ("float32", "bfloat16")]
-
-
-def usual(implementation):
-    """A format that every implementation has, the widest that this one has."""
-    return "float16" if implementation == "mosaic_gpu" else "float32"
 
 
 def output_and_gradients(function, arguments):
@@ -121,14 +118,9 @@ def test_output_and_gradients_are_the_references_in_every_format(implementation,
 @pytest.mark.slow_but("mosaic_tpu")
 @every
 def test_a_stream_attends_to_its_past_and_no_two_accesses_race(implementation):
-    from jax._src.pallas.mosaic.interpret import interpret_pallas_call as tpu  # no public way to what was found
-    from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks as gpu
-
     shape = SHAPES["stream_words"]._replace(heads=1)
     assert_agrees(implementation, shape, usual(implementation), detect_races=True)
-    if implementation in KERNELS:
-        races: Any = gpu.get_races() if implementation == "mosaic_gpu" else tpu.races
-        assert not races.races_found
+    assert implementation not in KERNELS or not races_found(implementation)
 
 
 @pytest.mark.slow_but("shape0-banded", "shape1-looped")
@@ -140,7 +132,11 @@ def test_a_stream_attends_to_its_past_and_no_two_accesses_race(implementation):
 def test_each_variant_in_plain_jax_is_the_reference(variant, shape):
     limits = [shape.chunks] if variant is xla.banded else []
     arguments = shape.arguments(jax.random.key(0))
-    results = output_and_gradients(lambda *a: variant(*a, softmax, *limits), arguments)
+
+    def run(query, key, value, bias, *rows):
+        return variant(query, key, value, Positions(bias), *rows, softmax, *limits)
+
+    results = output_and_gradients(run, arguments)
     for mine, right in zip(results, expected(shape, "float32"), strict=True):
         np.testing.assert_allclose(mine, right, atol=2e-5)
 
@@ -346,22 +342,13 @@ def test_with_tables_it_lowers_for_the_device(implementation, tables):
     assert lower(implementation, attend, *arguments).count("custom_call @") >= 1
 
 
-def sizes(jaxpr):
-    """Elements of every array that a trace makes."""
-    for equation in jaxpr.eqns:
-        yield from (math.prod(variable.aval.shape) for variable in equation.outvars if hasattr(variable.aval, "shape"))
-        for parameter in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, (ClosedJaxpr, Jaxpr))):
-            if isinstance(parameter, (ClosedJaxpr, Jaxpr)):
-                yield from sizes(getattr(parameter, "jaxpr", parameter))
-
-
 @pytest.mark.parametrize("implementation, chunk_size", [("xla", 16), ("xla", 0), ("mosaic_gpu", 16), ("mosaic_tpu", 0)])
 def test_memory_of_a_training_step_is_linear_in_the_length(implementation, chunk_size):
     def largest(frames):
         shape = Shape(1, frames, frames, 2, 16, 64, chunk_size, 4 if chunk_size else -1)
         arguments = jax.eval_shape(functools.partial(shape.arguments, dtype="bfloat16"), jax.random.key(0))
         with running(implementation):
-            return max(sizes(jax.make_jaxpr(training_step(implementation, shape))(*arguments).jaxpr))
+            return max(array_sizes(jax.make_jaxpr(training_step(implementation, shape))(*arguments).jaxpr))
 
     assert largest(16_384) <= 4.1 * largest(4096) < 2 * 4096**2
 

@@ -102,8 +102,9 @@ def test_a_tpu_takes_a_step_for_each_pair_of_blocks_and_one_for_a_block_that_see
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 30), st.sampled_from([4, 8]))
 def test_a_few_tiles_are_the_bias_of_every_pair_of_blocks(num_queries, more_keys, largest, block):
     num_keys, bias = num_queries + more_keys, normal(largest, 2, 2 * largest + 1)
-    diagonals = Diagonals(num_queries, num_keys, largest, block)
-    tiles = np.asarray(diagonals.tiles(diagonals.biases(bias)))
+    reach = largest + block - 1
+    diagonals = Diagonals(num_queries, num_keys, -reach, reach, block)
+    tiles = np.asarray(diagonals.tiles(diagonals.rows(reference.Positions(bias))))
     assert tiles.shape[1] <= 2 * (largest // block + 3)
     whole = np.asarray(reference.toeplitz(bias, num_queries, num_keys))
     query_block, key_block = np.arange(-(-num_queries // block))[:, None], np.arange(-(-num_keys // block))

@@ -26,12 +26,13 @@ def batch():
 
 
 @functools.cache
-def outputs(name, compute):
+def outputs(name, compute, positions):
     """Logits, and the gradient of their squares, of a chunked pass."""
-    config = make_config(causal_conv=False, kernels=name, num_layers=1)
+    config = make_config(causal_conv=False, kernels=name, num_layers=1, positions=positions)
     shapes = nnx.eval_shape(lambda: ConformerCTC(config, compute=compute, rngs=nnx.Rngs(0)))
     graphdef, shapes, rest_shapes = nnx.split(shapes, nnx.Param, ...)
-    trained = dict(nnx.to_flat_state(nnx.state(make_model()[1])))
+    model = make_model(num_layers=1, positions=positions)[1]
+    trained = dict(nnx.to_flat_state(nnx.state(model)))
     params, rest = (
         nnx.from_flat_state([(path, trained[path]) for path, _ in nnx.to_flat_state(s)]) for s in (shapes, rest_shapes)
     )
@@ -47,20 +48,27 @@ def outputs(name, compute):
     return np.asarray(logits), jax.tree.map(np.asarray, gradient)
 
 
-# A GPU's products of matrices take 16 bits.
+def error(result, exact):
+    """The largest of logits and gradients, relative to the largest value of each array."""
+    pairs = zip(jax.tree.leaves(result), jax.tree.leaves(exact), strict=True)
+    return max(np.abs(a - b).max() / max(1.0, np.abs(b).max()) for a, b in pairs)
+
+
+@pytest.mark.parametrize("positions", ["learned", "relative"])
 @pytest.mark.parametrize(
-    "name, compute, tolerance",
+    "name, compute",
     [
-        ("xla", "float32", 1e-4),
-        pytest.param("mosaic_tpu", "float32", 1e-4, marks=pytest.mark.slow),
-        pytest.param("mosaic_gpu", "bfloat16", 2e-2, marks=pytest.mark.slow),  # as long as all others here
+        ("xla", "float32"),
+        pytest.param("mosaic_tpu", "float32", marks=pytest.mark.slow),
+        # A GPU's products of matrices take 16 bits; as long as all others here.
+        pytest.param("mosaic_gpu", "bfloat16", marks=pytest.mark.slow),
     ],
 )
-def test_logits_and_gradients_do_not_depend_on_the_kernels(name, compute, tolerance):
-    (expected, expected_gradient), (logits, gradient) = outputs("reference", compute), outputs(name, compute)
-    np.testing.assert_allclose(logits, expected, atol=tolerance * np.abs(expected).max())
-    for wanted, got in zip(jax.tree.leaves(expected_gradient), jax.tree.leaves(gradient), strict=True):
-        np.testing.assert_allclose(got, wanted, atol=tolerance * max(1.0, np.abs(wanted).max()))
+def test_logits_and_gradients_do_not_depend_on_the_kernels(name, compute, positions):
+    """They err no more than the reference in the same format, or by the rounding of float32."""
+    exact = outputs("reference", "float32", positions)
+    allowed = max(1e-4, 1.5 * error(outputs("reference", compute, positions), exact))
+    assert error(outputs(name, compute, positions), exact) <= allowed < 0.1
 
 
 @functools.cache

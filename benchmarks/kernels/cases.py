@@ -21,10 +21,11 @@ MEASURED_FORMATS = {
     "chunked_attention": ("bfloat16",),
     "lut_softmax": ("bfloat16", "float16"),
 }
-# What peers do not have: a pre-normaliser, and the softmax from tables, which simulates a device.
+# What most peers do not have: a pre-normaliser, the term of positions in Transformer-XL, and the softmax from tables,
+# which simulates a device.
 VARIANTS = {
     "layer_norm": ("", "geometric"),
-    "chunked_attention": ("", "tables"),
+    "chunked_attention": ("", "relative", "tables"),
     "lut_softmax": ("", "tables"),
 }
 DIRECTIONS = ("forward", "both")  # both: forward and backward
@@ -52,6 +53,9 @@ class Case(NamedTuple):
         """Random arguments, and the cotangent of the result where there is a backward pass."""
         key, cotangent_key = jax.random.split(jax.random.key(seed))
         arguments = self.sizes.arguments(key, self.format)
+        if self.variant == "relative":  # in the place of the bias
+            positions = self.sizes.position_arguments(key, self.format)
+            arguments = (*arguments[:3], *positions.values(), *arguments[4:])
         if self.direction == "forward":
             return arguments
         return *arguments, jax.random.normal(cotangent_key, arguments[0].shape).astype(self.format)
@@ -66,9 +70,12 @@ class Case(NamedTuple):
                 tables = SoftmaxTables() if variant else None
                 function = functools.partial(softmax, tables=tables, implementation=implementation)
             case _, variant:
-                row_softmax = SoftmaxTables() if variant else softmax
+                row_softmax = SoftmaxTables() if variant == "tables" else softmax
                 function = functools.partial(
-                    chunked_attention, softmax=row_softmax, chunks=self.sizes.chunks, implementation=implementation
+                    relative_attention if variant == "relative" else chunked_attention,
+                    softmax=row_softmax,
+                    chunks=self.sizes.chunks,
+                    implementation=implementation,
                 )
         return self.completed(function)
 
@@ -82,7 +89,7 @@ class Case(NamedTuple):
         shapes = jax.eval_shape(self.draw, 0)
         item, tensor = jnp.dtype(self.format).itemsize, shapes[0].size
         if self.operation == "chunked_attention":  # query, key, value, output; their gradients, and the four again
-            tensors = 2 * tensor + 2 * shapes[1].size
+            tensors = 2 * tensor + 2 * shapes[1].size + (tensor if self.variant == "relative" else 0)
             return item * tensors * (1 if self.direction == "forward" else 3)
         mask = shapes[1].size if self.operation == "lut_softmax" else 0
         return item * tensor * (2 if self.direction == "forward" else 5) + mask
@@ -93,7 +100,15 @@ class Case(NamedTuple):
         if self.operation != "chunked_attention":
             return 0
         products = 2 if self.direction == "forward" else 7  # forward 2; backward the scores again and four more
+        if self.variant == "relative":
+            products += 1 if self.direction == "forward" else 3
         return 2 * products * _pairs(self.sizes) * self.sizes.heads * self.sizes.head_dim
+
+
+def relative_attention(query, key, value, position_query, position_key, start, end, **options) -> jax.Array:
+    """Attention with positions as Transformer-XL has them."""
+    options |= {"position_query": position_query, "position_key": position_key}
+    return chunked_attention(query, key, value, None, start, end, **options)
 
 
 @functools.cache

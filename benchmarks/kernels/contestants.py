@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.kernels.cases import Case
 from benchmarks.kernels.timing import Timing, copy_seconds, device_seconds
-from kernels.chunked_attention.reference import toeplitz
+from kernels.chunked_attention.reference import Positions, position_scores
 from kernels.device import current_device
 from kernels.implementation import NAMES, available
 
@@ -34,10 +34,10 @@ def names(case: Case) -> list[str]:
     """Of all contestants, those that cannot run here among them."""
     attention = case.operation == "chunked_attention"
     found = [COPY, *(name for name in NAMES if name != "reference" or attention)]
+    if attention and case.variant != "tables":
+        found.append("jax.nn cudnn" if current_device().platform == "gpu" else "jax.nn xla")
     if case.variant:
         return found
-    if attention:
-        found.append("jax.nn cudnn" if current_device().platform == "gpu" else "jax.nn xla")
     if case.operation != "lut_softmax" and importlib.util.find_spec("tokamax"):
         found.append("tokamax")
     return found + list(TORCH[case.operation])
@@ -56,20 +56,28 @@ def function_of(case: Case, name: str) -> Callable[..., Any]:
     return case.completed(functools.partial(tokamax.layer_norm, epsilon=1e-5))
 
 
-def _jax_nn(implementation: Any, query, key, value, relative_bias, start, end) -> jax.Array:
-    """Of the same function: the bias laid out, the rows as a mask."""
-    bias = toeplitz(relative_bias, query.shape[1], key.shape[1])[None].astype(query.dtype)
+def _jax_nn(implementation: Any, query, key, value, *others) -> jax.Array:
+    """Of the same function: what distances add laid out, the rows as a mask."""
+    *positions, start, end = others
+    bias = _laid_out(query, key, *positions)
     keys = jnp.arange(key.shape[1])
     mask = ((start[..., None] <= keys) & (keys < end[..., None]))[:, None]
     out = jax.nn.dot_product_attention(query, key, value, bias, mask, scale=1.0, implementation=implementation)
     return jnp.where((end > start)[..., None, None], out, 0)
 
 
+def _laid_out(query, key, *positions) -> jax.Array:
+    """A bias of each query and key, from the learned one of distances or from position_query and position_key."""
+    terms = Positions(None, *positions) if len(positions) == 2 else Positions(*positions)
+    bias = position_scores(terms, query.shape[1], key.shape[1]).astype(query.dtype)
+    return bias if bias.ndim == 4 else bias[None]
+
+
 def _tokamax(query, key, value, relative_bias, start, end) -> jax.Array:
     """With the rows as they are, which its kernels skip blocks by; its public function takes a mask alone."""
     from tokamax._src.ops.attention import api, base  # pyright: ignore[reportMissingImports]
 
-    bias = toeplitz(relative_bias, query.shape[1], key.shape[1])[None].astype(query.dtype)
+    bias = _laid_out(query, key, relative_bias)
     mask = base.Mask(k_start=start[:, None], k_end=end[:, None])
     for name in ("mosaic_gpu", "mosaic", "mosaic_tpu", "triton", "xla"):
         try:

@@ -26,17 +26,3 @@ def known_sinusoids(positions: Int[np.ndarray, " positions"], dim: int) -> Float
     """The encodings of positions known before tracing: computed in float64, outside of the compiled function."""
     angles = positions[:, None] * np.exp(np.arange(0, dim, 2) * -(np.log(10_000.0) / dim))
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(positions), dim).astype(np.float32)
-
-
-def relative_shift(scores: Float[Array, "*batch queries distances"]) -> Float[Array, "*batch queries keys"]:
-    """out[i, j] = scores[i, queries - 1 - i + j]: from scores of distances, descending, to those of keys.
-
-    The rows lie one behind the other, so that one read a place shorter a row starts a place earlier in each: slices and
-    reshapes alone, with no gather (Dai et al., 2019, appendix B).
-    """
-    *batch, queries, distances = scores.shape
-    if queries == 1:
-        return scores
-    flat = scores.reshape(*batch, queries * distances)[..., queries - 1 :]
-    rows = flat[..., : queries * (distances - 1)].reshape(*batch, queries, distances - 1)
-    return rows[..., : distances - queries + 1]

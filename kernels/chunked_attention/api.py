@@ -21,21 +21,24 @@ def chunked_attention(
     key_start: Int[Array, "*batch queries"] | None = None,
     key_end: Int[Array, "*batch queries"] | None = None,
     *,
+    position_query: Float[Array, "*batch queries heads position_dim"] | None = None,
+    position_key: Float[Array, "positions heads position_dim"] | None = None,
     lengths: Int[Array, "*batch"] | None = None,
     scale: float = 1.0,
     softmax: Callable[[Array, Array], Array] = exact_softmax,
     chunks: tuple[int, int] | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "*batch queries heads value_dim"]:
-    """Attention of each query to a contiguous range of keys, with a learned bias for each relative position.
+    """Attention of each query to a contiguous range of keys, with what their distance adds to the scores.
 
-        out_i = sum_j softmax_j(q_i . k_j + b[i - j]) v_j,    key_start_i <= j < key_end_i
+        out_i = sum_j softmax_j(q_i . k_j + b[i - j] + p_i . r[i - j]) v_j,    key_start_i <= j < key_end_i
 
-    The bias depends on i - j alone, so it is one Toeplitz block, the same for every chunk (Raffel et al., 2020, section
-    2.1, without buckets): nothing is gathered in a stream, unlike the content-dependent form of Transformer-XL.
+    b is a learned bias (Raffel et al., 2020, section 2.1, without buckets), the same for every chunk; p . r is
+    Transformer-XL's term, which depends on the content of queries (Dai et al., 2019). Either may be absent.
 
     The kernels never store the scores: memory is linear in the length, and blocks of keys that no query of a block of
-    queries sees are not loaded. Differentiable in query, key, value and relative_bias; vmap works.
+    queries sees are not loaded. Only p . r is stored, of all distances, or of those within `chunks`. Differentiable in
+    all arrays but the ranges; vmap works.
 
     Args:
         query: float32, bfloat16 or float16, with any number of batch axes. The queries are the last `queries` of the
@@ -46,6 +49,8 @@ def chunked_attention(
         key_start, key_end: the range of keys of each query (see `chunk_rows`), traced or not; None are the first key
             and the last. An empty range gives zeros, and no gradient; what lies before the first key or past the last
             one counts for nothing. What no query sees, and a query that sees nothing, may be NaN.
+        position_query, position_key: p and r, in the query's type; both or neither. r has the distances
+            keys - 1, keys - 2, ... 1 - queries: keys + queries - 1 of them. None are zero.
         lengths: keys of each sequence; those beyond are seen by no query, whatever its range.
         scale: of the products q . k, such as 1 / sqrt(head_dim); the query is multiplied by it, in its own format.
         softmax: the exact one; `SoftmaxTables`, for inference, in the kernels by blocks (`online`); or, for "reference"
@@ -61,8 +66,8 @@ def chunked_attention(
         ValueError: for shapes or types that do not fit together.
         Unsupported: the implementation named does not run here, or not with these arguments.
     """
-    bias = jnp.zeros((query.shape[-2], 1)) if relative_bias is None else relative_bias
-    _check(query, key, value, bias, key_start, key_end, lengths)
+    bias = jnp.zeros((query.shape[-2], 1)) if relative_bias is None and position_query is None else relative_bias
+    _check(query, key, value, reference.Positions(bias, position_query, position_key), key_start, key_end, lengths)
     *batch, num_queries, _, _ = query.shape
     num_keys = key.shape[-3]
     chunks = None if chunks is None else _clipped(chunks, num_keys)
@@ -80,7 +85,10 @@ def chunked_attention(
     query, key, value = (x.reshape(-1, *x.shape[-3:]) for x in (query * scale if scale != 1 else query, key, value))
     if (shared := query.shape[2] // key.shape[2]) > 1:
         key, value = (jnp.repeat(x, shared, axis=2) for x in (key, value))
-    arrays = query, key, value, bias, start, end
+    if position_query is not None:
+        position_query = position_query.reshape(-1, *position_query.shape[-3:])
+        position_query = jnp.where((start < end)[..., None, None], position_query, 0)  # may be NaN elsewhere
+    arrays = query, key, value, reference.Positions(bias, position_query, position_key), start, end
     out = dispatch("chunked_attention", IMPLEMENTATIONS, implementation, *arrays, softmax, chunks)
     return out.reshape(shape)
 
@@ -96,17 +104,17 @@ def biased_attention(
     softmax: Callable[[Array, Array], Array] = exact_softmax,
     implementation: str | None = None,
 ) -> Float[Array, "batch queries heads head_dim"]:
-    """As `chunked_attention`, with a bias of each query and key: what depends on the content of queries.
+    """As `chunked_attention`, with a bias of each query and key, such as one of the places of keys.
 
-    All scores are stored at once, and as many biases: memory grows with the square of the length.
+    All scores are stored at once: memory grows with the square of the length.
 
     Raises:
-        Unsupported: for a kernel, which makes its tiles of bias from distances alone.
+        Unsupported: for a kernel, which knows biases of distances alone.
     """
     if implementation not in (None, "reference", "xla"):
         raise Unsupported(
-            f"chunked_attention: {implementation} takes a learned bias of each distance, not one of each query and "
-            'key: use implementation="xla" (model.kernels), or train with model.positions="learned"'
+            f"chunked_attention: {implementation} takes what distances add to the scores, not a bias of each query and "
+            'key: use implementation="xla" (model.kernels), or train with model.positions="relative" or "learned"'
         )
     return reference.biased_attention(query, key, value, bias, key_start, key_end, softmax)
 
@@ -117,12 +125,12 @@ def _cleaned(function: Callable[..., Array]) -> Callable[..., Array]:
     Products of matrices multiply what is not seen by zero, and NaN times zero is NaN.
     """
 
-    def attend(query, key, value, bias, start, end, *options):
+    def attend(query, key, value, positions, start, end, *options):
         lowest, highest = (limit[:, None] for limit in seen_keys(start, end))
         keys = jnp.arange(key.shape[1])
         seen, sees = (a[..., None, None] for a in ((lowest <= keys) & (keys < highest), start < end))
         query, key, value = jnp.where(sees, query, 0), jnp.where(seen, key, 0), jnp.where(seen, value, 0)
-        return jnp.where(sees, function(query, key, value, bias, start, end, *options), 0)
+        return jnp.where(sees, function(query, key, value, positions, start, end, *options), 0)
 
     return attend
 
@@ -157,7 +165,7 @@ def _check(
     query: Array,
     key: Array,
     value: Array,
-    relative_bias: Array,
+    positions: reference.Positions,
     key_start: Array | None,
     key_end: Array | None,
     lengths: Array | None,
@@ -176,10 +184,23 @@ def _check(
         )
     if num_queries > num_keys:
         raise ValueError(f"{num_queries} queries but {num_keys} keys: the queries must be the last of the keys")
-    if relative_bias.ndim != 2 or relative_bias.shape[0] != heads:
-        raise ValueError(f"relative_bias of shape {relative_bias.shape} must be ({heads} heads, 2R + 1)")
-    if relative_bias.shape[1] % 2 == 0:
-        raise ValueError(f"relative_bias has {relative_bias.shape[1]} distances: give 2R + 1, for -R ... R")
+    bias, position_query, position_key = positions
+    if bias is not None and (bias.ndim != 2 or bias.shape[0] != heads):
+        raise ValueError(f"relative_bias of shape {bias.shape} must be ({heads} heads, 2R + 1)")
+    if bias is not None and bias.shape[1] % 2 == 0:
+        raise ValueError(f"relative_bias has {bias.shape[1]} distances: give 2R + 1, for -R ... R")
+    for name, given, wanted in (
+        ("position_query", position_query, (*batch, num_queries, heads)),
+        ("position_key", position_key, (max(num_keys + num_queries - 1, 0), heads)),
+    ):
+        if (position_query is None) != (position_key is None):
+            raise ValueError("position_query and position_key belong together: give both or neither")
+        if given is not None and (given.shape[:-1] != wanted or given.dtype != query.dtype):
+            raise ValueError(
+                f"{name} of {given.dtype} {given.shape} must be of {query.dtype} {wanted} and a size of heads"
+            )
+    if position_query is not None and position_key is not None and position_query.shape[-1] != position_key.shape[-1]:
+        raise ValueError(f"position_query {position_query.shape} and position_key {position_key.shape} differ in size")
     rows = (*batch, num_queries)
     for name, given, wanted in (
         ("key_start", key_start, rows),

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from kernels.chunked_attention.reference import bias_of, skew
+from kernels.chunked_attention.reference import Positions, relative_shift, skew
 from kernels.typing import Array, Float, Int
 
 UNSEEN = jnp.iinfo(jnp.int32).max
@@ -50,37 +50,46 @@ def query_blocks(
 
 
 class Diagonals:
-    """The bias between blocks: one row of biases, of which each diagonal of blocks reads a part.
+    """What distances add to the scores of two blocks: a row, of which each diagonal of blocks reads a part.
 
-    Query block a and key block b lie on diagonal a - b. On one diagonal the bias of query i and key j of the two blocks
-    is the same: biases[slot * block + block - 1 - i + j], with the slot from `index`. Where all distances reach the
-    outermost bias, parts are equal: the diagonals from `first` to `last` have slots, and the outer two stand for all
-    that lie further out.
+    Query block a and key block b lie on diagonal a - b. On one diagonal the place of query i and key j of the two
+    blocks is the same: row[slot * block + block - 1 - i + j], with the slot from `index`. Each head has a row of
+    biases, or one for each query. Where all distances reach the outermost bias, parts are equal: the diagonals from
+    `first` to `last` have slots, and the outer two stand for all that lie further out.
 
     Args:
         num_queries, num_keys: before padding; the queries are the last of the keys' positions.
-        largest: R, the largest distance with a bias of its own.
+        lowest, highest: no diagonal with larger distances alone has a slot.
+        constant: there is one bias for all keys, which changes no weight: its gradient is zero.
     """
 
-    def __init__(self, num_queries: int, num_keys: int, largest: int, block: int):
-        self.offset, self.block = num_keys - num_queries, block
-        self.constant = largest == 0  # one bias for all keys, which changes no weight: its gradient is zero
-        reach = largest + block - 1
-        self.first = max((-reach - self.offset) // block, 1 - -(-num_keys // block))
-        self.last = min(-(-(reach - self.offset) // block), -(-num_queries // block) - 1)
+    def __init__(self, num_queries: int, num_keys: int, lowest: int, highest: int, block: int, constant: bool = False):
+        self.num_keys, self.offset, self.block, self.constant = num_keys, num_keys - num_queries, block, constant
+        self.first = max(-((self.offset + block - 1 - lowest) // block), 1 - -(-num_keys // block))
+        self.last = min((highest + block - 1 - self.offset) // block, -(-num_queries // block) - 1)
         self.last = max(self.first, self.last)
+
+    @property
+    def slots(self) -> int:
+        return self.last - self.first + 1
 
     def index(self, query_block, key_block) -> Array:
         """The slot of blocks by their numbers: integers or arrays of them."""
         return self.last - jnp.clip(query_block - key_block, self.first, self.last)
 
-    def biases(self, relative_bias: Float[Array, "heads distances"]) -> Float[Array, "heads places"]:
-        """The row of each head in float32: a block more of places than there are slots."""
-        places = self.block * (self.last - self.first + 2)
+    def rows(self, positions: Positions) -> Float[Array, "..."]:
+        """The rows, a block more of places than there are slots: (heads, places) in float32, or (batch, heads, queries,
+        places) in the format of the queries, as what is added to their products in half precision elsewhere."""
+        places = self.block * (self.slots + 1)
         distances = self.offset + self.block * (self.last + 1) - 1 - jnp.arange(places)
-        return bias_of(relative_bias, distances).astype(jnp.float32)
+        rows = positions.at(distances, self.num_keys).rows()
+        return rows.astype(jnp.float32 if positions.query is None else positions.query.dtype)
 
-    def tiles(self, biases: Float[Array, "heads places"]) -> Float[Array, "heads slots block block"]:
-        """tiles[h, slot, i, j]: what the class says, laid out."""
-        parts = biases.reshape(len(biases), -1, self.block)
-        return skew(jnp.concatenate([parts[:, :-1], parts[:, 1:, :-1]], axis=2), self.block)
+    def tiles(self, rows: Float[Array, "..."]) -> Float[Array, "..."]:
+        """tiles[h, slot, i, j], or [b, h, query_block, slot, i, j]: what the class says, laid out."""
+        if rows.ndim == 2:
+            shifted = skew(rows, self.block)
+        else:
+            shifted = relative_shift(rows.reshape(*rows.shape[:2], -1, self.block, rows.shape[3]))
+        tiles = shifted[..., :-1]
+        return tiles.reshape(*tiles.shape[:-1], self.slots, self.block).swapaxes(-3, -2)

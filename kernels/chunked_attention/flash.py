@@ -1,11 +1,11 @@
-"""What the kernels have in common: padding to blocks, the bias as a row, the rule of differentiation, vmap.
+"""What the kernels have in common: padding to blocks, the rows of biases, the rule of differentiation, vmap.
 
 Nothing of size queries x keys is ever stored. The forward kernel keeps for each row of scores the logarithm of its sum
 of exponentials, from which the backward kernels make the weights again, block by block (Dao et al., 2022, section 3):
 
     P = exp(S - lse),    dV = P^T dO,    dP = dO V^T,    dS = P (dP - rowsum(dO O)),    dQ = dS K,    dK = dS^T Q
 
-The gradient of the bias is the sum of the blocks of dS that share a tile.
+The gradient of the biases is the sum of the blocks of dS that share a tile.
 """
 
 import functools
@@ -27,9 +27,9 @@ class Kernels(NamedTuple):
     """Those of a device. All their arrays are padded to whole blocks; ranges of blocks are pairs [first, last).
 
     Args:
-        forward: (diagonals, online, key_range, query, key, value, biases, start, end) -> (out, lse); online is the
-            softmax from tables or None; lse (batch, heads, queries) in float32, anything for a row that sees nothing,
-            and with tables.
+        forward: (diagonals, online, key_range, query, key, value, biases, start, end) -> (out, lse); biases are those
+            of `Diagonals.rows`; online is the softmax from tables or None; lse (batch, heads, queries) in float32,
+            anything for a row that sees nothing, and with tables.
         backward: (diagonals, key_range, query_range, query, key, value, biases, start, end, lse, out, cotangent) ->
             gradients of query, key, value and biases. The cotangent may be NaN where a query sees nothing.
         block: queries, and keys, of a block.
@@ -40,17 +40,24 @@ class Kernels(NamedTuple):
     block: int
 
 
-def attention(kernels: Kernels, query, key, value, relative_bias, key_start, key_end, softmax) -> Array:
+def attention(kernels: Kernels, query, key, value, positions, key_start, key_end, softmax, chunks) -> Array:
     """See `api.chunked_attention`. Raises Unsupported for another softmax than the exact one and `SoftmaxTables`."""
     online = online_softmax(softmax, key.shape[1], query.dtype)
-    num_queries, value_dim = query.shape[1], value.shape[3]
-    diagonals = Diagonals(num_queries, key.shape[1], relative_bias.shape[1] // 2, kernels.block)
+    (_, num_queries, *_), (_, num_keys, _, value_dim) = query.shape, value.shape
+    if positions.query is None:  # until a whole block shares the outermost bias
+        highest = positions.bias.shape[1] // 2 + kernels.block - 1
+        lowest, constant = -highest, positions.bias.shape[1] == 1
+    else:  # as far as any query sees
+        size, left = chunks or (num_keys, 0)
+        lowest, highest, constant = 1 - min(size, num_queries), min(size * (left + 1), num_keys) - 1, False
+        positions = positions._replace(query=_pad(positions.query, 1, (-num_queries) % kernels.block))
+    diagonals = Diagonals(num_queries, num_keys, lowest, highest, kernels.block, constant)
     head_dim = -(-max(query.shape[3], value_dim) // HEAD_DIM) * HEAD_DIM
     query, key, value = (
         _pad(_pad(x, 1, (-x.shape[1]) % kernels.block), 3, head_dim - x.shape[3]) for x in (query, key, value)
     )
     start, end = (_pad(x.astype(jnp.int32), 1, (-num_queries) % kernels.block) for x in (key_start, key_end))
-    arrays = varying(query, key, value, diagonals.biases(relative_bias), start, end)
+    arrays = varying(query, key, value, diagonals.rows(positions), start, end)
     if online is None:
         out: Any = _attention(kernels, diagonals, *arrays)
     else:
@@ -102,19 +109,20 @@ def _folded(call: Callable, *, per_example: bool) -> Callable:
     """`call(biases, *batched)` with a rule for vmap: one call for all, the mapped axis as part of the batch.
 
     Args:
-        per_example: an output is summed over the batch (the gradient of the biases), so that vmap is a loop.
+        per_example: an output has the shape of the biases. It is summed over a batch that shares them: vmap is a loop.
     """
     function = jax.custom_batching.custom_vmap(call)
 
     @function.def_vmap
     def _(size: int, in_batched: list[bool], biases: Array, *arrays: Array):
-        every = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(arrays, in_batched[1:], strict=True)]
-        if per_example or in_batched[0]:
-            every_biases = biases if in_batched[0] else jnp.broadcast_to(biases, (size, *biases.shape))
-            out = jax.lax.map(lambda one: function(*one), (every_biases, *every))
+        given, shared = (biases, *arrays), biases.ndim - in_batched[0] == 2
+        every = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(given, in_batched, strict=True)]
+        if shared and (per_example or in_batched[0]):
+            out = jax.lax.map(lambda one: function(*one), tuple(every))
         else:
-            merged = function(biases, *(x.reshape(-1, *x.shape[2:]) for x in every))
-            out = tuple(x.reshape(size, -1, *x.shape[1:]) for x in merged)
+            merged = [x.reshape(-1, *x.shape[2:]) for x in every]
+            results = function(biases if shared else merged[0], *merged[1:])
+            out = tuple(x.reshape(size, -1, *x.shape[1:]) for x in results)
         return out, (True,) * len(out)
 
     return function

@@ -45,21 +45,21 @@ def candidates(width: int, format: str) -> list[BlockSize]:
     return [BlockSize(128), BlockSize(256)]
 
 
-def chunked_attention(query, key, value, relative_bias, key_start, key_end, softmax, chunks=None) -> Array:
-    """See `api.chunked_attention`. The ranges of blocks come from the rows; `chunks` is of no use here."""
+def chunked_attention(query, key, value, positions, key_start, key_end, softmax, chunks=None) -> Array:
+    """See `api.chunked_attention`. The ranges of blocks come from the rows; `chunks` limit what positions store."""
     if query.dtype not in (jnp.float32, jnp.bfloat16):
         raise Unsupported(
             f"chunked_attention: query is {query.dtype}, which a TPU kernel cannot load: use float32 or bfloat16, or "
             "implementation='xla'"
         )
-    width, distances = query.shape[3], relative_bias.shape[1]
+    width, distances = query.shape[3], 1 if positions.query is not None else positions.bias.shape[1]
     size = tuned("chunked_attention", "mosaic_tpu", BlockSize, width=width, format=query.dtype.name) or BlockSize()
     if (tiles_bytes := 4 * 2 * size.block * distances) > LARGEST_TILES:
         raise Unsupported(
             f"chunked_attention: relative_bias has {distances} distances, about {tiles_bytes / 2**20:.0f} MiB of VMEM "
             "a head: use fewer, or implementation='xla'"
         )
-    return flash.attention(_kernels(size.block), query, key, value, relative_bias, key_start, key_end, softmax)
+    return flash.attention(_kernels(size.block), query, key, value, positions, key_start, key_end, softmax, chunks)
 
 
 # ------------------------------------------------------------------------ forward
@@ -67,7 +67,7 @@ def chunked_attention(query, key, value, relative_bias, key_start, key_end, soft
 
 def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, key_range, query, key, value, biases, start, end):
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    tiles = diagonals.tiles(biases).swapaxes(2, 3)
+    tiles = diagonals.tiles(biases).swapaxes(-1, -2)
     (batch, heads, length, head_dim), block = query.shape, diagonals.block
     tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
     tables = [jnp.asarray(lanes(table)) for table in tables]
@@ -77,7 +77,7 @@ def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, key_range, quer
 
         @pl.when(meet)
         def _():
-            scores = _masked(_scores(k, q) + tile[0, diagonals.index(i, j)], whole, j, start[0], end[0])
+            scores = _masked(_scores(k, q) + tile[_place(tile, diagonals.index(i, j))], whole, j, start[0], end[0])
             old, new = maximum[...], jnp.maximum(maximum[...], jnp.max(scores, axis=0, keepdims=True))
             if online is None:
                 weights, decay = jnp.exp(scores - new), jnp.exp(old - new)
@@ -104,7 +104,7 @@ def _forward(diagonals: Diagonals, online: OnlineSoftmax | None, key_range, quer
                 lse[0, 0] = maximum[...]
 
     steps = _Steps(key_range.first, key_range.last, key.shape[2] // block)
-    specs = _Specs(steps, tiles.shape, block, head_dim)
+    specs = _Specs(steps, tiles.shape, diagonals, head_dim)
     inputs = specs.inputs + [pl.BlockSpec(table.shape, lambda *_: (0, 0)) for table in tables]
     results = [
         (shaped((batch, heads, head_dim, length), query.dtype, query), specs.columns(head_dim)),
@@ -124,7 +124,7 @@ def _backward(diagonals: Diagonals, key_range, query_range, query, key, value, b
     delta = jnp.where((start < end)[:, None], delta, 0.0)
     query, key, value, cotangent = (x.swapaxes(1, 2) for x in (query, key, value, cotangent))
     rows = start[:, None], end[:, None], lse[:, :, None], delta[:, :, None]
-    tiles, untiled = jax.vjp(lambda biases: diagonals.tiles(biases).swapaxes(2, 3), biases)
+    tiles, untiled = jax.vjp(lambda biases: diagonals.tiles(biases).swapaxes(-1, -2), biases)
     arrays = query, key, value, tiles, *rows, cotangent
     query_gradient, tiles_gradient = _query_gradient(diagonals, key_range, *arrays)
     key_gradient, value_gradient = _key_gradient(diagonals, query_range, key_range, *arrays)
@@ -140,7 +140,9 @@ def _query_gradient(diagonals: Diagonals, key_range, query, key, value, tiles, *
     (batch, heads, length, head_dim), block = query.shape, diagonals.block
 
     def kernel(i, j, meet, done, whole, q, k, v, tile, start, end, lse, delta, do, dq, d_tile, accumulator):
-        @pl.when(pl.program_id(1) == 0)
+        shared = tiles.ndim == 4  # by all queries of a head: a sum, which stays
+
+        @pl.when(pl.program_id(1) == 0 if shared else True)
         def _():
             d_tile[...] = jnp.zeros_like(d_tile)
 
@@ -148,7 +150,7 @@ def _query_gradient(diagonals: Diagonals, key_range, query, key, value, tiles, *
         def _():
             diagonal = diagonals.index(i, j)
             _, d_scores = _gradients(j, diagonal, whole, q, k, v, do, tile, start, end, lse, delta)
-            d_tile[0, diagonal] += d_scores
+            d_tile[_place(d_tile, diagonal)] += d_scores.astype(d_tile.dtype)
             accumulator[...] += _dot(k[0, 0], d_scores.astype(k.dtype), (0, 0))
 
         @pl.when(done)
@@ -156,14 +158,19 @@ def _query_gradient(diagonals: Diagonals, key_range, query, key, value, tiles, *
             dq[0, 0] = accumulator[...].astype(dq.dtype)
 
     steps = _Steps(key_range.first, key_range.last, key.shape[2] // block)
-    specs = _Specs(steps, tiles.shape, block, head_dim)
+    specs = _Specs(steps, tiles.shape, diagonals, head_dim)
     results = [
         (shaped((batch, heads, head_dim, length), query.dtype, query), specs.columns(head_dim)),
-        (shaped(tiles.shape, jnp.float32, query), specs.tiles),
+        (shaped(tiles.shape, tiles.dtype, query), specs.tiles),
     ]
     inputs, scratch = specs.inputs + specs.saved, [((head_dim, block), 0.0)]
     call = _call("chunked_attention_query_gradient", kernel, steps, key_range, inputs, results, scratch)
-    return call(query, key, value, tiles, *arrays)
+    query_gradient, tiles_gradient = call(query, key, value, tiles, *arrays)
+    if tiles.ndim > 4:  # those of blocks that never met were not written
+        met = jnp.arange(tiles.shape[2])[:, None] - diagonals.last + jnp.arange(diagonals.slots)
+        written = (key_range.first[..., None] <= met) & (met < key_range.last[..., None])
+        tiles_gradient = jnp.where(written[:, None, ..., None, None], tiles_gradient, 0)
+    return query_gradient, tiles_gradient
 
 
 def _key_gradient(diagonals: Diagonals, query_range, key_range, query, key, value, tiles, *arrays):
@@ -185,7 +192,7 @@ def _key_gradient(diagonals: Diagonals, query_range, key_range, query, key, valu
 
     (first, last), num_met = query_range, query.shape[2] // block
     steps = _Steps(first, last, num_met, keys=True)
-    specs = _Specs(steps, tiles.shape, block, head_dim)
+    specs = _Specs(steps, tiles.shape, diagonals, head_dim)
     results = [(shaped(x.shape, x.dtype, x), specs.keys) for x in (key, value)]
     inputs, scratch = specs.inputs + specs.saved, [((block, head_dim), 0.0)] * 2
     call = _call("chunked_attention_key_gradient", kernel, steps, key_range, inputs, results, scratch)
@@ -195,7 +202,7 @@ def _key_gradient(diagonals: Diagonals, query_range, key_range, query, key, valu
 def _gradients(j, diagonal, whole, q, k, v, do, tile, start, end, lse, delta) -> tuple[Array, Array]:
     """P and dS of a block, transposed."""
     # Masked first: exp of a score that no query sees could be infinite.
-    weights = jnp.exp(_masked(_scores(k, q) + tile[0, diagonal] - lse[0, 0], whole, j, start[0], end[0]))
+    weights = jnp.exp(_masked(_scores(k, q) + tile[_place(tile, diagonal)] - lse[0, 0], whole, j, start[0], end[0]))
     return weights, weights * (_scores(v, do) - delta[0, 0])
 
 
@@ -244,11 +251,15 @@ class _Steps:
 class _Specs:
     """How arrays are cut into blocks."""
 
-    def __init__(self, steps: _Steps, tiles: tuple[int, ...], block: int, head_dim: int):
-        self._steps, self._block = steps, block
+    def __init__(self, steps: _Steps, tiles: tuple[int, ...], diagonals: Diagonals, head_dim: int):
+        self._steps, self._block = steps, (block := diagonals.block)
         self.queries = steps.spec((1, 1, block, head_dim), lambda b, h, i, j: (b, h, i, 0))
         self.keys = steps.spec((1, 1, block, head_dim), lambda b, h, i, j: (b, h, j, 0))
-        self.tiles = pl.BlockSpec((1, *tiles[1:]), lambda h, *_: (h, 0, 0, 0))
+        if len(tiles) == 4:  # one for all queries of a head
+            self.tiles = pl.BlockSpec((1, *tiles[1:]), lambda h, *_: (h, 0, 0, 0))
+        else:
+            size = 1, 1, 1, 1, block, block
+            self.tiles = steps.spec(size, lambda b, h, i, j: (b, h, i, diagonals.index(i, j), 0, 0))
 
     @property
     def inputs(self) -> list[pl.BlockSpec]:
@@ -323,6 +334,11 @@ def _masked(scores: Array, whole: Array, j: Array, start: Array, end: Array) -> 
         return jnp.where((start <= keys) & (keys < end), scores, _NEVER)
 
     return jax.lax.cond(whole, lambda scores: scores, mask, scores)
+
+
+def _place(tile: Any, slot: Array) -> tuple:
+    """Where the tile of two blocks lies in what was loaded: all slots of a head, or that of these blocks alone."""
+    return (0, slot) if len(tile.shape) == 4 else (0, 0, 0, 0)
 
 
 def _scores(a, b) -> Array:

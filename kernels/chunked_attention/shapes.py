@@ -44,6 +44,13 @@ class Shape(NamedTuple):
         start, end = (row[:, self.keys - self.queries :] for row in rows)
         return query * self.head_dim**-0.5, key, value, bias, start, end
 
+    def position_arguments(self, key: Key[Array, ""], dtype: str = "float32") -> dict[str, Array]:
+        """Random position_query and position_key."""
+        distances = self.keys + self.queries - 1
+        sizes = {"position_query": (self.batch, self.queries), "position_key": (distances,)}
+        draws = {name: jax.random.normal(key, (*size, self.heads, self.head_dim)) for name, size in sizes.items()}
+        return {name: (x * self.head_dim**-0.25).astype(dtype) for name, x in draws.items()}
+
 
 SHAPES = {
     "stream_words": Shape(1, 16, 80, 4, 36, 64, 16, 4),  # a chunk of 640 ms of configs/words.py

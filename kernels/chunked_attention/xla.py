@@ -14,7 +14,7 @@ LOOP = 256  # queries at a time where the keys are not limited
 DENSE = 1024  # keys up to which all scores at once are small where they are not limited
 
 
-def chunked_attention(query, key, value, relative_bias, key_start, key_end, softmax, chunks=None) -> Array:
+def chunked_attention(query, key, value, positions, key_start, key_end, softmax, chunks=None) -> Array:
     """See `api.chunked_attention`.
 
     With static `chunks`, `banded` if it computes at most half of the scores: 4 times as fast as the reference for 256
@@ -22,7 +22,7 @@ def chunked_attention(query, key, value, relative_bias, key_start, key_end, soft
     of memory: an eighth for 4096 keys, and about as fast. Else the reference.
     """
     num_queries, num_keys = query.shape[1], key.shape[1]
-    arguments = query, key, value, relative_bias, key_start, key_end, softmax
+    arguments = query, key, value, positions, key_start, key_end, softmax
     if chunks is not None and (num_keys - num_queries) % chunks[0] == 0:
         block, width = band(*chunks)
         if num_queries > block and 2 * width <= num_keys:
@@ -38,7 +38,7 @@ def band(chunk_size: int, num_left_chunks: int) -> tuple[int, int]:
     return block, block * (1 + -(-chunk_size * num_left_chunks // block))
 
 
-def banded(query, key, value, relative_bias, key_start, key_end, softmax, chunks: tuple[int, int]) -> Array:
+def banded(query, key, value, positions, key_start, key_end, softmax, chunks: tuple[int, int]) -> Array:
     """Every block of queries against its slice of the keys, all blocks at once; the slices overlap.
 
     The queries must begin with a chunk.
@@ -46,50 +46,51 @@ def banded(query, key, value, relative_bias, key_start, key_end, softmax, chunks
     (batch, num_queries, heads, _), num_keys = query.shape, key.shape[1]
     block, width = band(*chunks)
     blocks, before = -(-num_queries // block), width - block
-    query = _pad(query, 0, blocks * block - num_queries).reshape(batch, blocks, block, heads, -1)
+
+    def blocked(x):
+        return _pad(x, 0, blocks * block - num_queries).reshape(batch, blocks, block, *x.shape[2:])
+
     # Slice i begins `before` keys ahead of the first query of block i.
     first = num_keys - num_queries - before
     key, value = (
         _slices(_pad(x[:, max(first, 0) :], max(-first, 0), blocks * block), blocks, block, width) for x in (key, value)
     )
-    start, end = (
-        _pad(x, 0, blocks * block - num_queries).reshape(batch, blocks, 1, block, 1) for x in (key_start, key_end)
-    )
+    start, end = (blocked(x)[:, :, None, :, None] for x in (key_start, key_end))
     keys = first + block * jnp.arange(blocks)[:, None, None, None] + jnp.arange(width)
     mask = (start <= keys) & (keys < end)
     distances = jnp.arange(width - 1, -block, -1)  # of the last query, and beyond
-    bias = reference.skew(reference.bias_of(relative_bias, distances), block)
-    scores = jnp.einsum("bnqhd,bnkhd->bnhqk", query, key, preferred_element_type=jnp.float32) + bias
+    if positions.query is not None:
+        positions = positions._replace(query=blocked(positions.query))
+    scores = jnp.einsum("bnqhd,bnkhd->bnhqk", blocked(query), key, preferred_element_type=jnp.float32)
+    scores = scores + positions.at(distances, num_keys).scores(block)
     weights = softmax(scores, mask).astype(value.dtype)
     out = jnp.einsum("bnhqk,bnkhd->bnqhd", weights, value, preferred_element_type=jnp.float32)
     return out.reshape(batch, blocks * block, heads, -1)[:, :num_queries].astype(query.dtype)
 
 
-def looped(query, key, value, relative_bias, key_start, key_end, softmax) -> Array:
+def looped(query, key, value, positions, key_start, key_end, softmax) -> Array:
     """One block of queries after the other, against all keys; the backward pass makes their scores again."""
     (batch, num_queries, heads, _), num_keys = query.shape, key.shape[1]
     blocks = -(-num_queries // LOOP)
     padding = blocks * LOOP - num_queries
-    query, start, end = (
-        _pad(x, 0, padding).reshape(batch, blocks, LOOP, *x.shape[2:]).swapaxes(0, 1)
-        for x in (query, key_start, key_end)
+    query, position_query, start, end = (
+        None if x is None else _pad(x, 0, padding).reshape(batch, blocks, LOOP, *x.shape[2:]).swapaxes(0, 1)
+        for x in (query, positions.query, key_start, key_end)
     )
     # Distances of the last padded query from the first key on; a block reads those from its own last query on.
     distances = jnp.arange(num_keys - 1 + padding, -num_queries, -1)
-    row, keys = reference.bias_of(relative_bias, distances), jnp.arange(num_keys)
+    positions, keys = positions.at(distances, num_keys), jnp.arange(num_keys)
 
     @jax.checkpoint
     def attend(operands):
-        index, query, start, end = operands
-        own = jax.lax.dynamic_slice_in_dim(row, (blocks - 1 - index) * LOOP, LOOP + num_keys - 1, axis=1)
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) + reference.skew(
-            own, LOOP
-        )
+        index, query, position_query, start, end = operands
+        own = positions.part((blocks - 1 - index) * LOOP, LOOP + num_keys - 1)._replace(query=position_query)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) + own.scores(LOOP)
         mask = (start[:, None, :, None] <= keys) & (keys < end[:, None, :, None])
         weights = softmax(scores, mask).astype(value.dtype)
         return jnp.einsum("bhqk,bkhd->bqhd", weights, value, preferred_element_type=jnp.float32).astype(query.dtype)
 
-    out = jax.lax.map(attend, (jnp.arange(blocks), query, start, end))
+    out = jax.lax.map(attend, (jnp.arange(blocks), query, position_query, start, end))
     return out.swapaxes(0, 1).reshape(batch, blocks * LOOP, heads, -1)[:, :num_queries]
 
 

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 
 from conformer.model.layouts.layout import Past, Scale
 from conformer.model.layouts.sequence import Sequence, scaled
-from conformer.model.positions import relative_shift
-from kernels.chunked_attention import toeplitz
+from kernels.chunked_attention import relative_shift, toeplitz
 from kernels.typing import Array, Bool, Float, Int
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 
 from conformer.model.layouts.layout import Layout, Past, Scale
 from conformer.model.norm import LayerNorm
-from conformer.model.positions import relative_shift
+from kernels.chunked_attention import relative_shift
 from kernels.typing import Array, Float
 
 

@@ -161,7 +161,7 @@ class CoreMl(Layout):
 
 
 def _relative_shift(scores: Any, num_queries: int, num_keys: int) -> Any:
-    """Shifts scores (1, queries, 1, distances) as `conformer.model.positions.relative_shift` does."""
+    """Shifts scores (1, queries, 1, distances) as `kernels.chunked_attention.relative_shift` does."""
     if num_queries == 1:
         return scores
     distances = scores.shape[3]

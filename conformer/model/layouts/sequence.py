@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from conformer.model.layouts.layout import Layout, Past, Scale
-from conformer.model.positions import relative_shift
 from kernels.chunked_attention import biased_attention, chunked_attention
 from kernels.depthwise_conv import depthwise_conv
 from kernels.typing import Array, Bool, Float, Int
@@ -130,38 +129,28 @@ class Sequence(Layout):
             start = frames - self.look_ahead
             new = tuple(a[:, :, start : start + past.key.shape[2]] for a in joined)
             key, value = (a.swapaxes(1, 2) for a in joined)
-        bias = None
-        if module.positions != "learned":
-            key, bias = self._positioned(module, query, key, positions)
-        query, key, value = (a.astype(module.compute) for a in (query, key, value))
-        if bias is None:
-            out = chunked_attention(
-                query,
-                key,
-                value,
-                module.relative_bias[...],
-                seen.key_start,
-                seen.key_end,
-                softmax=module.softmax,
-                chunks=seen.chunks,
-                implementation=module.implementation,
-            )
-        else:
-            options = {"softmax": module.softmax, "implementation": module.implementation}
+        options = {"softmax": module.softmax, "implementation": module.implementation}
+        if module.positions == "absolute":
+            places = self.linear(module.position, positions)
+            places = places.reshape(*places.shape[:2], module.num_heads, -1)
+            bias = jnp.einsum("bkhd,hd->bhk", places, module.position_bias[...] * module.scale)[:, :, None]
+            query, key, value = (a.astype(module.compute) for a in (query, key + places, value))
             out = biased_attention(query, key, value, bias, seen.key_start, seen.key_end, **options)
+        else:
+            terms = self._position_terms(module, query, key.shape[1])
+            query, key, value = (a.astype(module.compute) for a in (query, key, value))
+            ranges = {"key_start": seen.key_start, "key_end": seen.key_end, "chunks": seen.chunks}
+            out = chunked_attention(query, key, value, **terms, **ranges, **options)
         return out.reshape(batch, frames, channels), *new
 
-    def _positioned(self, module, query, key, positions):
-        """The keys, and what is added to the scores (batch or 1, heads, queries or 1, keys)."""
-        own = module.position_bias[...] * module.scale
-        if module.positions == "relative":
-            keys = module.distance_keys(query.shape[1], key.shape[1]).astype(module.compute)
-            queries = (query + own).astype(module.compute)
-            scores = jnp.einsum("bqhd,lhd->bhql", queries, keys, preferred_element_type=jnp.float32)
-            return key, relative_shift(scores)
-        places = self.linear(module.position, positions)
-        places = places.reshape(*places.shape[:2], module.num_heads, -1)
-        return key + places, jnp.einsum("bkhd,hd->bhk", places, own)[:, :, None]
+    def _position_terms(self, module, query, num_keys):
+        """What distances add to the scores, as `chunked_attention` takes it."""
+        if module.positions == "learned":
+            return {"relative_bias": module.relative_bias[...]}
+        position_query = query + module.position_bias[...] * module.scale
+        position_key = module.distance_keys(query.shape[1], num_keys)
+        terms = {"position_query": position_query, "position_key": position_key}
+        return {name: term.astype(module.compute) for name, term in terms.items()}
 
 
 def scaled(x: Array, scale: Scale, axis: int) -> Array:
