@@ -24,7 +24,7 @@ HEAD_DIM = 64  # head dimensions are padded to a multiple of it
 
 
 class Kernels(NamedTuple):
-    """Those of a device. All their arrays are padded to whole blocks; ranges of blocks are pairs [first, last).
+    """Those of a device. Heads, rows and biases are padded to whole blocks; ranges of blocks are pairs [first, last).
 
     Args:
         forward: (diagonals, online, key_range, query, key, value, biases, start, end) -> (out, lse); biases are those
@@ -33,11 +33,14 @@ class Kernels(NamedTuple):
         backward: (diagonals, key_range, query_range, query, key, value, biases, start, end, lse, out, cotangent) ->
             gradients of query, key, value and biases. The cotangent may be NaN where a query sees nothing.
         block: queries, and keys, of a block.
+        multiple: to which lengths of query, key, value, out and cotangent are padded. Where it is less than `block`,
+            blocks that reach past their end are filled with zeros when they are loaded, and cut off when stored.
     """
 
     forward: Callable
     backward: Callable
     block: int
+    multiple: int
 
 
 def attention(kernels: Kernels, query, key, value, positions, key_start, key_end, softmax, chunks) -> Array:
@@ -54,7 +57,7 @@ def attention(kernels: Kernels, query, key, value, positions, key_start, key_end
     diagonals = Diagonals(num_queries, num_keys, lowest, highest, kernels.block, constant)
     head_dim = -(-max(query.shape[3], value_dim) // HEAD_DIM) * HEAD_DIM
     query, key, value = (
-        _pad(_pad(x, 1, (-x.shape[1]) % kernels.block), 3, head_dim - x.shape[3]) for x in (query, key, value)
+        _pad(_pad(x, 1, -x.shape[1] % kernels.multiple), 3, head_dim - x.shape[3]) for x in (query, key, value)
     )
     start, end = (_pad(x.astype(jnp.int32), 1, (-num_queries) % kernels.block) for x in (key_start, key_end))
     arrays = varying(query, key, value, diagonals.rows(positions), start, end)
@@ -93,7 +96,7 @@ def _forward_pass(
 def _backward(kernels: Kernels, diagonals: Diagonals, residuals: tuple[Array, ...], cotangent: Array):
     def backward(biases, query, key, value, start, end, out, lse, cotangent):
         key_range = key_blocks(start, end, kernels.block)
-        query_range = query_blocks(key_range.first, key_range.last, key.shape[1] // kernels.block)
+        query_range = query_blocks(key_range.first, key_range.last, -(-key.shape[1] // kernels.block))
         backward = functools.partial(kernels.backward, diagonals, key_range, query_range)
         return called("chunked_attention", backward, query, key, value, biases, start, end, lse, out, cotangent)
 

@@ -56,6 +56,7 @@ _LEAST = NEVER / 2  # the least maximum: a row that has seen nothing weighs by 0
 _LOG2E = math.log2(math.e)
 # The types of jax say that these are abstract.
 _TRANSFORMS: Any = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))  # pyright: ignore[reportAbstractUsage]
+_MULTIPLE = _TRANSFORMS[0].tiling[0]  # of lengths: bulk copies fill the rest of a block, but no part of a tile
 _PARAMS = plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=0)  # no sum here goes beyond a warp
 
 
@@ -101,7 +102,7 @@ def chunked_attention(query, key, value, positions, key_start, key_end, softmax,
 def _forward(
     pipeline: Pipeline, diagonals: Diagonals, online: OnlineSoftmax | None, key_range, query, key, value, biases, *rows
 ):
-    batch, length, heads, head_dim = query.shape
+    (batch, _, heads, head_dim), (_, length) = query.shape, rows[0].shape
     tables = [] if online is None else [online.tables.exp.table.values, online.tables.reciprocal.table.values]
 
     def kernel(b, h, i, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, biases, *refs):
@@ -166,7 +167,7 @@ def _query_gradient(pipeline: Pipeline, diagonals: Diagonals, key_range, query, 
     the diagonals of each block of dS. A program keeps the sums of its block of queries; XLA adds them up, in an order
     that does not depend on timing.
     """
-    (batch, length, heads, head_dim), shared = query.shape, biases.ndim == 2
+    (batch, _, heads, head_dim), (_, length), shared = query.shape, arrays[0].shape, biases.ndim == 2
     parts = -(-(diagonals.slots + 1) // 2)
 
     def kernel(b, h, i, first, last, whole_first, whole_last, seen_from, seen_to, q_all, k_all, v_all, biases, *refs):
@@ -235,13 +236,11 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, ranges, query, key, 
             plgpu.barrier_wait(barrier)
             clean_keys(j, seen_from[b], seen_to[b], v)
 
-        def step(i, q, do, carry):
+        def step(i, q, do, start, end, lse, delta, carry):
             k_accumulator, v_accumulator = carry
-            queries = _part(i)
-            vectors = (load(x.at[b, h, queries], VECTORS[1]) for x in (lse, delta))
-            columns = _Queries(1, start.at[b, queries], end.at[b, queries], *vectors)
+            columns = _Queries(1, start, end, *(load(x, VECTORS[1]) for x in (lse, delta)))
             clean(whole_first[b, i] == UNSEEN, columns.see, q, do)
-            bias = bias_of(row_of(biases, b, h, queries), diagonals.index(i, j), 1)
+            bias = bias_of(row_of(biases, b, h, _part(i)), diagonals.index(i, j), 1)
             whole = (whole_first[b, i] <= j) & (j < whole_last[b, i])
             weights, d_scores = _gradients(k, q, do, v, bias, columns, whole, j * BLOCK)
             v_accumulator = product(weights.astype(do.dtype), do, onto=v_accumulator)
@@ -249,7 +248,8 @@ def _key_gradient(pipeline: Pipeline, diagonals: Diagonals, ranges, query, key, 
             return k_accumulator, v_accumulator
 
         met, nothing = (first[b, j], last[b, j]), (zeros(key.shape[3]), zeros(key.shape[3]))
-        k_gradient, v_gradient = _over(met, arrived, step, nothing, pipeline, q_all.at[b, :, h], do_all.at[b, :, h])
+        queries = q_all.at[b, :, h], do_all.at[b, :, h], start.at[b], end.at[b], lse.at[b, h], delta.at[b, h]
+        k_gradient, v_gradient = _over(met, arrived, step, nothing, pipeline, *queries)
         _store((k_gradient, k, dk_all.at[b, keys, h]), (v_gradient, v, dv_all.at[b, keys, h]))
 
     scratch = [_buffer(key), _buffer(value), plgpu.Barrier(num_arrivals=2)]
@@ -298,7 +298,7 @@ def _gradients(a, b, c, d, bias, queries: _Queries, whole: Array, keys: Array) -
 
 def _call(kernel: Callable[..., None], like: Array, out_type: Any, scratch: list) -> Callable:
     """Runs `kernel(b, h, i, *references)` for each block i of each head of an array (batch, length, heads, ...)."""
-    batch, length, heads, _ = like.shape
+    batch, length, heads, _ = like.shape  # a last block may reach beyond: see `flash.Kernels.multiple`
 
     def program(*references):
         kernel(lax.axis_index("batch"), lax.axis_index("heads"), lax.axis_index("blocks"), *references)
@@ -306,7 +306,7 @@ def _call(kernel: Callable[..., None], like: Array, out_type: Any, scratch: list
     return plgpu.kernel(
         program,
         out_type=out_type,
-        grid=(heads, length // BLOCK, batch),
+        grid=(heads, -(-length // BLOCK), batch),
         grid_names=("heads", "blocks", "batch"),
         scratch_types=scratch,
         compiler_params=_PARAMS,
@@ -318,6 +318,7 @@ def _over(
 ) -> Any:
     """Returns the carry after `step(j, *blocks, carry)` for each block [first, last) of the arrays, loaded steps ahead.
 
+    Arrays are rows (length, head_dim), or a number for each (length).
     `arrived()` is called once, when the first blocks were asked for: it waits for what the program loaded itself.
     """
     first, last = met
@@ -326,11 +327,12 @@ def _over(
         pl.when(indices[0] == 0)(arrived)
         return step(first + indices[0], *blocks)
 
-    spec = plgpu.BlockSpec((BLOCK, arrays[0].shape[1]), lambda index: (first + index, 0), transforms=_TRANSFORMS)
+    rows = plgpu.BlockSpec((BLOCK, arrays[0].shape[1]), lambda index: (first + index, 0), transforms=_TRANSFORMS)
+    numbers = plgpu.BlockSpec((BLOCK,), lambda index: (first + index,))
     carry = plgpu.emit_pipeline(
         body,
         grid=(last - first,),
-        in_specs=[spec] * len(arrays),
+        in_specs=[rows if len(array.shape) == 2 else numbers for array in arrays],
         max_concurrent_steps=pipeline.steps_ahead,
         init_carry=carry,
     )(*arrays)
@@ -365,4 +367,6 @@ def _buffer(array: Array) -> Any:
 
 @functools.cache  # the same functions for the same pipeline: they are part of the key of jit's cache
 def _kernels(pipeline: Pipeline) -> flash.Kernels:
-    return flash.Kernels(functools.partial(_forward, pipeline), functools.partial(_backward, pipeline), BLOCK)
+    return flash.Kernels(
+        functools.partial(_forward, pipeline), functools.partial(_backward, pipeline), BLOCK, _MULTIPLE
+    )

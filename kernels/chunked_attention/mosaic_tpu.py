@@ -363,4 +363,4 @@ _PARAMS = pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"))
 
 @functools.cache  # one for each size: they are part of the key of jit's cache
 def _kernels(block: int) -> flash.Kernels:
-    return flash.Kernels(_forward, _backward, block)
+    return flash.Kernels(_forward, _backward, block, block)
