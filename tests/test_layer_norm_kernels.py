@@ -27,6 +27,7 @@ from kernels.layer_norm import (
     rms_norm,
     static,
 )
+from kernels.lut_softmax import softmax
 from tests.implementations import (
     IMPLEMENTATIONS,
     KERNELS,
@@ -34,6 +35,7 @@ from tests.implementations import (
     lower,
     normal,
     operations_on,
+    races_found,
     roundings,
     running,
 )
@@ -225,14 +227,24 @@ def test_functions_can_be_mapped(implementation):
 
 
 def test_no_thread_of_the_gpu_kernel_races_with_another():
-    """One block goes through all rows. Rows that several warps share are left out: the detector gave no answer."""
-    from jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call import get_races
-
+    """One block goes through all rows."""
     x, scale = normal(0, 600, 32), normal(1, 32)
     one = dataclasses.replace(mosaic_gpu.ROWS.heuristic(32, "float32"), programs=1)
     with interpreted("mosaic_gpu", detect_races=True), trying(one):
         jax.jit(functools.partial(rms_norm, implementation="mosaic_gpu"))(x, scale).block_until_ready()
-    assert not get_races().races_found
+    assert not races_found("mosaic_gpu")
+
+
+@pytest.mark.parametrize("function", [layer_norm, softmax])
+@pytest.mark.parametrize("width", [1040, 4104, 9000])  # 4, 8 and 16 warps share a row of a norm
+def test_warps_that_share_a_row_do_not_race(width, function):
+    def loss(x):
+        columns = (jnp.ones(width), jnp.ones(width)) if function is layer_norm else ()
+        return jnp.sum(jnp.sin(function(x, *columns, implementation="mosaic_gpu")))
+
+    with interpreted("mosaic_gpu", detect_races=True):
+        jax.jit(jax.grad(loss))(normal(0, 1, width)).block_until_ready()
+    assert not races_found("mosaic_gpu")
 
 
 # -------------------------------------------------------------------- lowering
