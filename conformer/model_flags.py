@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import pathlib
 from collections.abc import Mapping
 
@@ -52,6 +53,7 @@ class ModelFlags:
         """Sets up the process for the model, and loads it. Raises ValueError for flags that it cannot follow."""
         remedies = UNFIT_FOR_ARTEFACT | self._unfit
         given = {name: flag.value for name in remedies if (flag := flags.FLAGS[name.replace("_", "-")]).present}
+        gc.disable()  # until the model is there: a collection would go through all of JAX, and find nothing
         if self._artefact.value:
             for name in given:
                 raise ValueError(f"--{name.replace('_', '-')} does not go with --artefact: {remedies[name]}")
@@ -59,4 +61,7 @@ class ModelFlags:
         else:
             runtime.set_up()
         options = {name: value for name, value in given.items() if name in UNFIT_FOR_ARTEFACT}
-        return load(self._artefact.value or self._workdir.value, **options, **dataclasses.asdict(self.search))
+        model = load(self._artefact.value or self._workdir.value, **options, **dataclasses.asdict(self.search))
+        gc.freeze()  # nor will later collections go through it
+        gc.enable()
+        return model
