@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from conformer import system
 from conformer.artefacts.formats import FORMATS
 from conformer.artefacts.loading import load_artefact
 from conformer.audio import AudioError, as_samples, audio_seconds, read_audio
@@ -245,6 +246,7 @@ class Model:
         return Transcription(" ".join(segment.text for segment in segments), tuple(segments), stream.seconds)
 
 
+@system.no_collection()
 def load(
     name_or_path: str | os.PathLike,
     *,
