@@ -214,6 +214,7 @@ class Model:
         """Returns a `StreamPool` of so many streams; open each with `stream_options`."""
         return StreamPool(Slots(self._stepper, size), self._tokenizer)
 
+    @system.no_collection()
     def warm_up(self) -> None:
         """Runs a first step ahead of the first audio: it takes longer than others, for compilation."""
         if not self._warm:
