@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from conformer import system
 from conformer.artefacts.formats import FORMATS
 from conformer.artefacts.loading import load_artefact
 from conformer.audio import AudioError, as_samples, audio_seconds, read_audio
@@ -213,6 +214,7 @@ class Model:
         """Returns a `StreamPool` of so many streams; open each with `stream_options`."""
         return StreamPool(Slots(self._stepper, size), self._tokenizer)
 
+    @system.no_collection()
     def warm_up(self) -> None:
         """Runs a first step ahead of the first audio: it takes longer than others, for compilation."""
         if not self._warm:
@@ -245,6 +247,7 @@ class Model:
         return Transcription(" ".join(segment.text for segment in segments), tuple(segments), stream.seconds)
 
 
+@system.no_collection()
 def load(
     name_or_path: str | os.PathLike,
     *,

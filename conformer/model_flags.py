@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import gc
 import pathlib
 from collections.abc import Mapping
 
 from absl import flags
 
-from conformer import runtime
+from conformer import runtime, system
 from conformer.api import CHUNK_SIZE, NUM_LEFT_CHUNKS, UNFIT_FOR_ARTEFACT, Model, find, load
 from conformer.config import EXECUTIONS
 from conformer.decode.search import Search, define_search_flags
@@ -48,6 +49,7 @@ class ModelFlags:
         """The settings of the search, those beside the model among them. Raises SearchError or DecodeError."""
         return self._read_search(pathlib.Path(self._artefact.value).parent if self._artefact.value else self.workdir)
 
+    @system.no_collection()
     def load(self) -> Model:
         """Sets up the process for the model, and loads it. Raises ValueError for flags that it cannot follow."""
         remedies = UNFIT_FOR_ARTEFACT | self._unfit
@@ -59,4 +61,6 @@ class ModelFlags:
         else:
             runtime.set_up()
         options = {name: value for name, value in given.items() if name in UNFIT_FOR_ARTEFACT}
-        return load(self._artefact.value or self._workdir.value, **options, **dataclasses.asdict(self.search))
+        model = load(self._artefact.value or self._workdir.value, **options, **dataclasses.asdict(self.search))
+        gc.freeze()  # nor do later collections go through what the command keeps to its end
+        return model

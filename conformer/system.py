@@ -5,6 +5,7 @@ Standard library only: the peers' processes import it too.
 
 import contextlib
 import ctypes
+import gc
 import os
 import pathlib
 import re
@@ -38,6 +39,18 @@ def on_cores(some: Sequence[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Pauses Python's collector inside: it would go through all of JAX again and again, and find no garbage."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def peak_memory_mib(process: int | str = "self") -> float | None:

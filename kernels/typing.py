@@ -1,14 +1,18 @@
-"""Array annotations: jaxtyping's where it is installed (the tests), plain stand-ins where it is not (a device)."""
+"""Array annotations: jaxtyping's where it is imported already (the tests, which check them), else plain stand-ins.
 
+Its import would be a visible part of a command's start.
+"""
+
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jax import Array
     from jaxtyping import Bool, Float, Int, Key, Num
 else:
-    try:
+    if sys.modules.get("jaxtyping"):
         from jaxtyping import Bool, Float, Int, Key, Num
-    except ImportError:
+    else:
 
         class _Unchecked:
             def __class_getitem__(cls, _: Any):

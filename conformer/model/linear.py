@@ -64,6 +64,10 @@ def low_precision_dot(compute: str, x: Array, weight: Array, dimensions, **_) ->
     """A `dot_general` of nnx.Linear and nnx.LinearGeneral that multiplies in `compute` and accumulates in float32."""
     if weight.ndim == 2 and dimensions == (((x.ndim - 1,), (0,)), ((), ())):
         return _matmul(x, weight, compute)
+    return _dot(x, weight, dimensions, compute)
+
+
+def _dot(x: Array, weight: Array, dimensions, compute: str) -> Array:
     return jax.lax.dot_general(
         x.astype(compute), weight.astype(compute), dimensions, preferred_element_type=jnp.float32
     )
@@ -72,7 +76,7 @@ def low_precision_dot(compute: str, x: Array, weight: Array, dimensions, **_) ->
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _matmul(x: Array, weight: Array, compute: str) -> Array:
     # Without this rule the gradient would multiply a float32 cotangent with a low-precision operand, the slow way.
-    return _product("...i,io->...o", x, weight, compute)
+    return _dot(x, weight, (((x.ndim - 1,), (0,)), ((), ())), compute)
 
 
 def _matmul_forward(x: Array, weight: Array, compute: str):

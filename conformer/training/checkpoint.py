@@ -105,7 +105,7 @@ class Checkpoints:
         arrays = (
             stored[file_names[name]] for name in target
         )  # those with a place are there already, on other processes too
-        placed = [array if isinstance(array, jax.Array) else jnp.asarray(array) for array in arrays]
+        placed = [array if isinstance(array, jax.Array) else jax.device_put(array) for array in arrays]
         return jax.tree.unflatten(jax.tree.structure(state), placed)
 
     def _restore_args(self, leaf: Any) -> Any:
@@ -208,7 +208,8 @@ def _read_weights(path: pathlib.Path, shapes: _Trained) -> _Trained:
     for name, leaf in by_name(shapes).items():
         if (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype):
             raise CheckpointError(f"{path} does not hold the model that config.json describes ({name}): restore both")
-    return jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(arrays[name]) for name in by_name(shapes)])
+    # `jnp.asarray` would compile a program for each shape.
+    return jax.tree.unflatten(jax.tree.structure(shapes), jax.device_put([arrays[name] for name in by_name(shapes)]))
 
 
 def _field(name: str) -> str:
