@@ -1,4 +1,4 @@
-"""Measures this project beside its peers on this machine.
+"""Measures speed, memory and accuracy on this machine: of this project, and in some benchmarks of its peers.
 
     python bench.py training [--steps=5] [--compute=float32] [--json=FILE]
     python bench.py streaming [--chunks=40] [--json=FILE]
@@ -67,7 +67,7 @@ kernels     norms, attention and softmax: our kernels, XLA, other libraries, bes
             JAX, NumPy and absl, no more, except for the training step
 
 PyTorch runs in an environment of its own, which `make peers` makes; ONNX Runtime and LiteRT need the extra `export`.
-What is missing, `streaming` does without, and says so. Leave the machine otherwise idle.
+`streaming` leaves out those that are missing, and says so. Leave the machine otherwise idle.
 """
 
 import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)

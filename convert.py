@@ -1,11 +1,11 @@
-"""Makes a work directory of a public checkpoint: eval.py, transcribe.py, export.py and train.py take it like any other.
+"""Makes a work directory of a public checkpoint, for eval.py, transcribe.py, export.py and train.py.
 
   python convert.py stt_en_conformer_ctc_small.nemo --out=runs/nemo_small
   python convert.py 20210610_u2pp_conformer_exp --out=runs/wenet
   python convert.py parakeet-ctc-0.6b --out=runs/parakeet
 
-Takes a .nemo file, a folder of WeNet or a folder of transformers with safetensors; needs none of the three, nor torch.
-Nothing is written unless all tensors are there and no other. docs/checkpoints.md says what is supported.
+Takes a .nemo file, a folder of WeNet or a folder of transformers with safetensors; needs neither their libraries nor
+torch. Writes nothing if a tensor is missing or left over. docs/checkpoints.md says what is supported.
 """
 
 import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)

@@ -1,4 +1,4 @@
-"""Counts and predicts what a model costs on a device, from its configuration alone: nothing is run.
+"""Predicts what a model costs on a device, from its configuration alone; runs nothing.
 
   python cost.py --config=configs/words.py
   python cost.py --config=configs/paper.py:vanilla --compare=configs/paper.py:small,configs/words.py --device=phone

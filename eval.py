@@ -5,14 +5,16 @@
   python eval.py --workdir=runs/words --manifest=my_recordings.jsonl --split=all --json=results.json
   python eval.py --workdir=runs/english_small --split=dev --beam-size=32 --lm=words.arpa --tune=lm-weight=0.3,0.5,0.8
 
-Prints word and character error rates with their parts and a 95 % interval. Nothing is written that is not asked for:
---errors=FILE gets the errors of each utterance, --json=FILE the figures. With --streaming, the same utterances are also
-recognised as streams on one core, once for each chunk size, beside the whole utterance in one table. With --masked,
-they are recognised whole and in batches, but each frame sees what it would see in a stream: the same words much sooner,
-and no latency. The real-time factor (RTF) is computation per second of audio: of streams one after the other, of whole
-utterances in batches. With --beam-size (and --lm, of lm.py), everything is also decoded by a beam search, each figure
-beside the greedy one. With --calibrate, the confidence of words is fitted to how often they are right, and kept beside
-the model.
+Prints word and character error rates with their parts and a 95 % interval. --errors=FILE gets the errors of each
+utterance, --json=FILE the figures.
+
+--streaming    also recognises the utterances as streams on one core, once for each chunk size, and shows the latency
+--masked       does so in batches, by masks: the same error rates much sooner, and no latency
+--beam-size    also decodes by a beam search (with --lm, by a language model of lm.py), beside greedy decoding
+--calibrate    fits the confidence of words to how often they are right, and keeps it beside the model
+
+The real-time factor (RTF) is computing time for a second of audio: of streams one after the other, of whole utterances
+in batches.
 """
 
 import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)

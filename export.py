@@ -1,4 +1,4 @@
-"""Writes the streaming step of a trained recogniser for a runtime that is not JAX, or all of it for whole recordings.
+"""Exports a trained recogniser to another runtime than JAX: its streaming step or, with --whole, for whole recordings.
 
   python export.py --workdir=runs/words --format=onnx --numerics=int8 --out=exported
   python export.py --workdir=runs/words_micro --format=tflite-micro --out=exported

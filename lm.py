@@ -2,12 +2,12 @@
 
   python lm.py --manifest=../shared/data/libri_mini --out=words.lm          # of a corpus's train transcripts
   python lm.py --manifest=../shared/data/libri_mini --text=../shared/data/book_text --vocabulary=60000 \\
-      --min-counts=1,2,2 --out=books.lm                                     # and of books
+      --min-counts=1,1,2 --out=books.lm                                     # and of books
   python lm.py --manifest=../shared/data/libri_mini --workdir=runs/english_small --order=6 --out=units.arpa
 
-Of words, or (--workdir) of the units of a trained recogniser's tokenizer. Texts are spelled as that run's are, or as
---normalise says. Transcripts and texts get a model each, which are mixed as suits the dev split best. Prints how well
-the result predicts that split, and warns where the texts hold eight words in a row of another split.
+The n-grams are of words or, with --workdir, of the units of a trained run's tokenizer. Texts are spelled as that
+run's are, or as --normalise says. Transcripts and texts get a model each; they are mixed to fit the dev split best.
+Prints how well the result predicts that split, and warns if the texts share eight words in a row with dev or test.
 """
 
 import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)

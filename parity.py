@@ -1,11 +1,11 @@
-"""Compares exported artefacts with JAX, and checks what a client is told.
+"""Compares exported artefacts with JAX, and checks the settings of a client.
 
   python parity.py exported                                     # every artefact: does it still compute what it did?
   python parity.py exported/onnx_int8.json --chunk-size=16      # and is this the client's setting?
   python parity.py exported --workdir=runs/words --json=parity.json     # on the run's test set, with error rates
   python parity.py exported --workdir=runs/words --sherpa       # and sherpa-onnx's client beside our recogniser
 
-With --workdir the cards and README.md of the folder get the figures.
+With --workdir, writes the figures into the cards and README.md of the folder.
 """
 
 import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)

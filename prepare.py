@@ -8,7 +8,7 @@
   python train.py --config=configs/librispeech.py:small --workdir=runs/large --config.data.source=prepared/librispeech
 
 The source is a JSONL manifest, a pack or a folder laid out like LibriSpeech. The folder gets sharded records, a
-checksum for each, and summary.json; what cannot be used is in dropped.jsonl, with the reason. The same command again
+checksum for each, and summary.json; dropped.jsonl lists what cannot be used, with the reason. The same command again
 goes on after the last finished shard. docs/data.md says how much disk and how many cores a corpus needs.
 
 `download` fetches a public data set into --out; `rebuild` makes libri_mini or connected_words_16k, the packs that

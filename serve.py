@@ -3,7 +3,7 @@
   python serve.py --artefact=models/words_micro/onnx_int8.onnx
   python serve.py --workdir=runs/words --streams=50 --port=6006
 
-One process serves on one core: begin one for each core that you give it. Needs the extra `server`; docs/serving.md has
+One process uses one core: start one for each core. Needs the extra `server`; docs/serving.md has
 the protocol, the limits and what a core can do. Ctrl-C ends it.
 """
 

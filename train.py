@@ -4,9 +4,10 @@
   python train.py --config=configs/words.py --workdir=runs/words --config.model.encoder_dim=176
 
 The work directory gets config.json, the tokenizer, checkpoints, metrics.jsonl and TensorBoard events. The same command
-again resumes from the newest checkpoint; with --extend=N it trains a finished run on. Your own data: docs/your_data.md.
+again resumes from the newest checkpoint; with --extend=N it trains a finished run further. Your own data:
+docs/your_data.md.
 
-Several devices are used as they are found; several processes are started each with the address of the first
+All devices of the machine are used. Several processes, such as one on each machine, get the address of process 0
 (docs/scale.md):
 
   python train.py --config=... --workdir=... --coordinator=host:1234 --num-processes=2 --process-id=0

@@ -8,9 +8,8 @@
   python transcribe.py --workdir=runs/demo --microphone
   python transcribe.py --workdir=runs/demo --example
 
-`-` reads an audio file, or else 16-bit little-endian PCM of one channel at the model's rate, from standard input.
-Ctrl-C ends a source: what has been heard is still recognised. Segments are printed as they end and then forgotten, so
-that a source may last for ever.
+`-` reads standard input: an audio file, or else 16-bit little-endian PCM of one channel at the model's rate. Ctrl-C
+ends a source: what has been heard is still recognised. A source may last for any time.
 """
 
 import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)

@@ -2,8 +2,8 @@
 
 python train.py --config=configs/own.py --workdir=runs/own --config.data.source=recordings/manifest.jsonl
 
-Time: to be measured. Expected: to be measured. Twenty recordings are learned by heart, and no more: that the way is
-right shows in the loss, and the error rate of other voices falls with hours of speech.
+Expected: some minutes on two cores. Twenty recordings are learned by heart, and no more: the loss falls, and other
+sentences stay wrong. The error rate falls with hours of speech.
 """
 
 from conformer.config import AugmentConfig, Config, DataConfig, ModelConfig, TextConfig, TrainConfig

@@ -1,4 +1,4 @@
-"""Audio in: files, pipes, arrays and PCM bytes become float32 mono samples in [-1, 1) at one rate."""
+"""Reads audio: files, pipes, arrays and PCM bytes become float32 mono samples in [-1, 1) at one rate."""
 
 import contextlib
 import os

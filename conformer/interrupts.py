@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment of a command is one line and exit status 130. A reader that leaves (`| head`) ends it silently.
+"""Ends a command on Ctrl-C with one line and exit status 130, and silently if its reader leaves (`| head`).
 
 A package that is missing is one line too. A script imports this module first: its other imports take seconds. Standard
 library only.

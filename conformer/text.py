@@ -1,4 +1,4 @@
-"""Text in: the one way that transcripts, texts for language models, vocabularies and hot words are read and spelled.
+"""Reads and spells text: transcripts, texts for language models, vocabularies and hot words, all in the same way.
 
 What a recogniser was trained to write has one spelling: whatever is compared with it goes through `normalise`.
 """

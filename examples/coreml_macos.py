@@ -1,4 +1,4 @@
-"""Runs an exported Core ML package on a Mac: results, placement, latency. NOT VERIFIED: there was no Mac to try it on.
+"""Runs an exported Core ML package on a Mac: results, placement, latency. It has not been run: there was no Mac.
 
   python examples/coreml_macos.py models/words_micro/coreml_float16.mlpackage
 

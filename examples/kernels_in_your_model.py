@@ -2,8 +2,8 @@
 
     python examples/kernels_in_your_model.py
 
-`kernels` needs JAX and NumPy alone. Each function runs everywhere; where a kernel was measured to be faster than XLA
-(`python bench.py kernels --autotune`), it takes that. Prints how far each model is from one of JAX's own functions.
+`kernels` needs only JAX and NumPy. Each function runs everywhere. It takes a Pallas kernel where one was measured to be
+faster than XLA (`python bench.py kernels --autotune`). Prints how far each model is from one of JAX's own functions.
 """
 
 import functools

@@ -3,10 +3,10 @@
     python examples/large_residuals.py
 
 Large models write a few enormous values into fixed channels of their residual stream ("massive activations", Sun et
-al., 2024): peaks from 1e2 to 3e5 are published. Squared and added up by a normalisation, they overflow float16 from
-about 256 on. The models here are untrained; what counts is that float16 computes what float32 does. Prints the relative
-error of the logits of a float16 device with and without the two stabilisers (some minutes, all compilation). The last
-peak exceeds float16 itself: there, the stream is scaled down first, which changes nothing.
+al., 2024): peaks from 1e2 to 3e5 are published. A normalisation squares them and adds up, which overflows float16 from
+about 256 on. Prints the relative error of the logits of an emulated float16 device, with and without the repairs of
+docs/numerics.md (some minutes, all compilation). The models are untrained. The last peak exceeds float16 itself: there,
+the stream is scaled down first, which does not change the function.
 """
 
 import functools

@@ -2,7 +2,7 @@
 
 python sweep.py --sweep=configs/sweeps/convolution_norm.py --workdir=runs/convolution_norm
 
-About 15 minutes on two cores: two trainings of 1,500 steps.
+25 minutes on two shared cores: two trainings of 1,500 updates.
 """
 
 from conformer.config import NORMS

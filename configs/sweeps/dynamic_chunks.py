@@ -3,7 +3,7 @@
 python sweep.py --sweep=configs/sweeps/dynamic_chunks.py --workdir=runs/dynamic_chunks \
     --json=results/sweeps/dynamic_chunks.json
 
-The workdir is the one that configs/dynamic_chunks.py names. About 8 minutes on two cores.
+The workdir is the one that configs/dynamic_chunks.py names. 21 minutes on two shared cores.
 """
 
 from conformer.sweep import Sweep, Trial

@@ -1,1 +1,1 @@
-"""Exported artefacts: their sizes, their cards, and the runtimes that step them. Needs no JAX, nor what wrote them."""
+"""Runs exported models (artefacts): their sizes, their cards, their runtimes. Needs neither JAX nor a converter."""

@@ -1,4 +1,4 @@
-"""A part of a corpus: some of its words, a few minutes to train on."""
+"""Chooses a part of a corpus: utterances of some words, or some minutes to train on."""
 
 import math
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""Decoding: tokens from the symbol probabilities of frames."""
+"""Decoders: from the log-probabilities of frames to tokens."""

@@ -1,4 +1,4 @@
-"""Values that come frame by frame, of which the old ones are dropped."""
+"""Keeps values that come frame by frame, and drops old ones."""
 
 import numpy as np
 

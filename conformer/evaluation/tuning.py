@@ -1,4 +1,4 @@
-"""The settings of a search, tried on utterances that have been heard already."""
+"""Tunes the settings of a search on log-probabilities that were computed before."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""Converters without what they print."""
+"""Runs converters without their output."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Logarithms as bytes."""
+"""Stores logarithms as bytes."""
 
 from typing import Any
 

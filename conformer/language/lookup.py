@@ -1,4 +1,4 @@
-"""An n-gram model asked for one word at a time, as a beam search does.
+"""Looks up an n-gram model one word at a time, as a beam search does.
 
 For single words, bisection in plain Python takes a hundredth of the time of the array operations of `NgramModel.score`,
 whose results are the same.

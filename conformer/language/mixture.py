@@ -1,4 +1,4 @@
-"""Joins models of several texts: a weighted mean of their probabilities, with weights that suit some texts best."""
+"""Mixes n-gram models: the weighted mean of their probabilities, with the weights that are best on a dev text."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Back-off n-gram models as arrays, asked for many words at once.
+"""Back-off n-gram models as arrays, which are looked up for many words at once.
 
 A word w behind the words h has the probability of the longest n-gram that the model lists (Katz, 1987):
 

@@ -1,4 +1,4 @@
-"""Makes a model smaller by what it loses least, and gives what is left its back-offs again.
+"""Prunes an n-gram model: drops the n-grams whose loss changes it least, and computes the back-offs anew.
 
 Stolcke, 1998, "Entropy-based pruning of backoff language models": an n-gram is dropped where that raises the perplexity
 of the model's own texts by less than a threshold, a part of 1.

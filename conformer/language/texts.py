@@ -1,4 +1,4 @@
-"""Texts for language models as numbers: one array for all sentences, whatever files they come from."""
+"""Reads texts for language models as numbers: one array for the sentences of all files."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""The recogniser's network, one file an idea: front end, attention, convolution, feed-forward, block, encoder, head."""
+"""The recogniser's network, a file a part: front end, attention, convolution, feed-forward, block, encoder, head."""
 
 from conformer.model.conformer_ctc import ConformerCTC as ConformerCTC
 from conformer.model.encoder import Cache as Cache

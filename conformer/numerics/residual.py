@@ -1,4 +1,4 @@
-"""A change of a model's weights that leaves its function alone and makes its residual stream larger or smaller."""
+"""Scales the residual stream of a model by a change of its weights that keeps its function the same."""
 
 import math
 from collections.abc import Iterable

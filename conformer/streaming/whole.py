@@ -1,4 +1,4 @@
-"""The stepper in JAX of a model that takes whole recordings: each window is one."""
+"""The stepper in JAX of a model that takes whole recordings: each window is a recording."""
 
 from typing import Any
 

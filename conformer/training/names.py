@@ -1,4 +1,4 @@
-"""One name for each array of a tree: what checkpoints hold, patterns choose and messages say."""
+"""Names each array of a tree, for checkpoints, patterns of parameters and messages."""
 
 import fnmatch
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Layouts of tensors: one network, written in verbs, and what each layout makes of them.
+"""Layouts of tensors: the operations that the network is written in, and how each layout computes them.
 
 `constant` and `coreml` are the exporters', `counting` is the cost model's; they are imported where they are used.
 """

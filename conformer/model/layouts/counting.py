@@ -1,4 +1,4 @@
-"""Tensors that are shapes alone: what the network computes and moves, operation by operation.
+"""Tensors with shapes and no values: counts what the network computes and moves, operation by operation.
 
 An operation is what a device launches: a product of matrices, or a loop over elements that computes everything up to
 the next product. The tests compare the counts with XLA's.

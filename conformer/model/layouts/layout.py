@@ -1,4 +1,4 @@
-"""The verbs that the network is written in: modules call them, and each layout says what they do to its tensors."""
+"""The operations that the network is written in: modules call them, and each layout computes them on its tensors."""
 
 import abc
 import contextlib
