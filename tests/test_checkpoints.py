@@ -271,6 +271,31 @@ def test_layers_that_wenet_saves_and_does_not_use_are_left_out(golden, tmp_path)
         np.testing.assert_array_equal(array, other.parameters[name])
 
 
+def test_a_bias_is_there_exactly_where_the_configuration_has_one(golden, tmp_path):
+    """Its loss would change what is recognised, and so would the use of one that the configuration turns off."""
+    expand, key = "encoder.encoders.1.feed_forward.w_1.bias", "encoder.encoders.{}.self_attn.linear_k.bias"
+    cases = iter(range(9))
+
+    def wenet(change, **settings):
+        (folder := tmp_path / f"wenet{next(cases)}").mkdir()
+        return wenet_with(golden, folder, change, **settings)
+
+    for name in (expand, "ctc.ctc_lo.bias", "encoder.embed.conv.0.bias"):
+        with pytest.raises(ConversionError, match=rf"\(missing: {name}\)"):
+            wenet(lambda arrays, name=name: arrays.pop(name))
+    with pytest.raises(ConversionError, match=r"left over: encoder\.encoders\.0\.feed_forward\.w_1\.bias"):
+        wenet(lambda arrays: None, mlp_bias=False)
+    wenet(lambda arrays: [arrays.pop(key.format(block)) for block in range(3)], key_bias=False)
+    with pytest.raises(ConversionError, match=r"left over: .*conv\.depthwise_conv\.bias"):
+        read_checkpoint(with_settings(golden, tmp_path, CONFORMER, encoder__use_bias=False))
+    folder = copied(golden, tmp_path, PARAKEET)
+    values = json.loads((folder / "config.json").read_text())
+    values["encoder_config"]["convolution_bias"] = False
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ConversionError, match=r"left over: encoder\.layers\.0\.conv\.depthwise_conv\.bias"):
+        read_checkpoint(folder)
+
+
 def test_statistics_that_wenet_declares_must_be_there(golden, tmp_path):
     with pytest.raises(ConversionError, match=r"missing: encoder\.global_cmvn\.mean, encoder\.global_cmvn\.istd"):
         wenet_with(

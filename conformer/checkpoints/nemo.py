@@ -49,7 +49,7 @@ def read(path: pathlib.Path) -> Imported:
                 "supported; take a CTC or a hybrid RNNT/CTC model"
             )
         features = _features(path, values)
-        model, train, scale = _model(path, values, features)
+        model, train, scale, unbiased = _model(path, values, features)
         symbols, speller = _units(archive, path, values, head)
         blank = len(symbols)
         tokenizer = make_tokenizer([*symbols, "<blank>"], blank, speller)
@@ -62,8 +62,8 @@ def read(path: pathlib.Path) -> Imported:
             origin = f"{path}: {WEIGHTS}"
             tensors = Tensors(origin, read_torch(file, origin), ignored)
             _check_constants(tensors, features, path)
-            bins = features.num_mel_bins
-            source = Source(tensors, names, blank, scale, np.zeros(bins, np.float32), np.ones(bins, np.float32))
+            mean, deviation = np.zeros(features.num_mel_bins, np.float32), np.ones(features.num_mel_bins, np.float32)
+            source = Source(tensors, names, blank, scale, mean, deviation, unbiased)
             return Imported.of("nemo", config, tokenizer, source)
 
 
@@ -136,8 +136,10 @@ def _features(path: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
     return features
 
 
-def _model(path: pathlib.Path, values: dict, features: FeatureConfig) -> tuple[ModelConfig, TrainConfig, float]:
-    """Reads the configuration of model and training, and the scale of the encoder's input."""
+def _model(
+    path: pathlib.Path, values: dict, features: FeatureConfig
+) -> tuple[ModelConfig, TrainConfig, float, tuple[str, ...]]:
+    """Reads the configuration of model and training, the scale of the encoder's input, and what has no biases."""
     options = Options(str(path), "encoder", values.get("encoder"))
     target = options.get("_target_", "ConformerEncoder")
     if not target.endswith("ConformerEncoder"):
@@ -150,8 +152,9 @@ def _model(path: pathlib.Path, values: dict, features: FeatureConfig) -> tuple[M
     options.choose("global_tokens", 0, (0,))
     options.choose("conv_dual_mode", False, (False,))
     options.choose("conv_context_style", "regular", ("regular", "dcc"))  # dcc: chunks in training alone
-    # Biases that are off, and u and v that blocks share, are in the tensors. The rest is of training, or of speed.
-    options.skip("use_bias", "untie_biases", "pos_emb_max_len", "att_context_probs", "att_chunk_context_size")
+    unbiased = () if options.get("use_bias", True, null=False) else (f"{NEMO.blocks}.",)
+    # u and v that blocks share are in the tensors of each. The rest is of training, or of speed.
+    options.skip("untie_biases", "pos_emb_max_len", "att_context_probs", "att_chunk_context_size")
     options.skip("reduction_position", "reduction_factor", "global_tokens_spacing", "global_attn_separate")
     options.skip("subsampling_conv_chunking_factor", "use_pytorch_sdpa", "use_pytorch_sdpa_backends")
     options.skip("sync_max_audio_length", "n_layers_to_freeze", "adapter", "export_cache_support")
@@ -189,7 +192,7 @@ def _model(path: pathlib.Path, values: dict, features: FeatureConfig) -> tuple[M
     options.finish()
     chunks = tuple(dict.fromkeys(right + 1 for _, right in contexts)) or (0,)
     lefts = tuple(dict.fromkeys(left // (right + 1) if left >= 0 else -1 for left, right in contexts)) or (-1,)
-    return model, TrainConfig(chunk_sizes=chunks, num_left_chunks=lefts), scale
+    return model, TrainConfig(chunk_sizes=chunks, num_left_chunks=lefts), scale, unbiased
 
 
 def _contexts(path: pathlib.Path, sizes: Any, options: Options) -> list[tuple[int, int]]:

@@ -33,23 +33,26 @@ def read(folder: pathlib.Path) -> Imported:
     encoder = Options(origin, "encoder_config", values.get("encoder_config"))
     bins = encoder.need("num_mel_bins", 80)
     features = _features(folder, bins)
-    model, scale = _model(encoder)
+    model, scale, unbiased = _model(encoder)
     symbols, speller = _units(folder, units, blank)
     config = Config(features=features, model=model).replace({"model.vocab_size": units})
     tensors = Tensors(str(folder / "model.safetensors"), _tensors(folder))
-    source = Source(tensors, TRANSFORMERS, blank, scale, np.zeros(bins, np.float32), np.ones(bins, np.float32))
+    mean, deviation = np.zeros(bins, np.float32), np.ones(bins, np.float32)
+    source = Source(tensors, TRANSFORMERS, blank, scale, mean, deviation, unbiased)
     return Imported.of("transformers", config, make_tokenizer(symbols, blank, speller), source)
 
 
-def _model(options: Options) -> tuple[ModelConfig, float]:
-    """Reads the configuration of the model, and the scale of the encoder's input."""
+def _model(options: Options) -> tuple[ModelConfig, float, tuple[str, ...]]:
+    """Reads the configuration of the model, the scale of the encoder's input, and what has no biases."""
     dim, heads = options.need("hidden_size", 1024), options.need("num_attention_heads", 8)
     options.choose("model_type", "parakeet_encoder", ("parakeet_encoder",))
     options.choose("hidden_act", "silu", ("silu", "swish"))
     options.choose("num_key_value_heads", heads, (heads,))
     options.choose("subsampling_conv_kernel_size", 3, (3,))
     options.choose("subsampling_conv_stride", 2, (2,))
-    options.skip("attention_bias", "convolution_bias", "max_position_embeddings")  # biases that are off are zeros here
+    unbiased = () if options.get("attention_bias", True) else (".self_attn.", ".feed_forward")
+    unbiased += () if options.get("convolution_bias", True) else (".conv.",)
+    options.skip("max_position_embeddings")
     options.skip("dtype", "torch_dtype", "transformers_version", "architectures", "return_dict", "_name_or_path")
     options.skip("output_hidden_states", "output_attentions", "use_cache", "chunk_size_feed_forward", "head_dim")
     model = ModelConfig(
@@ -70,7 +73,7 @@ def _model(options: Options) -> tuple[ModelConfig, float]:
     )
     scale = dim**0.5 if options.get("scale_input", True) else 1.0
     options.finish()
-    return model, scale
+    return model, scale, unbiased
 
 
 def _features(folder: pathlib.Path, bins: int) -> FeatureConfig:

@@ -17,6 +17,13 @@ from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
 CONFIG_FILE = "train.yaml"
 DYNAMIC_CHUNKS = 25  # the largest chunk that WeNet draws in training
 INPUT_LAYERS = {"conv2d": 4, "conv2d6": 6, "conv2d8": 8}
+BIASES = {  # option: parts of the names of the modules that it concerns
+    "query_bias": (".linear_q", ".linear_out"),
+    "key_bias": (".linear_k",),
+    "value_bias": (".linear_v",),
+    "mlp_bias": (".feed_forward",),
+    "conv_bias": (".conv_module.",),
+}
 # Other branches than CTC, and tables of sinusoids, which some versions save.
 IGNORED = ("decoder.", "attention_decoder.", "predictor.", "joint.", "encoder.embed.pos_enc.", "encoder.embed.0.pe")
 UNUSED = ".concat_linear."  # a layer of every block that versions of 2021 and 2022 save and do not use
@@ -30,7 +37,7 @@ def read(folder: pathlib.Path) -> Imported:
             f"{folder / CONFIG_FILE}: encoder={values['encoder']!r} is no conformer: it is not supported"
         )
     features = _features(folder, values)
-    model, train, scale = _model(folder, values)
+    model, train, scale, unbiased = _model(folder, values)
     checkpoint = _checkpoint(folder)
     symbols = _symbols(folder, values)
     blank = table(values, "ctc_conf", folder / CONFIG_FILE).get("ctc_blank_id", 0)
@@ -49,7 +56,8 @@ def read(folder: pathlib.Path) -> Imported:
         mean = np.zeros(bins) if identity else tensors.take("encoder.global_cmvn.mean", bins)
         deviation = np.ones(bins) if identity else tensors.take("encoder.global_cmvn.istd", bins)
         names = WENET if model.subsampling_factor == 4 else WENET._replace(projection="encoder.embed.linear")
-        source = Source(tensors, names, blank, scale, mean.astype(np.float32), deviation.astype(np.float32))
+        mean, deviation = mean.astype(np.float32), deviation.astype(np.float32)
+        source = Source(tensors, names, blank, scale, mean, deviation, unbiased)
         return Imported.of("wenet", config, tokenizer, source)
 
 
@@ -77,8 +85,8 @@ def _features(folder: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
     return features
 
 
-def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, TrainConfig, float]:
-    """Reads the configuration of model and training, and the scale of the encoder's input."""
+def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, TrainConfig, float, tuple[str, ...]]:
+    """Reads the configuration of model and training, the scale of the encoder's input, and what has no biases."""
     options = Options(str(folder / CONFIG_FILE), "encoder_conf", values.get("encoder_conf") or {})
     heads, dim = options.need("attention_heads", 4), options.need("output_size", 256)
     causal, eps = options.get("causal", False), options.get("norm_eps", 1e-5)
@@ -96,9 +104,10 @@ def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, T
     options.choose("head_dim", dim // heads, (dim // heads,))
     options.choose("conv_inner_factor", 2, (2,))
     options.choose("concat_after", False, (False,))
-    # Biases that are off are not in the checkpoint, and zeros here. The rest is of training, or of speed.
-    options.skip("query_bias", "key_bias", "value_bias", "mlp_bias", "conv_bias", "use_sdpa", "input_size")
-    options.skip("positionwise_conv_kernel_size", "use_dynamic_left_chunk", "n_expert", "n_expert_activated")
+    unbiased = tuple(part for key, parts in BIASES.items() if not options.get(key, True) for part in parts)
+    # Of training, or of speed.
+    options.skip("use_sdpa", "input_size", "positionwise_conv_kernel_size", "use_dynamic_left_chunk")
+    options.skip("n_expert", "n_expert_activated")
     model = ModelConfig(
         subsampling="vanilla",
         subsampling_factor=options.choose("input_layer", "conv2d", INPUT_LAYERS),
@@ -121,7 +130,7 @@ def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, T
     )
     options.finish()
     chunks = (0, *range(1, DYNAMIC_CHUNKS + 1)) if dynamic else (static,) if static > 0 else (0,)
-    return model, TrainConfig(chunk_sizes=chunks), dim**0.5
+    return model, TrainConfig(chunk_sizes=chunks), dim**0.5, unbiased
 
 
 def _checkpoint(folder: pathlib.Path) -> pathlib.Path:
