@@ -333,7 +333,8 @@ def _load_workdir(
     config, model, tokenizer, _ = load_model(path, execution)
     model = apply_policy(model, numerics or config.numerics)
     if config.not_streaming is not None:
-        return WholeEngine(model, Framing.of_whole(config.features, lengths_of(config.model), WHOLE_SECONDS)), tokenizer
+        framing = Framing.of_whole(config.features, lengths_of(config.model), WHOLE_SECONDS)
+        return WholeEngine(model, framing, config.whole_context), tokenizer
     sizes = dict(chunk_size=chunk_size, num_left_chunks=num_left_chunks, look_ahead=look_ahead)
     return Engine(config, model, **sizes), tokenizer
 

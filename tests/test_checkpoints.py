@@ -13,10 +13,12 @@ import sys
 import tarfile
 import zipfile
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
 
+from conformer.api import load
 from conformer.checkpoints import nemo
 from conformer.checkpoints.convert import read_checkpoint
 from conformer.checkpoints.safetensors_file import read_safetensors
@@ -332,6 +334,26 @@ def test_chunks_and_the_whole_context_of_one_model(golden, tmp_path):
     config = read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, encoder__att_context_size=contexts)).config
     assert (config.train.chunk_sizes, config.train.num_left_chunks) == ((4, 0), (2, -1))
     assert config.not_streaming is None
+
+
+def test_a_whole_utterance_has_the_context_of_training(golden, tmp_path, monkeypatch):
+    """NeMo masks whole utterances by its first context, also where nothing can stream."""
+    path = with_settings(golden, tmp_path, FASTCONFORMER, encoder__conv_context_size=None)
+    read_checkpoint(path).save(tmp_path / "out")
+    config, model, _, _ = load_model(tmp_path / "out")
+    assert config.whole_context == (4, 2) and "causal_conv" in (config.not_streaming or "")
+    monkeypatch.setattr("conformer.api.WHOLE_SECONDS", 2.0)
+    engine = load(tmp_path / "out")._stepper
+    windows = np.random.default_rng(0).normal(size=(1, engine.framing.window, 80)).astype(np.float32)
+    found = engine(windows, np.array([24], np.int32))[0, :24]
+    lead = engine.framing.lengths.lead
+    features = jnp.asarray(windows[:, lead:]), jnp.array([engine.framing.end(windows[0], 24) - lead])
+    masked, free = (
+        model.log_softmax(model(*features, chunk_size=size, num_left_chunks=left)[0])[0, :24]
+        for size, left in ((4, 2), (0, -1))
+    )
+    np.testing.assert_allclose(found, masked, atol=1e-4)
+    assert np.abs(found - free).max() > 1e-2
 
 
 @pytest.mark.parametrize(
