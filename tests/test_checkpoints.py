@@ -374,6 +374,68 @@ def test_options_of_nemo_that_are_not_supported_are_named(golden, tmp_path, key,
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("encoder__att_context_size", -1),
+        ("encoder__att_context_size", [None, 3]),
+        ("encoder__att_context_size", [[8, 3], [8]]),
+        ("encoder__att_context_size", [10, 3]),  # which NeMo refuses too: no whole chunks
+        ("encoder__conv_norm_type", None),
+        ("encoder__subsampling", None),
+        ("preprocessor__log", None),
+        ("preprocessor__sample_rate", 0),
+        ("preprocessor__dither", "none"),
+    ],
+)
+def test_settings_of_nemo_that_make_no_sense_are_named(golden, tmp_path, key, value):
+    with pytest.raises(ConversionError, match=key.replace("__", r".*\.")):
+        read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, **{key: value}))
+
+
+def test_a_vocabulary_that_is_no_list_is_named(golden, tmp_path):
+    with pytest.raises(ConversionError, match=r"decoder\.vocabulary=5 is no list"):
+        read_checkpoint(with_settings(golden, tmp_path, CONFORMER, decoder__vocabulary=5))
+
+
+def test_a_small_number_may_lack_its_point(golden, tmp_path):
+    """Such as 1e-05, which is text in YAML 1.1, but a number to the reader that NeMo has."""
+    config = read_checkpoint(with_settings(golden, tmp_path, CONFORMER, preprocessor__dither="1e-05")).config
+    assert config.features.dither == pytest.approx(1e-5 * 2**15)
+
+
+def parakeet_with(golden, tmp_path, file, change):
+    """The folder of Parakeet with another JSON file: `change` gets its values."""
+    folder = copied(golden, tmp_path, PARAKEET)
+    values = json.loads((folder / file).read_text())
+    change(values)
+    (folder / file).write_text(json.dumps(values))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (lambda values: values.update(decoder={"type": "ByteLevel"}), r"tokenizer\.json: .*ByteLevel"),
+        (lambda values: values["model"].update(end_of_word_suffix="</w>"), r"end_of_word_suffix='</w>'"),
+        (lambda values: values["model"].update(continuing_subword_prefix="##"), r"continuing_subword_prefix='##'"),
+    ],
+)
+def test_units_that_spell_in_another_way_are_refused(golden, tmp_path, change, match):
+    with pytest.raises(ConversionError, match=match):
+        read_checkpoint(parakeet_with(golden, tmp_path, "tokenizer.json", change))
+
+
+def test_keys_that_transformers_leaves_out_have_its_defaults(golden, tmp_path):
+    def change(values):
+        for key in ("vocab_size", "pad_token_id", "encoder_config"):
+            del values[key]
+
+    match = r"subsampling\.linear\.weight is \[64, 160\] and not \[1024, 2560\]"
+    with pytest.raises(ConversionError, match=match):
+        read_checkpoint(parakeet_with(golden, tmp_path, "config.json", change))
+
+
 def test_stored_filters_that_differ_are_refused(golden, tmp_path):
     path = with_settings(golden, tmp_path, CONFORMER, preprocessor__highfreq=7_000)
     with pytest.raises(ConversionError, match=r"preprocessor\.featurizer\.fb is not what its configuration describes"):

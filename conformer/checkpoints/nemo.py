@@ -99,7 +99,7 @@ def _settings(archive: tarfile.TarFile, path: pathlib.Path) -> dict[str, Any]:
 
 def _features(path: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
     options = Options(str(path), "preprocessor", values.get("preprocessor"))
-    rate = options.get("sample_rate", 16_000)
+    rate = options.need("sample_rate", 16_000)
     target = options.get("_target_", "AudioToMelSpectrogramPreprocessor")
     if not target.endswith("AudioToMelSpectrogramPreprocessor"):
         raise ConversionError(f"{path}: preprocessor._target_={target} is not supported")
@@ -157,8 +157,16 @@ def _model(
     options.skip("untie_biases", "pos_emb_max_len", "att_context_probs", "att_chunk_context_size")
     options.skip("reduction_position", "reduction_factor", "global_tokens_spacing", "global_attn_separate")
     options.skip("subsampling_conv_chunking_factor", "use_pytorch_sdpa", "use_pytorch_sdpa_backends")
-    options.skip("sync_max_audio_length", "n_layers_to_freeze", "adapter", "export_cache_support")
-    contexts = _contexts(path, options.get("att_context_size", None), options)
+    options.skip(
+        "use_triton",
+        "rope_base",
+        "rotary_fraction",
+        "sync_max_audio_length",
+        "n_layers_to_freeze",
+        "adapter",
+        "export_cache_support",
+    )
+    contexts = _contexts(path, options)
     context = options.get("conv_context_size", None)
     half = (taps - 1) // 2
     if context not in (None, "causal", [half, half], [taps - 1, 0]):
@@ -195,32 +203,43 @@ def _model(
     return model, TrainConfig(chunk_sizes=chunks, num_left_chunks=lefts), scale, unbiased
 
 
-def _contexts(path: pathlib.Path, sizes: Any, options: Options) -> list[tuple[int, int]]:
+def _contexts(path: pathlib.Path, options: Options) -> list[tuple[int, int]]:
     """The (left, right) contexts in frames that attention knows, the default first; none = whole utterances.
 
     NeMo computes whole utterances by default where a chunk also has a right context ("_with_rc").
     """
+    sizes = options.get("att_context_size", None) or [-1, -1]
     style = options.choose("att_context_style", "regular", ("regular", "chunked_limited", "chunked_limited_with_rc"))
     if style == "chunked_limited_with_rc":
         return []
-    sizes = sizes or [-1, -1]
-    pairs = [tuple(pair) for pair in (sizes if isinstance(sizes[0], list) else [sizes])]
-    if all(pair == (-1, -1) for pair in pairs):
+    whole = [-1, -1]  # a chunk of 0 frames and all before it
+    pairs: list[Any] = sizes if isinstance(sizes, list) and isinstance(sizes[0], list) else [sizes]
+    if all(pair == whole for pair in pairs):
         return []
-    whole = (-1, -1)  # a chunk of 0 frames and all before it
-    if style == "regular" or any(len(pair) != 2 or (pair[1] < 0 and pair != whole) for pair in pairs):
+    if style == "regular" or not all(pair == whole or _are_chunks(pair) for pair in pairs):
         raise ConversionError(
             f"{path}: encoder.att_context_size={sizes} with att_context_style={style} is not supported, only [-1, -1] "
-            "with regular, and chunks (chunked_limited) with a limited right context"
+            "with regular, and chunks (chunked_limited) with a limited right context and whole chunks on their left"
         )
-    return pairs
+    return [(left, right) for left, right in pairs]
+
+
+def _are_chunks(pair: Any) -> bool:
+    """Returns whether a context is of whole chunks: `right` + 1 frames, and `left` before them, -1 for all."""
+    match pair:
+        case [int(left), int(right)]:
+            return left >= -1 and right >= 0 and (left < 0 or left % (right + 1) == 0)
+    return False
 
 
 def _units(archive: tarfile.TarFile, path: pathlib.Path, values: dict, head: dict) -> tuple[list[str], Any]:
     """The units but the blank, which comes last, and the sentencepiece model."""
     tokenizer = table(values, "tokenizer", path)
     if not tokenizer:
-        return [str(label) for label in head.get("vocabulary") or values.get("labels") or []], None
+        labels = head.get("vocabulary") or values.get("labels")
+        if not isinstance(labels, list):
+            raise ConversionError(f"{path}: decoder.vocabulary={labels!r} is no list of characters: restore the file")
+        return [str(label) for label in labels], None
     if tokenizer.get("type") != "bpe":
         raise ConversionError(f"{path}: tokenizer.type={tokenizer.get('type')!r} is not supported, only 'bpe'")
     name = str(tokenizer.get("model_path") or "tokenizer.model").removeprefix("nemo:")

@@ -1,5 +1,6 @@
 """A folder of transformers' ParakeetForCTC: config.json, safetensors, the feature extractor's and tokenizer's JSON."""
 
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from conformer.checkpoints.tensors import ConversionError, Stored, Tensors
 from conformer.checkpoints.units import make_tokenizer, plain_model
 from conformer.checkpoints.weights import Source
 from conformer.config import Config, FeatureConfig, ModelConfig
+from conformer.tokenizer import SPACE_SYMBOL
 
 CONFIG_FILE = "config.json"
 
@@ -27,10 +29,10 @@ def read(folder: pathlib.Path) -> Imported:
             f"{origin}: model_type={values.get('model_type')!r} is not supported, only 'parakeet_ctc'"
         )
     whole = Options(origin, "the model", values)
-    units, blank = whole.need("vocab_size"), whole.get("pad_token_id", -1)
+    units, blank = whole.need("vocab_size", 1025), whole.get("pad_token_id", 1024)
     if not 0 <= blank < units:
         raise ConversionError(f"{origin}: pad_token_id={blank}, the blank, must lie in 0 to {units - 1}")
-    encoder = Options(origin, "encoder_config", values.get("encoder_config"))
+    encoder = Options(origin, "encoder_config", values.get("encoder_config") or {})
     bins = encoder.need("num_mel_bins", 80)
     features = _features(folder, bins)
     model, scale, unbiased = _model(encoder)
@@ -87,7 +89,7 @@ def _features(folder: pathlib.Path, bins: int) -> FeatureConfig:
     options.choose("feature_extractor_type", "ParakeetFeatureExtractor", ("ParakeetFeatureExtractor",))
     options.choose("feature_size", bins, (bins,))
     options.skip("padding_side", "padding_value", "return_attention_mask", "processor_class")
-    rate = options.get("sampling_rate", 16_000)
+    rate = options.need("sampling_rate", 16_000)
     features = FeatureConfig(
         kind="nemo",
         sample_rate=rate,
@@ -108,10 +110,10 @@ def _features(folder: pathlib.Path, bins: int) -> FeatureConfig:
 def _tensors(folder: pathlib.Path) -> Mapping[str, Stored]:
     """Returns the tensors of model.safetensors, or of the shards that its index lists. Raises ConversionError."""
     index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if not index.is_file():
-        if not whole.exists():
-            raise ConversionError(f"{folder} holds no {whole.name}: save the model as safetensors (save_pretrained)")
+    if whole.is_file():
         return read_safetensors(whole)
+    if not index.is_file():
+        raise ConversionError(f"{folder} holds no {whole.name}: save the model as safetensors (save_pretrained)")
     names = set(map(str, table(read_json(index), "weight_map", index).values()))
     shards = {name: read_safetensors(folder / pathlib.PurePath(name).name) for name in names}
     return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
@@ -131,6 +133,13 @@ def _units(folder: pathlib.Path, count: int, blank: int) -> tuple[list[str], Any
 def _read_units(path: pathlib.Path, values: dict[str, Any], count: int, blank: int) -> tuple[list[str], Any]:
     model = values.get("model") or {}
     kind, vocabulary = model.get("type"), model.get("vocab") or {}
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise ConversionError(
+                f"{path}: model.{key}={model[key]!r} is not supported, only {SPACE_SYMBOL!r} as a space"
+            )
+    if "ByteLevel" in json.dumps([values.get("pre_tokenizer"), values.get("decoder")]):
+        raise ConversionError(f"{path}: units of bytes (ByteLevel) are not supported, only {SPACE_SYMBOL!r} as a space")
     pieces: dict[str, int]
     if kind == "BPE":
         pieces = dict(vocabulary)

@@ -67,7 +67,7 @@ def _features(folder: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
     if kind != "fbank":
         raise ConversionError(f"{origin}: dataset_conf.feats_type={kind!r} is not supported, only 'fbank'")
     bank = Options(origin, "dataset_conf.fbank_conf", data.get("fbank_conf") or {})
-    rate = table(data, "resample_conf", origin).get("resample_rate", 16_000)
+    rate = Options(origin, "dataset_conf.resample_conf", data.get("resample_conf") or {}).need("resample_rate", 16_000)
     bins = bank.get("num_mel_bins", 23)
     if values.get("input_dim", bins) != bins:
         raise ConversionError(f"{origin}: input_dim={values['input_dim']} is not fbank_conf.num_mel_bins={bins}")
@@ -100,8 +100,8 @@ def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, T
     options.choose("selfattention_layer_type", "rel_selfattn", ("rel_selfattn",))
     options.choose("layer_norm_type", "layer_norm", ("layer_norm",))
     options.choose("mlp_type", "position_wise_feed_forward", ("position_wise_feed_forward",))
-    options.choose("n_kv_head", heads, (heads,))
-    options.choose("head_dim", dim // heads, (dim // heads,))
+    options.choose("n_kv_head", heads, (heads, None))
+    options.choose("head_dim", dim // heads, (dim // heads, None))
     options.choose("conv_inner_factor", 2, (2,))
     options.choose("concat_after", False, (False,))
     unbiased = tuple(part for key, parts in BIASES.items() if not options.get(key, True) for part in parts)
