@@ -273,6 +273,31 @@ def test_layers_that_wenet_saves_and_does_not_use_are_left_out(golden, tmp_path)
         np.testing.assert_array_equal(array, other.parameters[name])
 
 
+def test_units_of_wenet_may_stand_in_any_order(golden, tmp_path):
+    folder = copied(golden, tmp_path, WENET)
+    table = folder / "units.txt"
+    expected, lines = read_checkpoint(folder).tokenizer.symbols, table.read_text().splitlines()
+    table.write_text("\ufeff" + "\r\n".join(line.replace(" ", "\t") for line in reversed(lines)))
+    assert read_checkpoint(folder).tokenizer.symbols == expected
+    for wrong, match in [(["a 0"], r"units\.txt:41: expected a unit and"), (["a 41"], "none is number 40")]:
+        table.write_text("\n".join(lines + wrong))
+        with pytest.raises(ConversionError, match=match):
+            read_checkpoint(folder)
+
+
+def test_features_as_wenet_described_them_in_2021(golden, tmp_path):
+    folder = copied(golden, tmp_path, WENET)
+    expected = read_checkpoint(folder).config.replace({"features.dither": 0.0})
+    values = yaml.safe_load((folder / "train.yaml").read_text())
+    features = {"feature_type": "fbank", "mel_bins": 80, "frame_length": 25, "frame_shift": 10, "using_pitch": False}
+    values |= {"dataset_conf": {"max_length": 40960}, "collate_conf": {"feature_extraction_conf": features}}
+    for pitch in (False, True):
+        features["using_pitch"] = pitch
+        (folder / "train.yaml").write_text(yaml.safe_dump(values))
+        with pytest.raises(ConversionError, match="using_pitch=True") if pitch else contextlib.nullcontext():
+            assert read_checkpoint(folder).config == expected
+
+
 def test_a_bias_is_there_exactly_where_the_configuration_has_one(golden, tmp_path):
     """Its loss would change what is recognised, and so would the use of one that the configuration turns off."""
     expand, key = "encoder.encoders.1.feed_forward.w_1.bias", "encoder.encoders.{}.self_attn.linear_k.bias"

@@ -13,6 +13,7 @@ from conformer.checkpoints.torch_file import read_torch
 from conformer.checkpoints.units import make_tokenizer, parse_model
 from conformer.checkpoints.weights import Source
 from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
+from conformer.text import read_lines
 
 CONFIG_FILE = "train.yaml"
 DYNAMIC_CHUNKS = 25  # the largest chunk that WeNet draws in training
@@ -66,11 +67,20 @@ def _features(folder: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
     kind = data.get("feats_type", "fbank")
     if kind != "fbank":
         raise ConversionError(f"{origin}: dataset_conf.feats_type={kind!r} is not supported, only 'fbank'")
-    bank = Options(origin, "dataset_conf.fbank_conf", data.get("fbank_conf") or {})
+    old = table(table(values, "collate_conf", origin), "feature_extraction_conf", origin)
+    if old:  # as versions of 2021 wrote it
+        bank = Options(origin, "collate_conf.feature_extraction_conf", old)
+        bank.choose("feature_type", "fbank", ("fbank",))
+        bank.choose("using_pitch", False, (False,))
+    else:
+        bank = Options(origin, "dataset_conf.fbank_conf", data.get("fbank_conf") or {})
     rate = Options(origin, "dataset_conf.resample_conf", data.get("resample_conf") or {}).need("resample_rate", 16_000)
-    bins = bank.get("num_mel_bins", 23)
+    key = "mel_bins" if old else "num_mel_bins"
+    bins = bank.get(key, 23)
     if values.get("input_dim", bins) != bins:
-        raise ConversionError(f"{origin}: input_dim={values['input_dim']} is not fbank_conf.num_mel_bins={bins}")
+        raise ConversionError(
+            f"{origin}: input_dim={values['input_dim']} is not the {key}={bins} of the features: restore both"
+        )
     bank.choose("window_type", "povey", ("povey",))
     features = FeatureConfig(
         kind="kaldi_snipped",
@@ -154,16 +164,18 @@ def _symbols(folder: pathlib.Path, values: dict[str, Any]) -> list[str]:
     path = _file(folder, named, "units.txt", "words.txt", "dict.txt", "lang_char.txt")
     if path is None:
         raise ConversionError(f"{folder} holds no table of units (units.txt): put it beside {CONFIG_FILE}")
-    symbols = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ConversionError(f"{path} is not UTF-8 ({error.reason}): restore the table") from None
-    for number, line in enumerate(lines):
-        symbol, _, unit = line.strip().rpartition(" ")
-        if not symbol or unit != str(number):
-            raise ConversionError(f"{path}:{number + 1}: expected 'symbol {number}', found {line!r}: restore the table")
-        symbols.append(symbol.strip())
+    units: dict[int, str] = {}
+    for number, line in read_lines(path, ConversionError):
+        match line.split():
+            case [symbol, unit] if unit.isdecimal() and int(unit) not in units:
+                units[int(unit)] = symbol
+            case _:
+                raise ConversionError(
+                    f"{path}:{number}: expected a unit and a number of its own, found {line!r}: restore the table"
+                )
+    if missing := set(range(len(units))) - set(units):
+        raise ConversionError(f"{path} lists {len(units)} units, but none is number {min(missing)}: restore the table")
+    symbols = [units[number] for number in range(len(units))]
     if (declared := values.get("output_dim", len(symbols))) != len(symbols):
         raise ConversionError(
             f"{path} lists {len(symbols)} units, {CONFIG_FILE} has output_dim={declared}: restore both"
