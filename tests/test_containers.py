@@ -148,6 +148,49 @@ def test_chunks_padding_and_tags_behind_the_audio_do_no_harm(tmp_path):
     assert len(read(tmp_path / "a", before)) == RATE
 
 
+def test_a_last_byte_without_its_partner_may_lack_its_padding(tmp_path):
+    """The chunk behind it then begins at an odd byte, which no rule allows, but some writers do."""
+    data = written(tmp_path, ("WAV", "PCM_U8"), SPEECH[:-1])
+    end, notes = data.index(b"data") + 8 + RATE - 1, b"LIST" + struct.pack("<I", 3_000) + b"INFO" + bytes(2_996)
+    for padding in (b"", b"\0"):
+        assert len(read(tmp_path / "a", data[:end] + padding + notes + notes)) == RATE - 1
+
+
+def test_a_second_chunk_of_audio_is_an_error(tmp_path):
+    data = written(tmp_path, ("WAV", "PCM_16"))
+    with pytest.raises(AudioError, match="holds more than its header says"):
+        read(tmp_path / "a", data + data[data.index(b"data") :])
+
+
+def test_samples_may_be_wider_than_their_bits(tmp_path):
+    """24 bits in 4 bytes each: the header gives both."""
+    data = bytearray(written(tmp_path, ("WAV", "PCM_32"), (SPEECH * 2**15).astype(np.int16)))
+    at = data.index(b"fmt ") + 8
+    expected = read(tmp_path / "a", bytes(data))
+    assert struct.unpack_from("<HH", data, at + 12) == (4, 32)
+    struct.pack_into("<H", data, at + 14, 24)
+    np.testing.assert_array_equal(read(tmp_path / "a", bytes(data)), expected)
+
+
+def test_mp3_in_wav_is_read_from_a_pipe_too(tmp_path):
+    sound = written(tmp_path, ("MP3", "MPEG_LAYER_III"))
+    layout = struct.pack("<HHIIHHHHIHHH", 0x55, 1, RATE, 1_000, 1, 0, 12, 1, 2, 144, 1, 1393)
+    chunks = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + b"data" + struct.pack("<I", len(sound)) + sound
+    assert len(read(tmp_path / "a", b"RIFF" + struct.pack("<I", len(chunks)) + chunks)) == RATE
+
+
+TAG = b"ID3\4\0\0\0\0\1\0" + bytes(128)
+
+
+@pytest.mark.parametrize("kind", [(kind, "PCM_16") for kind in ("WAV", "AIFF", "AU", "FLAC", "CAF")])
+def test_a_tag_before_the_container_is_no_part_of_it(tmp_path, kind):
+    data = written(tmp_path, kind)
+    np.testing.assert_array_equal(read(tmp_path / "a", TAG + TAG + data), read(tmp_path / "b", data))
+    assert audio_seconds(tmp_path / "a") == 1.0
+    with pytest.raises(AudioError, match=r"truncated|decoded"):
+        read(tmp_path / "a", TAG + data[: len(data) // 2])
+
+
 def test_an_empty_file_with_a_header_holds_no_samples(tmp_path):
     for kind in (("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16")):
         with pytest.raises(AudioError, match="holds no samples"):
@@ -172,6 +215,15 @@ def test_flac_is_read_to_its_last_frame(tmp_path, length, total):
     wrong = 0 if total == "open" else max(1, length // 2)
     np.testing.assert_array_equal(read(tmp_path / "a", with_total(data, wrong)), expected)
     assert audio_seconds(tmp_path / "a") == length / RATE
+
+
+def test_flac_with_a_tag_before_it_or_something_behind(tmp_path):
+    data = written(tmp_path, ("FLAC", "PCM_16"))
+    expected = read(tmp_path / "a", data)
+    for file in (TAG + with_total(data, 0), TAG + with_total(data, 100), with_total(data, 0) + bytes(300)):
+        np.testing.assert_array_equal(read(tmp_path / "a", file), expected)
+    for behind in (b"TAG" + bytes(125), bytes(5_000), b"x" * 100):
+        np.testing.assert_array_equal(read(tmp_path / "a", data + behind), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -228,7 +280,7 @@ def test_streams_behind_each_other_are_all_read(tmp_path, kind):
     assert 0 <= len(read(tmp_path / "a", first + second + first)) - 4 * RATE < 0.4 * RATE
 
 
-@pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("FLAC", "PCM_16")])
+@pytest.mark.parametrize("kind", [(kind, "PCM_16") for kind in ("WAV", "AIFF", "AU", "FLAC", "NIST")])
 def test_files_behind_each_other_are_an_error(tmp_path, kind):
     data = written(tmp_path, kind)
     with pytest.raises(AudioError, match="split what was joined"):

@@ -21,6 +21,7 @@ _KBITS = {  # by whether it is version 1, and layer
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+ID3_HEAD = 10  # bytes at the start of a tag, and at its end where it has such
 _STRAY_BYTES = 4096  # so many may be no frames
 _DELAY = 576  # samples that LAME puts before the sound; a decoder leaves out its own besides
 _ROOM = 9  # index of a bit rate whose frames hold a count
@@ -49,6 +50,14 @@ def frame_at(data: bytes | mmap.mmap, at: int) -> Frame | None:
     else:
         length = (72 if layer == 3 and version != _VERSION_1 else 144) * bits // hertz + padding
     return Frame(length, (version, layer, hertz), data[at + 3] >> 6 == 3)
+
+
+def id3_bytes(head: bytes) -> int:
+    """Bytes of the ID3v2 tag whose first ID3_HEAD bytes these are; 0: it is none."""
+    if head[:3] != b"ID3" or len(head) < ID3_HEAD or max(head[6:10]) >= 0x80:
+        return 0
+    size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+    return ID3_HEAD + size + ID3_HEAD * (head[5] >> 4 & 1)
 
 
 def bytes_of_two_frames(head: bytes) -> int:
@@ -170,9 +179,8 @@ class _Walk:
         data = self._data
         while True:
             head = data[at : at + 16]
-            if head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 0x80:
-                size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
-                at += 10 + size + 10 * (head[5] >> 4 & 1)
+            if length := id3_bytes(head):
+                at += length
             elif head[:3] == b"TAG":
                 at += 128
             elif head[:8] == b"APETAGEX" and len(head) == 16:
