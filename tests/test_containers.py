@@ -163,8 +163,9 @@ def test_a_second_chunk_of_audio_is_an_error(tmp_path):
 
 
 def test_samples_may_be_wider_than_their_bits(tmp_path):
-    """24 bits in 4 bytes each: the header gives both."""
-    data = bytearray(written(tmp_path, ("WAV", "PCM_32"), (SPEECH * 2**15).astype(np.int16)))
+    """24 bits in 4 bytes each: the header gives both, and the decoder tells by the samples how to take them."""
+    samples = np.round(SPEECH * 2**23).astype(np.int32) << 8
+    data = bytearray(written(tmp_path, ("WAV", "PCM_32"), samples))
     at = data.index(b"fmt ") + 8
     expected = read(tmp_path / "a", bytes(data))
     assert struct.unpack_from("<HH", data, at + 12) == (4, 32)
@@ -254,6 +255,10 @@ def test_mp3_gives_all_samples_with_a_count_of_frames_or_without(tmp_path, rate,
     assert len(read(tmp_path / "a", data)) == 4 * RATE
     bare = without_first_frame(data)
     tags = b"ID3\4\0\0\0\0\1\0" + bytes(128), b"TAG" + bytes(125)
+    footed = b"ID3\4\0\x10\0\0\1\0" + bytes(128) + b"3DI\4\0\x10\0\0\1\0"
+    longer = b"ID3\3\0\0\0\0\0\xc8" + bytes(200)  # its size is written as no tag's may be
+    for file in (tags[0] + data, footed + data, longer + data, data + bytes(5_000)):
+        np.testing.assert_array_equal(read(tmp_path / "b", file), read(tmp_path / "a", data))
     for file in (bare, tags[0] + bare, bare + tags[1], bare + tags[1] + bare):
         heard = read(tmp_path / "a", file)
         extra = len(heard) / RATE - 4 * (1 + (file.count(bare) > 1))
@@ -290,6 +295,7 @@ def test_files_behind_each_other_are_an_error(tmp_path, kind):
 def test_ogg_without_one_of_its_pages_is_an_error(tmp_path):
     data = written(tmp_path, ("OGG", "VORBIS"), np.resize(SPEECH, 10 * RATE))
     pages = [at for at in range(len(data)) if data.startswith(b"OggS", at)]
+    assert len(read(tmp_path / "a", data + bytes(5_000))) == 10 * RATE
     with pytest.raises(AudioError, match="lacks pages"):
         read(tmp_path / "a", data[: pages[2]] + data[pages[3] :])
 
