@@ -83,6 +83,7 @@ def torch_archive(program: bytes) -> io.BytesIO:
         ({"a": np.zeros(2)}, r"asks for numpy.*_reconstruct"),
         ({"a": print}, r"asks for builtins\.print"),
         ({"a": 1}, "no dictionary of tensors alone"),
+        ({1: 1}, "no dictionary of tensors alone"),
     ],
 )
 def test_a_pickle_of_more_than_tensors_is_refused_by_name(content, match):
@@ -209,12 +210,12 @@ def with_tensors(path, change):
 class TorchTensor:
     """Pickled as torch pickles a tensor of float32."""
 
-    def __init__(self, key, array):
-        self.storage, self.shape = TorchStorage((key, array.size)), array.shape
+    def __init__(self, key, array, *rest):
+        self.storage, self.shape, self.rest = TorchStorage((key, array.size)), array.shape, rest
         self.strides = tuple(int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim))
 
     def __reduce__(self):
-        return TorchName("torch._utils", "_rebuild_tensor_v2"), (self.storage, 0, self.shape, self.strides)
+        return TorchName("torch._utils", "_rebuild_tensor_v2"), (self.storage, 0, self.shape, self.strides, *self.rest)
 
 
 class TorchStorage(tuple):
@@ -256,6 +257,17 @@ def wenet_with(golden, tmp_path, change, **settings):
     (folder / "train.yaml").write_text(yaml.safe_dump(values))
     with_tensors(folder / "final.pt", change)
     return read_checkpoint(folder)
+
+
+def test_a_tensor_whose_values_are_to_be_negated_is_refused():
+    """As torch saves a lazy negation: its storage holds other values than it has."""
+    file, program = io.BytesIO(), io.BytesIO()
+    tensor = TorchTensor("a", np.ones(2, np.float32), False, {}, {"neg": True})
+    TorchPickler(program, protocol=2).dump({"a": tensor})
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("final/data.pkl", program.getvalue())
+    with pytest.raises(ConversionError, match=r"final\.pt is damaged \(ValueError: a tensor with .*neg"):
+        read_torch(file, "final.pt")
 
 
 def test_layers_that_wenet_saves_and_does_not_use_are_left_out(golden, tmp_path):
