@@ -232,7 +232,8 @@ def test_flac_that_promises_more_is_an_error_and_so_is_an_open_one_that_is_cut(t
     data = written(tmp_path, ("FLAC", "PCM_16"), np.stack([SPEECH] * channels, 1))
     with pytest.raises(AudioError, match="truncated"):
         read(tmp_path / "a", with_total(data, RATE + 1_000))
-    for cut in (len(data) - 1, len(data) // 2, 60, 30):
+    frames = data.index(b"\xff\xf8")
+    for cut in (len(data) - 1, len(data) // 2, frames + 3, frames + 1, frames, 60, 30):
         with pytest.raises(AudioError, match="truncated"):
             read(tmp_path / "a", with_total(data, 0)[:cut])
 
