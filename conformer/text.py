@@ -46,11 +46,16 @@ def normalise(text: str, level: str = "basic") -> str:
     if level == "none":
         return " ".join(text.split())
     text = unicodedata.normalize("NFC", text).lower()
-    text = _APOSTROPHES.sub("'", _INVISIBLE.sub("", text))
+    text = _APOSTROPHES.sub("'", visible(text))
     if level == "english":
         text = _NUMBER.sub(_say, text).replace("&", " and ")
         text = _strip(_DIGITS.sub(lambda match: f" {_cardinal(match[0])} ", text))
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def visible(text: str) -> str:
+    """A text without the characters that cannot be seen: byte-order marks, zero-width spaces, soft hyphens."""
+    return _INVISIBLE.sub("", text)
 
 
 def read_lines(

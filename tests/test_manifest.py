@@ -142,6 +142,18 @@ def test_what_cannot_be_a_corpus(tmp_path):
         load_manifest(binary)
 
 
+def test_librispeech_behind_links(tmp_path):
+    """Splits may lie on other disks. A link to a folder above leads nowhere new."""
+    chapter = tmp_path / "disk" / "19" / "198"
+    chapter.mkdir(parents=True)
+    (chapter / "19-198.trans.txt").write_text("\u200b19-198-0000 GO\n", "utf-8")  # no id holds what cannot be seen
+    (chapter / "loop").symlink_to(tmp_path / "disk")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "train").symlink_to(tmp_path / "disk")
+    (utterance,) = load_manifest(tmp_path / "corpus")
+    assert (utterance.id, utterance.speaker, utterance.split) == ("19-198-0000", "19", "train")
+
+
 def test_librispeech_folder(tmp_path):
     chapter = tmp_path / "train-clean-100" / "19" / "198"
     chapter.mkdir(parents=True)

@@ -20,7 +20,7 @@ import soundfile
 
 from conformer.audio import INT16_SCALE, AudioError, audio_seconds, load_audio, resample
 from conformer.data.splits import Draw
-from conformer.text import normalise, read_lines
+from conformer.text import normalise, read_lines, visible
 from kernels.typing import Float, Int
 
 MANIFEST = "manifest.jsonl"
@@ -308,13 +308,20 @@ def _count(row: dict[str, Any], key: str) -> int:
     return int(value)
 
 
-def _transcripts(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The transcripts below a folder, in the order of their names; one folder's names at a time are in memory."""
+def _transcripts(folder: pathlib.Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[pathlib.Path]:
+    """The transcripts below a folder, in the order of their names; one folder's names at a time are in memory.
+
+    Follows links, but to none of the folders `above`: it would never end.
+    """
+    status = os.stat(folder)
+    here = status.st_dev, status.st_ino
+    if here in above:
+        return
     with os.scandir(folder) as entries:
         entries = sorted(entries, key=lambda entry: entry.name)
     for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _transcripts(pathlib.Path(entry))
+        if entry.is_dir():
+            yield from _transcripts(pathlib.Path(entry), (*above, here))
         elif entry.name.endswith(TRANSCRIPTS):
             yield pathlib.Path(entry)
 
@@ -327,5 +334,6 @@ def _read_transcripts(path: pathlib.Path, level: str) -> Iterator[Utterance]:
         if not line.strip():
             continue
         id, *words = line.split()
+        id = visible(id)
         audio = AudioFile(chapter / f"{id}.flac")
         yield Utterance(id, normalise(" ".join(words), level), speaker, split, _seconds_of(audio), audio)
