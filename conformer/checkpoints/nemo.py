@@ -240,7 +240,7 @@ def _units(archive: tarfile.TarFile, path: pathlib.Path, values: dict, head: dic
         if not isinstance(labels, list):
             raise ConversionError(f"{path}: decoder.vocabulary={labels!r} is no list of characters: restore the file")
         return [str(label) for label in labels], None
-    if tokenizer.get("type") != "bpe":
+    if str(tokenizer.get("type")).lower() != "bpe":
         raise ConversionError(f"{path}: tokenizer.type={tokenizer.get('type')!r} is not supported, only 'bpe'")
     name = str(tokenizer.get("model_path") or "tokenizer.model").removeprefix("nemo:")
     data = _member(archive, path, pathlib.PurePosixPath(name).name).read()
