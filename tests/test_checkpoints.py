@@ -422,11 +422,13 @@ def test_options_of_nemo_that_are_not_supported_are_named(golden, tmp_path, key,
         ("encoder__subsampling", None),
         ("preprocessor__log", None),
         ("preprocessor__sample_rate", 0),
+        ("preprocessor__lowfreq", 9_000),
         ("preprocessor__dither", "none"),
     ],
 )
 def test_settings_of_nemo_that_make_no_sense_are_named(golden, tmp_path, key, value):
-    with pytest.raises(ConversionError, match=key.replace("__", r".*\.")):
+    option = {"preprocessor__lowfreq": r"features\.low_freq"}.get(key, key.replace("__", r".*\."))
+    with pytest.raises(ConversionError, match=rf"changed\.nemo: .*{option}"):
         read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, **{key: value}))
 
 
@@ -510,6 +512,18 @@ def test_a_compressed_nemo_is_read(golden, tmp_path):
     assert mine.config.model.dropout == 0.2
     for name, array in other.parameters.items():
         np.testing.assert_array_equal(mine.parameters[name], array)
+
+
+def test_the_last_file_of_a_name_counts(golden, tmp_path):
+    """As where a tar is unpacked: one that is appended takes the place of the first. Its error is one line."""
+    path = tmp_path / "model.nemo"
+    shutil.copyfile(golden / CONFORMER, path)
+    with tarfile.open(path, "a") as archive:
+        member = tarfile.TarInfo("./model_config.yaml")
+        member.size = len(data := b"a: [1,\n  {2\n")
+        archive.addfile(member, io.BytesIO(data))
+    with pytest.raises(ConversionError, match=r"model_config\.yaml is damaged \([^\n]*\): fetch it again"):
+        read_checkpoint(path)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):

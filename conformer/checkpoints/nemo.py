@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import yaml
 
-from conformer.checkpoints.imported import Imported, table
+from conformer.checkpoints.imported import Imported, brief, table
 from conformer.checkpoints.names import NEMO
 from conformer.checkpoints.options import Options
 from conformer.checkpoints.tensors import ConversionError, Tensors
@@ -80,8 +80,8 @@ def _opened(path: pathlib.Path) -> Iterator[tarfile.TarFile]:
 
 
 def _member(archive: tarfile.TarFile, path: pathlib.Path, name: str) -> Any:
-    """The file of that name in any folder of the tar."""
-    for member in archive.getmembers():
+    """The last file of that name in any folder of the tar: a later one takes the place of those before."""
+    for member in reversed(archive.getmembers()):
         if pathlib.PurePosixPath(member.name).name == name and (file := archive.extractfile(member)) is not None:
             return file
     raise ConversionError(f"{path} holds no {name}: is it a model of NeMo?")
@@ -91,7 +91,7 @@ def _settings(archive: tarfile.TarFile, path: pathlib.Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(_member(archive, path, SETTINGS).read())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConversionError(f"{path}: {SETTINGS} is damaged ({error}): fetch it again") from None
+        raise ConversionError(f"{path}: {SETTINGS} is damaged ({brief(error)}): fetch it again") from None
     if not isinstance(values, dict):
         raise ConversionError(f"{path}: {SETTINGS} holds no table of options: fetch it again")
     return values
