@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
 
-from conformer.api import load
+from conformer.api import LoadError, load
 from conformer.checkpoints import nemo
 from conformer.checkpoints.convert import read_checkpoint
 from conformer.checkpoints.safetensors_file import read_safetensors
@@ -371,6 +372,18 @@ def test_chunks_and_the_whole_context_of_one_model(golden, tmp_path):
     config = read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, encoder__att_context_size=contexts)).config
     assert (config.train.chunk_sizes, config.train.num_left_chunks) == ((4, 0), (2, -1))
     assert config.not_streaming is None
+
+
+def test_models_of_whole_utterances_have_no_sizes_of_streams(golden, tmp_path):
+    read_checkpoint(golden / CONFORMER).save(tmp_path)
+    for name in ("chunk_size", "num_left_chunks", "look_ahead"):
+        options: dict[str, Any] = {name: 4}
+        with pytest.raises(LoadError, match=rf"{name} is of streams, leave it out for .*causal_conv"):
+            load(tmp_path, **options)
+    command = [sys.executable, "eval.py", f"--workdir={tmp_path}", "--streaming"]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    assert result.returncode == 1 and "eval.py: --streaming: a model with model.causal_conv=False" in result.stderr
+    assert not result.stdout  # nothing is recognised before
 
 
 def test_a_whole_utterance_has_the_context_of_training(golden, tmp_path, monkeypatch):
