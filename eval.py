@@ -124,6 +124,8 @@ def evaluate(workdir: pathlib.Path) -> None:
     confidence = Confidence.load(workdir)
     circumstances = record.describe_run(workdir)
     config, model, tokenizer, step = load_model(workdir, EXECUTION.value)
+    if STREAMING.value and config.not_streaming is not None:
+        raise ValueError(f"--streaming: {config.not_streaming}")
     lm = read_lm(search, tokenizer)
     for candidate in (search, *grid):
         make_decoding(candidate, tokenizer, lm)[1]()  # one that cannot be is known before anything is recognised

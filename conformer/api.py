@@ -316,9 +316,7 @@ def _load_workdir(
     path: pathlib.Path,
     numerics: str | None = None,
     execution: str | None = None,
-    chunk_size: int = CHUNK_SIZE,
-    num_left_chunks: int = NUM_LEFT_CHUNKS,
-    look_ahead: int = 0,
+    **sizes: int,
 ) -> tuple[Stepper, Tokenizer]:
     """A model in JAX, which is imported here alone: an artefact starts sooner without it, and runs where it is not."""
     try:
@@ -336,9 +334,11 @@ def _load_workdir(
     config, model, tokenizer, _ = load_model(path, execution)
     model = apply_policy(model, numerics or config.numerics)
     if config.not_streaming is not None:
-        return WholeEngine(model, Framing.of_whole(config.features, lengths_of(config.model), WHOLE_SECONDS)), tokenizer
-    sizes = dict(chunk_size=chunk_size, num_left_chunks=num_left_chunks, look_ahead=look_ahead)
-    return Engine(config, model, **sizes), tokenizer
+        for name in sizes:
+            raise LoadError(f"{name} is of streams, leave it out for {path}: {config.not_streaming}")
+        framing = Framing.of_whole(config.features, lengths_of(config.model), WHOLE_SECONDS)
+        return WholeEngine(model, framing, config.whole_context), tokenizer
+    return Engine(config, model, **dict(chunk_size=CHUNK_SIZE, num_left_chunks=NUM_LEFT_CHUNKS) | sizes), tokenizer
 
 
 def _is_artefact(path: pathlib.Path) -> bool:

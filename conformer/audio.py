@@ -13,7 +13,6 @@ import soxr
 from conformer.containers import COPIED_BYTES, HEAD_BYTES, ContainerError, is_container, more_head
 from conformer.containers.chunks import is_wave, read_header
 from conformer.containers.decode import (
-    SAMPLE_BYTES,
     decode_file,
     decode_stream,
     layout_of,
@@ -74,7 +73,7 @@ def read_stream(
         if is_wave(head):
             head = read_header(Ahead(head, file))
             layout = layout_of(head)
-            if layout.subtype in SAMPLE_BYTES:
+            if layout is not None:
                 return (yield from _read_samples(file, head, layout, name, sample_rate, block_seconds))
         with temporary_file() as copy:
             stream = Ahead(head, file)

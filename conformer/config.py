@@ -338,6 +338,15 @@ class Config:
         return f"{name} is not one of train.chunk_sizes={trained} that the model was trained for: expect more errors"
 
     @property
+    def whole_context(self) -> tuple[int, int]:
+        """Chunk size and left chunks of attention in whole utterances: 0 and -1, all, where training knew that.
+
+        Else what training names first, which is NeMo's default.
+        """
+        train = self.train
+        return (0, -1) if 0 in train.chunk_sizes else (train.chunk_sizes[0], train.num_left_chunks[0])
+
+    @property
     def not_streaming(self) -> str | None:
         """The reason why the model cannot recognise streams, and the remedy; None where it can."""
         if not self.model.causal_conv:

@@ -46,11 +46,16 @@ def normalise(text: str, level: str = "basic") -> str:
     if level == "none":
         return " ".join(text.split())
     text = unicodedata.normalize("NFC", text).lower()
-    text = _APOSTROPHES.sub("'", _INVISIBLE.sub("", text))
+    text = _APOSTROPHES.sub("'", visible(text))
     if level == "english":
         text = _NUMBER.sub(_say, text).replace("&", " and ")
         text = _strip(_DIGITS.sub(lambda match: f" {_cardinal(match[0])} ", text))
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def visible(text: str) -> str:
+    """A text without the characters that cannot be seen: byte-order marks, zero-width spaces, soft hyphens."""
+    return _INVISIBLE.sub("", text)
 
 
 def read_lines(
@@ -58,8 +63,9 @@ def read_lines(
 ) -> Iterator[tuple[int, str]]:
     r"""The lines of a UTF-8 file with their numbers, from 1; `\n` or `\r\n` ends one, and nothing else does.
 
-    A byte-order mark is left out; `opener` may decompress. Raises `error`, which names file and line, for a file that
-    is not UTF-8, or whose lines end in another way. Raises OSError for one that cannot be read.
+    A byte-order mark is left out, of each file that was put behind another; `opener` may decompress. Raises `error`,
+    which names file and line, for a file that is not UTF-8, holds zeros as no text does, or whose lines end in another
+    way. Raises OSError for one that cannot be read.
     """
     with opener(path, "rb") as file:
         for number, line in enumerate(file, 1):
@@ -71,7 +77,12 @@ def read_lines(
                     f"{path}:{number}: byte {problem.start + 1} is not UTF-8: convert the file, such as with "
                     f"iconv -f {encoding} -t UTF-8"
                 ) from None
-            text = text.removesuffix("\n").removesuffix("\r").removeprefix(_BOM if number == 1 else "")
+            if (zero := line.find(0)) >= 0:
+                raise error(
+                    f"{path}:{number}: byte {zero + 1} is 0, which no text holds: convert the file, such as with iconv "
+                    "-f UTF-16LE -t UTF-8, or restore it"
+                )
+            text = text.removesuffix("\n").removesuffix("\r").removeprefix(_BOM)
             if "\r" in text:
                 raise error(
                     f"{path}:{number}: a carriage return is no end of a line: convert the file's line ends to LF"

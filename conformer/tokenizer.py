@@ -9,6 +9,7 @@ import abc
 import copy
 import io
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 
 import sentencepiece
@@ -23,6 +24,7 @@ BLANK_SYMBOL = "<blk>"
 SPACE_SYMBOL = "▁"
 TOKENS_FILE = "tokens.txt"
 BPE_FILE = "bpe.model"
+_BYTE = re.compile("<0x([0-9A-F]{2})>")  # a unit of sentencepiece's byte_fallback: part of a character in UTF-8
 
 
 class TokenizerError(ValueError):
@@ -39,6 +41,7 @@ class Tokenizer(abc.ABC):
     def __init__(self, symbols: Sequence[str]):
         self.level = "basic"
         self.symbols = list(symbols)
+        self._spelled = [bytes.fromhex(m[1]) if (m := _BYTE.fullmatch(s)) else s.encode() for s in self.symbols]
         self.alphabet = {" " if symbol == SPACE_SYMBOL else symbol for symbol in symbols if len(symbol) == 1}
         self._capitals = any(map(str.isupper, self.alphabet)) and not any(map(str.islower, self.alphabet))
 
@@ -105,8 +108,8 @@ class Tokenizer(abc.ABC):
                     f"id {id} is not in the vocabulary of {self.vocab_size}: were model and tokenizer trained together?"
                 )
             if id != BLANK:
-                pieces.append(self.symbols[id])
-        return _collapse("".join(pieces).replace(SPACE_SYMBOL, " "))
+                pieces.append(self._spelled[id])
+        return _collapse(b"".join(pieces).decode(errors="replace").replace(SPACE_SYMBOL, " "))
 
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes `tokens.txt` (a line a unit: symbol, space, id) and what else `load_tokenizer` needs."""

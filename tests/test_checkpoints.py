@@ -12,11 +12,14 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
 
+from conformer.api import LoadError, load
 from conformer.checkpoints import nemo
 from conformer.checkpoints.convert import read_checkpoint
 from conformer.checkpoints.safetensors_file import read_safetensors
@@ -81,6 +84,7 @@ def torch_archive(program: bytes) -> io.BytesIO:
         ({"a": np.zeros(2)}, r"asks for numpy.*_reconstruct"),
         ({"a": print}, r"asks for builtins\.print"),
         ({"a": 1}, "no dictionary of tensors alone"),
+        ({1: 1}, "no dictionary of tensors alone"),
     ],
 )
 def test_a_pickle_of_more_than_tensors_is_refused_by_name(content, match):
@@ -207,12 +211,12 @@ def with_tensors(path, change):
 class TorchTensor:
     """Pickled as torch pickles a tensor of float32."""
 
-    def __init__(self, key, array):
-        self.storage, self.shape = TorchStorage((key, array.size)), array.shape
+    def __init__(self, key, array, *rest):
+        self.storage, self.shape, self.rest = TorchStorage((key, array.size)), array.shape, rest
         self.strides = tuple(int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim))
 
     def __reduce__(self):
-        return TorchName("torch._utils", "_rebuild_tensor_v2"), (self.storage, 0, self.shape, self.strides)
+        return TorchName("torch._utils", "_rebuild_tensor_v2"), (self.storage, 0, self.shape, self.strides, *self.rest)
 
 
 class TorchStorage(tuple):
@@ -256,6 +260,17 @@ def wenet_with(golden, tmp_path, change, **settings):
     return read_checkpoint(folder)
 
 
+def test_a_tensor_whose_values_are_to_be_negated_is_refused():
+    """As torch saves a lazy negation: its storage holds other values than it has."""
+    file, program = io.BytesIO(), io.BytesIO()
+    tensor = TorchTensor("a", np.ones(2, np.float32), False, {}, {"neg": True})
+    TorchPickler(program, protocol=2).dump({"a": tensor})
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("final/data.pkl", program.getvalue())
+    with pytest.raises(ConversionError, match=r"final\.pt is damaged \(ValueError: a tensor with .*neg"):
+        read_torch(file, "final.pt")
+
+
 def test_layers_that_wenet_saves_and_does_not_use_are_left_out(golden, tmp_path):
     """`concat_linear` of the versions of 2021 and 2022, and the last norm where `final_norm` is off."""
 
@@ -269,6 +284,56 @@ def test_layers_that_wenet_saves_and_does_not_use_are_left_out(golden, tmp_path)
     assert set(other.parameters) - set(mine.parameters) == {"encoder.final_norm.scale", "encoder.final_norm.bias"}
     for name, array in mine.parameters.items():
         np.testing.assert_array_equal(array, other.parameters[name])
+
+
+def test_units_of_wenet_may_stand_in_any_order(golden, tmp_path):
+    folder = copied(golden, tmp_path, WENET)
+    table = folder / "units.txt"
+    expected, lines = read_checkpoint(folder).tokenizer.symbols, table.read_text().splitlines()
+    table.write_text("\ufeff" + "\r\n".join(line.replace(" ", "\t") for line in reversed(lines)))
+    assert read_checkpoint(folder).tokenizer.symbols == expected
+    for wrong, match in [(["a 0"], r"units\.txt:41: expected a unit and"), (["a 41"], "none is number 40")]:
+        table.write_text("\n".join(lines + wrong))
+        with pytest.raises(ConversionError, match=match):
+            read_checkpoint(folder)
+
+
+def test_features_as_wenet_described_them_in_2021(golden, tmp_path):
+    folder = copied(golden, tmp_path, WENET)
+    expected = read_checkpoint(folder).config.replace({"features.dither": 0.0})
+    values = yaml.safe_load((folder / "train.yaml").read_text())
+    features = {"feature_type": "fbank", "mel_bins": 80, "frame_length": 25, "frame_shift": 10, "using_pitch": False}
+    values |= {"dataset_conf": {"max_length": 40960}, "collate_conf": {"feature_extraction_conf": features}}
+    for pitch in (False, True):
+        features["using_pitch"] = pitch
+        (folder / "train.yaml").write_text(yaml.safe_dump(values))
+        with pytest.raises(ConversionError, match="using_pitch=True") if pitch else contextlib.nullcontext():
+            assert read_checkpoint(folder).config == expected
+
+
+def test_a_bias_is_there_exactly_where_the_configuration_has_one(golden, tmp_path):
+    """Its loss would change what is recognised, and so would the use of one that the configuration turns off."""
+    expand, key = "encoder.encoders.1.feed_forward.w_1.bias", "encoder.encoders.{}.self_attn.linear_k.bias"
+    cases = iter(range(9))
+
+    def wenet(change, **settings):
+        (folder := tmp_path / f"wenet{next(cases)}").mkdir()
+        return wenet_with(golden, folder, change, **settings)
+
+    for name in (expand, "ctc.ctc_lo.bias", "encoder.embed.conv.0.bias"):
+        with pytest.raises(ConversionError, match=rf"\(missing: {name}\)"):
+            wenet(lambda arrays, name=name: arrays.pop(name))
+    with pytest.raises(ConversionError, match=r"left over: encoder\.encoders\.0\.feed_forward\.w_1\.bias"):
+        wenet(lambda arrays: None, mlp_bias=False)
+    wenet(lambda arrays: [arrays.pop(key.format(block)) for block in range(3)], key_bias=False)
+    with pytest.raises(ConversionError, match=r"left over: .*conv\.depthwise_conv\.bias"):
+        read_checkpoint(with_settings(golden, tmp_path, CONFORMER, encoder__use_bias=False))
+    folder = copied(golden, tmp_path, PARAKEET)
+    values = json.loads((folder / "config.json").read_text())
+    values["encoder_config"]["convolution_bias"] = False
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ConversionError, match=r"left over: encoder\.layers\.0\.conv\.depthwise_conv\.bias"):
+        read_checkpoint(folder)
 
 
 def test_statistics_that_wenet_declares_must_be_there(golden, tmp_path):
@@ -309,6 +374,38 @@ def test_chunks_and_the_whole_context_of_one_model(golden, tmp_path):
     assert config.not_streaming is None
 
 
+def test_models_of_whole_utterances_have_no_sizes_of_streams(golden, tmp_path):
+    read_checkpoint(golden / CONFORMER).save(tmp_path)
+    for name in ("chunk_size", "num_left_chunks", "look_ahead"):
+        options: dict[str, Any] = {name: 4}
+        with pytest.raises(LoadError, match=rf"{name} is of streams, leave it out for .*causal_conv"):
+            load(tmp_path, **options)
+    command = [sys.executable, "eval.py", f"--workdir={tmp_path}", "--streaming"]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    assert result.returncode == 1 and "eval.py: --streaming: a model with model.causal_conv=False" in result.stderr
+    assert not result.stdout  # nothing is recognised before
+
+
+def test_a_whole_utterance_has_the_context_of_training(golden, tmp_path, monkeypatch):
+    """NeMo masks whole utterances by its first context, also where nothing can stream."""
+    path = with_settings(golden, tmp_path, FASTCONFORMER, encoder__conv_context_size=None)
+    read_checkpoint(path).save(tmp_path / "out")
+    config, model, _, _ = load_model(tmp_path / "out")
+    assert config.whole_context == (4, 2) and "causal_conv" in (config.not_streaming or "")
+    monkeypatch.setattr("conformer.api.WHOLE_SECONDS", 2.0)
+    engine = load(tmp_path / "out")._stepper
+    windows = np.random.default_rng(0).normal(size=(1, engine.framing.window, 80)).astype(np.float32)
+    found = engine(windows, np.array([24], np.int32))[0, :24]
+    lead = engine.framing.lengths.lead
+    features = jnp.asarray(windows[:, lead:]), jnp.array([engine.framing.end(windows[0], 24) - lead])
+    masked, free = (
+        model.log_softmax(model(*features, chunk_size=size, num_left_chunks=left)[0])[0, :24]
+        for size, left in ((4, 2), (0, -1))
+    )
+    np.testing.assert_allclose(found, masked, atol=1e-4)
+    assert np.abs(found - free).max() > 1e-2
+
+
 @pytest.mark.parametrize(
     "key, value",
     [
@@ -325,6 +422,70 @@ def test_options_of_nemo_that_are_not_supported_are_named(golden, tmp_path, key,
     path = with_settings(golden, tmp_path, CONFORMER, **{key: value})
     with pytest.raises(ConversionError, match=key.replace("__", ".*")):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("encoder__att_context_size", -1),
+        ("encoder__att_context_size", [None, 3]),
+        ("encoder__att_context_size", [[8, 3], [8]]),
+        ("encoder__att_context_size", [10, 3]),  # which NeMo refuses too: no whole chunks
+        ("encoder__conv_norm_type", None),
+        ("encoder__subsampling", None),
+        ("preprocessor__log", None),
+        ("preprocessor__sample_rate", 0),
+        ("preprocessor__lowfreq", 9_000),
+        ("preprocessor__dither", "none"),
+    ],
+)
+def test_settings_of_nemo_that_make_no_sense_are_named(golden, tmp_path, key, value):
+    option = {"preprocessor__lowfreq": r"features\.low_freq"}.get(key, key.replace("__", r".*\."))
+    with pytest.raises(ConversionError, match=rf"changed\.nemo: .*{option}"):
+        read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, **{key: value}))
+
+
+def test_a_vocabulary_that_is_no_list_is_named(golden, tmp_path):
+    with pytest.raises(ConversionError, match=r"decoder\.vocabulary=5 is no list"):
+        read_checkpoint(with_settings(golden, tmp_path, CONFORMER, decoder__vocabulary=5))
+
+
+def test_a_small_number_may_lack_its_point(golden, tmp_path):
+    """Such as 1e-05, which is text in YAML 1.1, but a number to the reader that NeMo has."""
+    config = read_checkpoint(with_settings(golden, tmp_path, CONFORMER, preprocessor__dither="1e-05")).config
+    assert config.features.dither == pytest.approx(1e-5 * 2**15)
+
+
+def parakeet_with(golden, tmp_path, file, change):
+    """The folder of Parakeet with another JSON file: `change` gets its values."""
+    folder = copied(golden, tmp_path, PARAKEET)
+    values = json.loads((folder / file).read_text())
+    change(values)
+    (folder / file).write_text(json.dumps(values))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (lambda values: values.update(decoder={"type": "ByteLevel"}), r"tokenizer\.json: .*ByteLevel"),
+        (lambda values: values["model"].update(end_of_word_suffix="</w>"), r"end_of_word_suffix='</w>'"),
+        (lambda values: values["model"].update(continuing_subword_prefix="##"), r"continuing_subword_prefix='##'"),
+    ],
+)
+def test_units_that_spell_in_another_way_are_refused(golden, tmp_path, change, match):
+    with pytest.raises(ConversionError, match=match):
+        read_checkpoint(parakeet_with(golden, tmp_path, "tokenizer.json", change))
+
+
+def test_keys_that_transformers_leaves_out_have_its_defaults(golden, tmp_path):
+    def change(values):
+        for key in ("vocab_size", "pad_token_id", "encoder_config"):
+            del values[key]
+
+    match = r"subsampling\.linear\.weight is \[64, 160\] and not \[1024, 2560\]"
+    with pytest.raises(ConversionError, match=match):
+        read_checkpoint(parakeet_with(golden, tmp_path, "config.json", change))
 
 
 def test_stored_filters_that_differ_are_refused(golden, tmp_path):
@@ -359,11 +520,23 @@ def test_keys_of_nemo_3(golden, tmp_path):
 
 
 def test_a_compressed_nemo_is_read(golden, tmp_path):
-    mine = read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, encoder__dropout=0.2))
+    mine = read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, encoder__dropout=0.2, tokenizer__type="BPE"))
     other = read_checkpoint(golden / FASTCONFORMER)
     assert mine.config.model.dropout == 0.2
     for name, array in other.parameters.items():
         np.testing.assert_array_equal(mine.parameters[name], array)
+
+
+def test_the_last_file_of_a_name_counts(golden, tmp_path):
+    """As where a tar is unpacked: one that is appended takes the place of the first. Its error is one line."""
+    path = tmp_path / "model.nemo"
+    shutil.copyfile(golden / CONFORMER, path)
+    with tarfile.open(path, "a") as archive:
+        member = tarfile.TarInfo("./model_config.yaml")
+        member.size = len(data := b"a: [1,\n  {2\n")
+        archive.addfile(member, io.BytesIO(data))
+    with pytest.raises(ConversionError, match=r"model_config\.yaml is damaged \([^\n]*\): fetch it again"):
+        read_checkpoint(path)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):

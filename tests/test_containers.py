@@ -148,6 +148,50 @@ def test_chunks_padding_and_tags_behind_the_audio_do_no_harm(tmp_path):
     assert len(read(tmp_path / "a", before)) == RATE
 
 
+def test_a_last_byte_without_its_partner_may_lack_its_padding(tmp_path):
+    """The chunk behind it then begins at an odd byte, which no rule allows, but some writers do."""
+    data = written(tmp_path, ("WAV", "PCM_U8"), SPEECH[:-1])
+    end, notes = data.index(b"data") + 8 + RATE - 1, b"LIST" + struct.pack("<I", 3_000) + b"INFO" + bytes(2_996)
+    for padding in (b"", b"\0"):
+        assert len(read(tmp_path / "a", data[:end] + padding + notes + notes)) == RATE - 1
+
+
+def test_a_second_chunk_of_audio_is_an_error(tmp_path):
+    data = written(tmp_path, ("WAV", "PCM_16"))
+    with pytest.raises(AudioError, match="holds more than its header says"):
+        read(tmp_path / "a", data + data[data.index(b"data") :])
+
+
+def test_samples_may_be_wider_than_their_bits(tmp_path):
+    """24 bits in 4 bytes each: the header gives both, and the decoder tells by the samples how to take them."""
+    samples = np.round(SPEECH * 2**23).astype(np.int32) << 8
+    data = bytearray(written(tmp_path, ("WAV", "PCM_32"), samples))
+    at = data.index(b"fmt ") + 8
+    expected = read(tmp_path / "a", bytes(data))
+    assert struct.unpack_from("<HH", data, at + 12) == (4, 32)
+    struct.pack_into("<H", data, at + 14, 24)
+    np.testing.assert_array_equal(read(tmp_path / "a", bytes(data)), expected)
+
+
+def test_mp3_in_wav_is_read_from_a_pipe_too(tmp_path):
+    sound = written(tmp_path, ("MP3", "MPEG_LAYER_III"))
+    layout = struct.pack("<HHIIHHHHIHHH", 0x55, 1, RATE, 1_000, 1, 0, 12, 1, 2, 144, 1, 1393)
+    chunks = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + b"data" + struct.pack("<I", len(sound)) + sound
+    assert len(read(tmp_path / "a", b"RIFF" + struct.pack("<I", len(chunks)) + chunks)) == RATE
+
+
+TAG = b"ID3\4\0\0\0\0\1\0" + bytes(128)
+
+
+@pytest.mark.parametrize("kind", [(kind, "PCM_16") for kind in ("WAV", "AIFF", "AU", "FLAC", "CAF")])
+def test_a_tag_before_the_container_is_no_part_of_it(tmp_path, kind):
+    data = written(tmp_path, kind)
+    np.testing.assert_array_equal(read(tmp_path / "a", TAG + TAG + data), read(tmp_path / "b", data))
+    assert audio_seconds(tmp_path / "a") == 1.0
+    with pytest.raises(AudioError, match=r"truncated|decoded"):
+        read(tmp_path / "a", TAG + data[: len(data) // 2])
+
+
 def test_an_empty_file_with_a_header_holds_no_samples(tmp_path):
     for kind in (("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16")):
         with pytest.raises(AudioError, match="holds no samples"):
@@ -174,12 +218,22 @@ def test_flac_is_read_to_its_last_frame(tmp_path, length, total):
     assert audio_seconds(tmp_path / "a") == length / RATE
 
 
+def test_flac_with_a_tag_before_it_or_something_behind(tmp_path):
+    data = written(tmp_path, ("FLAC", "PCM_16"))
+    expected = read(tmp_path / "a", data)
+    for file in (TAG + with_total(data, 0), TAG + with_total(data, 100), with_total(data, 0) + bytes(300)):
+        np.testing.assert_array_equal(read(tmp_path / "a", file), expected)
+    for behind in (b"TAG" + bytes(125), bytes(5_000), b"x" * 100):
+        np.testing.assert_array_equal(read(tmp_path / "a", data + behind), expected)
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 def test_flac_that_promises_more_is_an_error_and_so_is_an_open_one_that_is_cut(tmp_path, channels):
     data = written(tmp_path, ("FLAC", "PCM_16"), np.stack([SPEECH] * channels, 1))
     with pytest.raises(AudioError, match="truncated"):
         read(tmp_path / "a", with_total(data, RATE + 1_000))
-    for cut in (len(data) - 1, len(data) // 2, 60, 30):
+    frames = data.index(b"\xff\xf8")
+    for cut in (len(data) - 1, len(data) // 2, frames + 3, frames + 1, frames, 60, 30):
         with pytest.raises(AudioError, match="truncated"):
             read(tmp_path / "a", with_total(data, 0)[:cut])
 
@@ -202,6 +256,10 @@ def test_mp3_gives_all_samples_with_a_count_of_frames_or_without(tmp_path, rate,
     assert len(read(tmp_path / "a", data)) == 4 * RATE
     bare = without_first_frame(data)
     tags = b"ID3\4\0\0\0\0\1\0" + bytes(128), b"TAG" + bytes(125)
+    footed = b"ID3\4\0\x10\0\0\1\0" + bytes(128) + b"3DI\4\0\x10\0\0\1\0"
+    longer = b"ID3\3\0\0\0\0\0\xc8" + bytes(200)  # its size is written as no tag's may be
+    for file in (tags[0] + data, footed + data, longer + data, data + bytes(5_000)):
+        np.testing.assert_array_equal(read(tmp_path / "b", file), read(tmp_path / "a", data))
     for file in (bare, tags[0] + bare, bare + tags[1], bare + tags[1] + bare):
         heard = read(tmp_path / "a", file)
         extra = len(heard) / RATE - 4 * (1 + (file.count(bare) > 1))
@@ -228,7 +286,7 @@ def test_streams_behind_each_other_are_all_read(tmp_path, kind):
     assert 0 <= len(read(tmp_path / "a", first + second + first)) - 4 * RATE < 0.4 * RATE
 
 
-@pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("FLAC", "PCM_16")])
+@pytest.mark.parametrize("kind", [(kind, "PCM_16") for kind in ("WAV", "AIFF", "AU", "FLAC", "NIST")])
 def test_files_behind_each_other_are_an_error(tmp_path, kind):
     data = written(tmp_path, kind)
     with pytest.raises(AudioError, match="split what was joined"):
@@ -238,6 +296,7 @@ def test_files_behind_each_other_are_an_error(tmp_path, kind):
 def test_ogg_without_one_of_its_pages_is_an_error(tmp_path):
     data = written(tmp_path, ("OGG", "VORBIS"), np.resize(SPEECH, 10 * RATE))
     pages = [at for at in range(len(data)) if data.startswith(b"OggS", at)]
+    assert len(read(tmp_path / "a", data + bytes(5_000))) == 10 * RATE
     with pytest.raises(AudioError, match="lacks pages"):
         read(tmp_path / "a", data[: pages[2]] + data[pages[3] :])
 

@@ -296,10 +296,15 @@ def test_texts_of_folders_and_compressed_files(tmp_path):
     files = text_files([tmp_path, tmp_path / "a.txt"])
     assert list(sentences(files, "basic", print)) == ["one", "two", "three four", "one"]
     whole = (tmp_path / "b.txt.gz").read_bytes()
-    for name, content in (("d.txt.gz", whole[:-9]), ("e.txt.gz", b"plain"), ("f.txt.xz", b"plain")):
+    damaged = {"d.txt.gz": whole[:-9], "e.txt.gz": b"plain", "f.txt.xz": b"plain", "g.txt.bz2": b"plain"}
+    damaged["h.txt.gz"] = gzip.compress(b"two\n")[:10] + b"\7" * 20  # its deflated data, not its header
+    for name, content in damaged.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(LanguageModelError, match=f"{name} is damaged"):
             list(sentences([tmp_path / name], "basic", print))
+    (tmp_path / "i.txt").write_text(" \n\n")
+    with pytest.raises(LanguageModelError, match=r"i\.txt: no word in it"):
+        list(sentences([tmp_path / "i.txt"], "basic", print))
     (tmp_path / "none").mkdir()
     with pytest.raises(LanguageModelError, match="none holds no text"):
         text_files([tmp_path / "none"])

@@ -118,6 +118,15 @@ def test_broken_line_is_named(tmp_path, line, complaint):
     assert f"{path}:2: " in str(error.value) and complaint in str(error.value)
 
 
+def test_a_part_that_begins_with_its_file_is_a_part(tmp_path):
+    soundfile.write(tmp_path / "b.wav", np.full(8_000, 0.1), 8_000)
+    row = {"audio": "b.wav", "text": "go", "offset": 0.0}
+    for duration in (1.0, 0.95, None):  # of the whole file
+        assert len(load_manifest(write_manifest(tmp_path, row | {"duration": duration}))) == 1
+    with pytest.raises(DataError, match=r":1: 'offset' \(a part of a longer file\) is not supported"):
+        load_manifest(write_manifest(tmp_path, row | {"duration": 0.5}))
+
+
 def test_what_cannot_be_a_corpus(tmp_path):
     with pytest.raises(DataError, match=r"nothing does not exist: point data\.source"):
         load_manifest(tmp_path / "nothing")
@@ -131,6 +140,18 @@ def test_what_cannot_be_a_corpus(tmp_path):
     soundfile.write(binary, np.full(800, 0.7), 8000)
     with pytest.raises(DataError, match=r"speech\.wav:1: byte \d+ is not UTF-8"):
         load_manifest(binary)
+
+
+def test_librispeech_behind_links(tmp_path):
+    """Splits may lie on other disks. A link to a folder above leads nowhere new."""
+    chapter = tmp_path / "disk" / "19" / "198"
+    chapter.mkdir(parents=True)
+    (chapter / "19-198.trans.txt").write_text("\u200b19-198-0000 GO\n", "utf-8")  # no id holds what cannot be seen
+    (chapter / "loop").symlink_to(tmp_path / "disk")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "train").symlink_to(tmp_path / "disk")
+    (utterance,) = load_manifest(tmp_path / "corpus")
+    assert (utterance.id, utterance.speaker, utterance.split) == ("19-198-0000", "19", "train")
 
 
 def test_librispeech_folder(tmp_path):

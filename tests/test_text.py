@@ -57,14 +57,22 @@ def test_normalising_twice_is_normalising_once(text, level):
 
 
 @given(
-    st.lists(st.text(st.characters(exclude_characters="\r\n\ufeff", codec="utf-8"), max_size=20), min_size=1),
+    st.lists(st.text(st.characters(exclude_characters="\0\r\n\ufeff", codec="utf-8"), max_size=20), min_size=1),
     st.sampled_from(["\n", "\r\n"]),
     st.sampled_from(["", "\ufeff"]),
 )
 def test_lines_end_at_line_feeds_alone(tmp_path_factory, lines, end, mark):
     path = tmp_path_factory.mktemp("lines") / "text"
-    path.write_bytes((mark + "".join(line + end for line in lines)).encode())
-    assert list(read_lines(path, ValueError)) == list(enumerate(lines, 1))
+    file = (mark + "".join(line + end for line in lines)).encode()
+    path.write_bytes(file + file)  # as files that are put behind each other
+    assert list(read_lines(path, ValueError)) == list(enumerate(lines + lines, 1))
+
+
+def test_what_holds_zeros_is_no_text(tmp_path):
+    """Such as UTF-16 without a byte-order mark, which is UTF-8 too."""
+    (tmp_path / "text").write_bytes("one\ntwo\n".encode("utf-16-le"))
+    with pytest.raises(ValueError, match=r"text:1: byte 2 is 0, which no text holds.*iconv"):
+        list(read_lines(tmp_path / "text", ValueError))
 
 
 def test_what_is_not_in_an_alphabet_is_counted():

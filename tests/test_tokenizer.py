@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformer.config import TokenizerConfig
-from conformer.tokenizer import BLANK, TokenizerError, load_tokenizer, train_tokenizer
+from conformer.tokenizer import BLANK, CharTokenizer, TokenizerError, load_tokenizer, train_tokenizer
 
 KINDS = ("char", "bpe")
 WORDS = ["zero", "one", "five", "eight", "go", "up", "down", "left", "right"]
@@ -47,6 +47,14 @@ def test_characters_are_sorted_and_decode_skips_blanks():
     assert tokenizer.encode(" be\t to ") == [2, 3, 1, 7, 5]
     assert tokenizer.decode([1, 0, 2, 0, 3, 1, 1, 7, 5, 0]) == "be to"
     assert tokenizer.encode("") == [] and tokenizer.decode([]) == ""
+
+
+def test_units_of_bytes_are_written_as_their_characters():
+    """As sentencepiece's `byte_fallback` makes them, for characters that it had no room for."""
+    tokenizer = CharTokenizer(["<blk>", "<0xC3>", "<0xA9>", "e", "▁"])
+    assert tokenizer.decode([3, 4, 1, 2, 3]) == "e ée"
+    assert tokenizer.decode_words([[3], [1, 2]]) == ["e", "é"]
+    assert tokenizer.decode([1, 3]) == "\ufffde"  # half of one
 
 
 def test_bpe_of_few_words_has_a_unit_for_each():

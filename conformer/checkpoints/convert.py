@@ -9,6 +9,15 @@ from conformer.checkpoints.tensors import ConversionError
 
 def read_checkpoint(path: pathlib.Path) -> Imported:
     """The model of a `.nemo` file, of a folder of WeNet, or of one of transformers. Raises ConversionError."""
+    try:
+        return _read(path)
+    except ValueError as error:  # of what was made of it, too, such as a configuration
+        if str(path) in str(error):
+            raise
+        raise ConversionError(f"{path}: {error}") from None
+
+
+def _read(path: pathlib.Path) -> Imported:
     if path.is_file() and path.suffix == ".nemo":
         return nemo.read(path)
     if not path.exists():

@@ -65,13 +65,18 @@ def table(values: Mapping[str, Any], key: str, origin: Any) -> dict[str, Any]:
     return section or {}
 
 
+def brief(error: Exception) -> str:
+    """What a parser says, which may be long, in one line."""
+    return " ".join(str(error).split())[:200]
+
+
 def _mapping(path: pathlib.Path, parse: Any) -> dict[str, Any]:
     try:
         values = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConversionError(f"{path} cannot be read ({error.strerror}): it belongs to the checkpoint") from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConversionError(f"{path} is damaged ({' '.join(str(error).split())[:200]}): restore it") from None
+        raise ConversionError(f"{path} is damaged ({brief(error)}): restore it") from None
     if not isinstance(values, dict):
         raise ConversionError(f"{path} holds no table of options: restore it")
     return values

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import yaml
 
-from conformer.checkpoints.imported import Imported, table
+from conformer.checkpoints.imported import Imported, brief, table
 from conformer.checkpoints.names import NEMO
 from conformer.checkpoints.options import Options
 from conformer.checkpoints.tensors import ConversionError, Tensors
@@ -49,7 +49,7 @@ def read(path: pathlib.Path) -> Imported:
                 "supported; take a CTC or a hybrid RNNT/CTC model"
             )
         features = _features(path, values)
-        model, train, scale = _model(path, values, features)
+        model, train, scale, unbiased = _model(path, values, features)
         symbols, speller = _units(archive, path, values, head)
         blank = len(symbols)
         tokenizer = make_tokenizer([*symbols, "<blank>"], blank, speller)
@@ -62,8 +62,8 @@ def read(path: pathlib.Path) -> Imported:
             origin = f"{path}: {WEIGHTS}"
             tensors = Tensors(origin, read_torch(file, origin), ignored)
             _check_constants(tensors, features, path)
-            bins = features.num_mel_bins
-            source = Source(tensors, names, blank, scale, np.zeros(bins, np.float32), np.ones(bins, np.float32))
+            mean, deviation = np.zeros(features.num_mel_bins, np.float32), np.ones(features.num_mel_bins, np.float32)
+            source = Source(tensors, names, blank, scale, mean, deviation, unbiased)
             return Imported.of("nemo", config, tokenizer, source)
 
 
@@ -80,8 +80,8 @@ def _opened(path: pathlib.Path) -> Iterator[tarfile.TarFile]:
 
 
 def _member(archive: tarfile.TarFile, path: pathlib.Path, name: str) -> Any:
-    """The file of that name in any folder of the tar."""
-    for member in archive.getmembers():
+    """The last file of that name in any folder of the tar: a later one takes the place of those before."""
+    for member in reversed(archive.getmembers()):
         if pathlib.PurePosixPath(member.name).name == name and (file := archive.extractfile(member)) is not None:
             return file
     raise ConversionError(f"{path} holds no {name}: is it a model of NeMo?")
@@ -91,7 +91,7 @@ def _settings(archive: tarfile.TarFile, path: pathlib.Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(_member(archive, path, SETTINGS).read())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConversionError(f"{path}: {SETTINGS} is damaged ({error}): fetch it again") from None
+        raise ConversionError(f"{path}: {SETTINGS} is damaged ({brief(error)}): fetch it again") from None
     if not isinstance(values, dict):
         raise ConversionError(f"{path}: {SETTINGS} holds no table of options: fetch it again")
     return values
@@ -99,7 +99,7 @@ def _settings(archive: tarfile.TarFile, path: pathlib.Path) -> dict[str, Any]:
 
 def _features(path: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
     options = Options(str(path), "preprocessor", values.get("preprocessor"))
-    rate = options.get("sample_rate", 16_000)
+    rate = options.need("sample_rate", 16_000)
     target = options.get("_target_", "AudioToMelSpectrogramPreprocessor")
     if not target.endswith("AudioToMelSpectrogramPreprocessor"):
         raise ConversionError(f"{path}: preprocessor._target_={target} is not supported")
@@ -136,8 +136,10 @@ def _features(path: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
     return features
 
 
-def _model(path: pathlib.Path, values: dict, features: FeatureConfig) -> tuple[ModelConfig, TrainConfig, float]:
-    """Reads the configuration of model and training, and the scale of the encoder's input."""
+def _model(
+    path: pathlib.Path, values: dict, features: FeatureConfig
+) -> tuple[ModelConfig, TrainConfig, float, tuple[str, ...]]:
+    """Reads the configuration of model and training, the scale of the encoder's input, and what has no biases."""
     options = Options(str(path), "encoder", values.get("encoder"))
     target = options.get("_target_", "ConformerEncoder")
     if not target.endswith("ConformerEncoder"):
@@ -150,12 +152,21 @@ def _model(path: pathlib.Path, values: dict, features: FeatureConfig) -> tuple[M
     options.choose("global_tokens", 0, (0,))
     options.choose("conv_dual_mode", False, (False,))
     options.choose("conv_context_style", "regular", ("regular", "dcc"))  # dcc: chunks in training alone
-    # Biases that are off, and u and v that blocks share, are in the tensors. The rest is of training, or of speed.
-    options.skip("use_bias", "untie_biases", "pos_emb_max_len", "att_context_probs", "att_chunk_context_size")
+    unbiased = () if options.get("use_bias", True, null=False) else (f"{NEMO.blocks}.",)
+    # u and v that blocks share are in the tensors of each. The rest is of training, or of speed.
+    options.skip("untie_biases", "pos_emb_max_len", "att_context_probs", "att_chunk_context_size")
     options.skip("reduction_position", "reduction_factor", "global_tokens_spacing", "global_attn_separate")
     options.skip("subsampling_conv_chunking_factor", "use_pytorch_sdpa", "use_pytorch_sdpa_backends")
-    options.skip("sync_max_audio_length", "n_layers_to_freeze", "adapter", "export_cache_support")
-    contexts = _contexts(path, options.get("att_context_size", None), options)
+    options.skip(
+        "use_triton",
+        "rope_base",
+        "rotary_fraction",
+        "sync_max_audio_length",
+        "n_layers_to_freeze",
+        "adapter",
+        "export_cache_support",
+    )
+    contexts = _contexts(path, options)
     context = options.get("conv_context_size", None)
     half = (taps - 1) // 2
     if context not in (None, "causal", [half, half], [taps - 1, 0]):
@@ -189,36 +200,47 @@ def _model(path: pathlib.Path, values: dict, features: FeatureConfig) -> tuple[M
     options.finish()
     chunks = tuple(dict.fromkeys(right + 1 for _, right in contexts)) or (0,)
     lefts = tuple(dict.fromkeys(left // (right + 1) if left >= 0 else -1 for left, right in contexts)) or (-1,)
-    return model, TrainConfig(chunk_sizes=chunks, num_left_chunks=lefts), scale
+    return model, TrainConfig(chunk_sizes=chunks, num_left_chunks=lefts), scale, unbiased
 
 
-def _contexts(path: pathlib.Path, sizes: Any, options: Options) -> list[tuple[int, int]]:
+def _contexts(path: pathlib.Path, options: Options) -> list[tuple[int, int]]:
     """The (left, right) contexts in frames that attention knows, the default first; none = whole utterances.
 
     NeMo computes whole utterances by default where a chunk also has a right context ("_with_rc").
     """
+    sizes = options.get("att_context_size", None) or [-1, -1]
     style = options.choose("att_context_style", "regular", ("regular", "chunked_limited", "chunked_limited_with_rc"))
     if style == "chunked_limited_with_rc":
         return []
-    sizes = sizes or [-1, -1]
-    pairs = [tuple(pair) for pair in (sizes if isinstance(sizes[0], list) else [sizes])]
-    if all(pair == (-1, -1) for pair in pairs):
+    whole = [-1, -1]  # a chunk of 0 frames and all before it
+    pairs: list[Any] = sizes if isinstance(sizes, list) and isinstance(sizes[0], list) else [sizes]
+    if all(pair == whole for pair in pairs):
         return []
-    whole = (-1, -1)  # a chunk of 0 frames and all before it
-    if style == "regular" or any(len(pair) != 2 or (pair[1] < 0 and pair != whole) for pair in pairs):
+    if style == "regular" or not all(pair == whole or _are_chunks(pair) for pair in pairs):
         raise ConversionError(
             f"{path}: encoder.att_context_size={sizes} with att_context_style={style} is not supported, only [-1, -1] "
-            "with regular, and chunks (chunked_limited) with a limited right context"
+            "with regular, and chunks (chunked_limited) with a limited right context and whole chunks on their left"
         )
-    return pairs
+    return [(left, right) for left, right in pairs]
+
+
+def _are_chunks(pair: Any) -> bool:
+    """Returns whether a context is of whole chunks: `right` + 1 frames, and `left` before them, -1 for all."""
+    match pair:
+        case [int(left), int(right)]:
+            return left >= -1 and right >= 0 and (left < 0 or left % (right + 1) == 0)
+    return False
 
 
 def _units(archive: tarfile.TarFile, path: pathlib.Path, values: dict, head: dict) -> tuple[list[str], Any]:
     """The units but the blank, which comes last, and the sentencepiece model."""
     tokenizer = table(values, "tokenizer", path)
     if not tokenizer:
-        return [str(label) for label in head.get("vocabulary") or values.get("labels") or []], None
-    if tokenizer.get("type") != "bpe":
+        labels = head.get("vocabulary") or values.get("labels")
+        if not isinstance(labels, list):
+            raise ConversionError(f"{path}: decoder.vocabulary={labels!r} is no list of characters: restore the file")
+        return [str(label) for label in labels], None
+    if str(tokenizer.get("type")).lower() != "bpe":
         raise ConversionError(f"{path}: tokenizer.type={tokenizer.get('type')!r} is not supported, only 'bpe'")
     name = str(tokenizer.get("model_path") or "tokenizer.model").removeprefix("nemo:")
     data = _member(archive, path, pathlib.PurePosixPath(name).name).read()

@@ -1,5 +1,6 @@
 """The configuration of a checkpoint: every key is read, known not to matter, or refused by name."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,9 @@ class Options:
             return null if null is not None and key in self._values else default
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
+        if isinstance(default, float) and isinstance(value, str):  # such as 1e-5, which YAML 1.1 takes for text
+            with contextlib.suppress(ValueError):
+                value = float(value)
         if default is not None and not isinstance(value, type(default)):
             raise ConversionError(f"{self._where}.{key}={value!r} is no {type(default).__name__}: restore the file")
         return value
@@ -43,14 +47,14 @@ class Options:
         return value
 
     def choose[T](self, key: str, default: T, supported: Mapping[Any, T] | Sequence[Any]) -> Any:
-        """Returns what a value stands for; null stands for `default`, unless null itself is supported.
+        """Returns what a value stands for; null stands for an empty `default`, such as False.
 
         Raises ConversionError for a value that is not supported.
         """
         self._read.add(key)
         value = self._values.get(key, default)
-        value = default if value is None and None not in supported else value
         known = list(supported)
+        value = default if value is None and None not in known and not default else value
         if value not in known:
             raise ConversionError(
                 f"{self._where}.{key}={value!r} is not supported, only {', '.join(map(repr, known))}: "

@@ -69,10 +69,6 @@ class Tensors:
             self._unusable.append(f"{name} is not finite")
         return array
 
-    def take_or_zeros(self, name: str, *shape: int) -> np.ndarray:
-        """Returns a tensor, or zeros where there is none, for one that may be missing, such as a bias."""
-        return self.take(name, *shape) if name in self._stored else np.zeros(shape, np.float32)
-
     def finish(self) -> None:
         """Raises ConversionError for tensors that are missing, left over or of the wrong shape, or not finite."""
         left = [

@@ -76,7 +76,8 @@ def read_torch(file: Any, origin: str) -> Mapping[str, Stored]:
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, _Tensor) for value in state.values()):
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(value, _Tensor) for value in state.values()):
         raise ConversionError(f"{origin} holds no dictionary of tensors alone: save the model's state_dict()")
     return {
         name: Stored(tensor.shape, tensor.storage.dtype, _reader(archive, folder, tensor, origin))
@@ -144,9 +145,19 @@ class _Marker(str):
     """The name of a kind of storage."""
 
 
-def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> _Tensor:
+def _rebuild_tensor(
+    storage: _Storage,
+    offset: int,
+    shape: tuple,
+    strides: tuple,
+    _grad: Any = None,
+    _hooks: Any = None,
+    flags: Any = None,
+) -> _Tensor:
     if not isinstance(storage, _Storage):
         raise ValueError("a tensor without a storage")
+    if flags:  # that values are to be negated, say
+        raise ValueError(f"a tensor with {flags}, which is no plain one")
     return _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 

@@ -1,5 +1,6 @@
 """A folder of transformers' ParakeetForCTC: config.json, safetensors, the feature extractor's and tokenizer's JSON."""
 
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from conformer.checkpoints.tensors import ConversionError, Stored, Tensors
 from conformer.checkpoints.units import make_tokenizer, plain_model
 from conformer.checkpoints.weights import Source
 from conformer.config import Config, FeatureConfig, ModelConfig
+from conformer.tokenizer import SPACE_SYMBOL
 
 CONFIG_FILE = "config.json"
 
@@ -27,29 +29,32 @@ def read(folder: pathlib.Path) -> Imported:
             f"{origin}: model_type={values.get('model_type')!r} is not supported, only 'parakeet_ctc'"
         )
     whole = Options(origin, "the model", values)
-    units, blank = whole.need("vocab_size"), whole.get("pad_token_id", -1)
+    units, blank = whole.need("vocab_size", 1025), whole.get("pad_token_id", 1024)
     if not 0 <= blank < units:
         raise ConversionError(f"{origin}: pad_token_id={blank}, the blank, must lie in 0 to {units - 1}")
-    encoder = Options(origin, "encoder_config", values.get("encoder_config"))
+    encoder = Options(origin, "encoder_config", values.get("encoder_config") or {})
     bins = encoder.need("num_mel_bins", 80)
     features = _features(folder, bins)
-    model, scale = _model(encoder)
+    model, scale, unbiased = _model(encoder)
     symbols, speller = _units(folder, units, blank)
     config = Config(features=features, model=model).replace({"model.vocab_size": units})
     tensors = Tensors(str(folder / "model.safetensors"), _tensors(folder))
-    source = Source(tensors, TRANSFORMERS, blank, scale, np.zeros(bins, np.float32), np.ones(bins, np.float32))
+    mean, deviation = np.zeros(bins, np.float32), np.ones(bins, np.float32)
+    source = Source(tensors, TRANSFORMERS, blank, scale, mean, deviation, unbiased)
     return Imported.of("transformers", config, make_tokenizer(symbols, blank, speller), source)
 
 
-def _model(options: Options) -> tuple[ModelConfig, float]:
-    """Reads the configuration of the model, and the scale of the encoder's input."""
+def _model(options: Options) -> tuple[ModelConfig, float, tuple[str, ...]]:
+    """Reads the configuration of the model, the scale of the encoder's input, and what has no biases."""
     dim, heads = options.need("hidden_size", 1024), options.need("num_attention_heads", 8)
     options.choose("model_type", "parakeet_encoder", ("parakeet_encoder",))
     options.choose("hidden_act", "silu", ("silu", "swish"))
     options.choose("num_key_value_heads", heads, (heads,))
     options.choose("subsampling_conv_kernel_size", 3, (3,))
     options.choose("subsampling_conv_stride", 2, (2,))
-    options.skip("attention_bias", "convolution_bias", "max_position_embeddings")  # biases that are off are zeros here
+    unbiased = () if options.get("attention_bias", True) else (".self_attn.", ".feed_forward")
+    unbiased += () if options.get("convolution_bias", True) else (".conv.",)
+    options.skip("max_position_embeddings")
     options.skip("dtype", "torch_dtype", "transformers_version", "architectures", "return_dict", "_name_or_path")
     options.skip("output_hidden_states", "output_attentions", "use_cache", "chunk_size_feed_forward", "head_dim")
     model = ModelConfig(
@@ -70,7 +75,7 @@ def _model(options: Options) -> tuple[ModelConfig, float]:
     )
     scale = dim**0.5 if options.get("scale_input", True) else 1.0
     options.finish()
-    return model, scale
+    return model, scale, unbiased
 
 
 def _features(folder: pathlib.Path, bins: int) -> FeatureConfig:
@@ -84,7 +89,7 @@ def _features(folder: pathlib.Path, bins: int) -> FeatureConfig:
     options.choose("feature_extractor_type", "ParakeetFeatureExtractor", ("ParakeetFeatureExtractor",))
     options.choose("feature_size", bins, (bins,))
     options.skip("padding_side", "padding_value", "return_attention_mask", "processor_class")
-    rate = options.get("sampling_rate", 16_000)
+    rate = options.need("sampling_rate", 16_000)
     features = FeatureConfig(
         kind="nemo",
         sample_rate=rate,
@@ -105,10 +110,10 @@ def _features(folder: pathlib.Path, bins: int) -> FeatureConfig:
 def _tensors(folder: pathlib.Path) -> Mapping[str, Stored]:
     """Returns the tensors of model.safetensors, or of the shards that its index lists. Raises ConversionError."""
     index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if not index.is_file():
-        if not whole.exists():
-            raise ConversionError(f"{folder} holds no {whole.name}: save the model as safetensors (save_pretrained)")
+    if whole.is_file():
         return read_safetensors(whole)
+    if not index.is_file():
+        raise ConversionError(f"{folder} holds no {whole.name}: save the model as safetensors (save_pretrained)")
     names = set(map(str, table(read_json(index), "weight_map", index).values()))
     shards = {name: read_safetensors(folder / pathlib.PurePath(name).name) for name in names}
     return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
@@ -128,6 +133,13 @@ def _units(folder: pathlib.Path, count: int, blank: int) -> tuple[list[str], Any
 def _read_units(path: pathlib.Path, values: dict[str, Any], count: int, blank: int) -> tuple[list[str], Any]:
     model = values.get("model") or {}
     kind, vocabulary = model.get("type"), model.get("vocab") or {}
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise ConversionError(
+                f"{path}: model.{key}={model[key]!r} is not supported, only {SPACE_SYMBOL!r} as a space"
+            )
+    if "ByteLevel" in json.dumps([values.get("pre_tokenizer"), values.get("decoder")]):
+        raise ConversionError(f"{path}: units of bytes (ByteLevel) are not supported, only {SPACE_SYMBOL!r} as a space")
     pieces: dict[str, int]
     if kind == "BPE":
         pieces = dict(vocabulary)

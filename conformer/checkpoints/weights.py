@@ -2,7 +2,7 @@
 
 Some terms have no option in the network and are multiplied into its weights, which changes nothing but rounding: the
 scale of the encoder's input, u of attention, and the bias of a depthwise convolution before a map over channels. Biases
-that a checkpoint lacks are zeros.
+that a configuration turns off are zeros.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ class Source:
     Args:
         blank: its place among the checkpoint's units.
         input_scale: the factor of the encoder's input.
+        unbiased: parts of the names of modules whose biases the configuration turns off.
     """
 
     tensors: Tensors
@@ -33,6 +34,7 @@ class Source:
     input_scale: float
     feature_mean: np.ndarray
     feature_scale: np.ndarray
+    unbiased: tuple[str, ...] = ()
 
 
 def parameters_of(source: Source, config: Config) -> Arrays:
@@ -59,15 +61,21 @@ def parameters_of(source: Source, config: Config) -> Arrays:
 
 class _Reader:
     def __init__(self, source: Source, config: Config):
-        self.source, self.take, self.optional = source, source.tensors.take, source.tensors.take_or_zeros
+        self.source, self.take = source, source.tensors.take
         self.names, self.model, self.dim = source.names, config.model, config.model.encoder_dim
         self.bins = config.features.num_mel_bins
         self.conv_head = not source.names.final_norm  # a convolution of one tap in NeMo's family
 
+    def bias(self, name: str, size: int) -> np.ndarray:
+        """The bias of a module, zeros where it has none."""
+        if any(part in name for part in self.source.unbiased):
+            return np.zeros(size, np.float32)
+        return self.take(f"{name}.bias", size)
+
     def linear(self, name: str, inputs: int, outputs: int, pointwise: bool = False) -> Arrays:
         shape = (outputs, inputs, 1) if pointwise else (outputs, inputs)
         weight = self.take(f"{name}.weight", *shape).reshape(outputs, inputs)
-        return {"kernel": np.ascontiguousarray(weight.T), "bias": self.optional(f"{name}.bias", outputs)}
+        return {"kernel": np.ascontiguousarray(weight.T), "bias": self.bias(name, outputs)}
 
     def norm(self, name: str) -> Arrays:
         return {"scale": self.take(f"{name}.weight", self.dim), "bias": self.take(f"{name}.bias", self.dim)}
@@ -80,12 +88,12 @@ class _Reader:
             if index == 0 or not separable:
                 name = f"{self.names.convolutions}.{2 * index}"
                 kernel = self.take(f"{name}.weight", channels, inputs, taps, taps).transpose(2, 3, 1, 0)
-                stage = {"kernel": kernel, "bias": self.optional(f"{name}.bias", channels)}
+                stage = {"kernel": kernel, "bias": self.bias(name, channels)}
             else:
                 depthwise, pointwise = (f"{self.names.convolutions}.{3 * index - 1 + part}" for part in (0, 1))
                 kernel = self.take(f"{depthwise}.weight", channels, 1, taps, taps)[:, 0].transpose(1, 2, 0)
                 mix = self.take(f"{pointwise}.weight", channels, channels, 1, 1)[:, :, 0, 0].T
-                bias = self.optional(f"{depthwise}.bias", channels) @ mix + self.optional(f"{pointwise}.bias", channels)
+                bias = self.bias(depthwise, channels) @ mix + self.bias(pointwise, channels)
                 stage = {"kernel": kernel, "pointwise.kernel": mix, "pointwise.bias": bias}
             arrays |= _under(f"stages.{index}", stage)
             bins = (bins + sum(FREQUENCY_PADDING[self.model.subsampling_padding]) - taps) // stride + 1
@@ -121,7 +129,7 @@ class _Reader:
         arrays = _under("norm", self.norm(prefix + names.convolution_norm))
         arrays |= _under("gate", self.linear(prefix + names.gate, dim, 2 * dim, pointwise=True))
         arrays["kernel"] = self.take(f"{prefix}{names.depthwise}.weight", dim, 1, taps)[:, 0].T
-        bias = self.optional(f"{prefix}{names.depthwise}.bias", dim)
+        bias = self.bias(prefix + names.depthwise, dim)
         middle = self.norm(prefix + names.middle_norm)
         if self.model.convolution_norm == "batch_norm":
             # A bias before it only moves the mean.

@@ -13,10 +13,18 @@ from conformer.checkpoints.torch_file import read_torch
 from conformer.checkpoints.units import make_tokenizer, parse_model
 from conformer.checkpoints.weights import Source
 from conformer.config import Config, FeatureConfig, ModelConfig, TrainConfig
+from conformer.text import read_lines
 
 CONFIG_FILE = "train.yaml"
 DYNAMIC_CHUNKS = 25  # the largest chunk that WeNet draws in training
 INPUT_LAYERS = {"conv2d": 4, "conv2d6": 6, "conv2d8": 8}
+BIASES = {  # option: parts of the names of the modules that it concerns
+    "query_bias": (".linear_q", ".linear_out"),
+    "key_bias": (".linear_k",),
+    "value_bias": (".linear_v",),
+    "mlp_bias": (".feed_forward",),
+    "conv_bias": (".conv_module.",),
+}
 # Other branches than CTC, and tables of sinusoids, which some versions save.
 IGNORED = ("decoder.", "attention_decoder.", "predictor.", "joint.", "encoder.embed.pos_enc.", "encoder.embed.0.pe")
 UNUSED = ".concat_linear."  # a layer of every block that versions of 2021 and 2022 save and do not use
@@ -30,7 +38,7 @@ def read(folder: pathlib.Path) -> Imported:
             f"{folder / CONFIG_FILE}: encoder={values['encoder']!r} is no conformer: it is not supported"
         )
     features = _features(folder, values)
-    model, train, scale = _model(folder, values)
+    model, train, scale, unbiased = _model(folder, values)
     checkpoint = _checkpoint(folder)
     symbols = _symbols(folder, values)
     blank = table(values, "ctc_conf", folder / CONFIG_FILE).get("ctc_blank_id", 0)
@@ -49,7 +57,8 @@ def read(folder: pathlib.Path) -> Imported:
         mean = np.zeros(bins) if identity else tensors.take("encoder.global_cmvn.mean", bins)
         deviation = np.ones(bins) if identity else tensors.take("encoder.global_cmvn.istd", bins)
         names = WENET if model.subsampling_factor == 4 else WENET._replace(projection="encoder.embed.linear")
-        source = Source(tensors, names, blank, scale, mean.astype(np.float32), deviation.astype(np.float32))
+        mean, deviation = mean.astype(np.float32), deviation.astype(np.float32)
+        source = Source(tensors, names, blank, scale, mean, deviation, unbiased)
         return Imported.of("wenet", config, tokenizer, source)
 
 
@@ -58,11 +67,20 @@ def _features(folder: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
     kind = data.get("feats_type", "fbank")
     if kind != "fbank":
         raise ConversionError(f"{origin}: dataset_conf.feats_type={kind!r} is not supported, only 'fbank'")
-    bank = Options(origin, "dataset_conf.fbank_conf", data.get("fbank_conf") or {})
-    rate = table(data, "resample_conf", origin).get("resample_rate", 16_000)
-    bins = bank.get("num_mel_bins", 23)
+    old = table(table(values, "collate_conf", origin), "feature_extraction_conf", origin)
+    if old:  # as versions of 2021 wrote it
+        bank = Options(origin, "collate_conf.feature_extraction_conf", old)
+        bank.choose("feature_type", "fbank", ("fbank",))
+        bank.choose("using_pitch", False, (False,))
+    else:
+        bank = Options(origin, "dataset_conf.fbank_conf", data.get("fbank_conf") or {})
+    rate = Options(origin, "dataset_conf.resample_conf", data.get("resample_conf") or {}).need("resample_rate", 16_000)
+    key = "mel_bins" if old else "num_mel_bins"
+    bins = bank.get(key, 23)
     if values.get("input_dim", bins) != bins:
-        raise ConversionError(f"{origin}: input_dim={values['input_dim']} is not fbank_conf.num_mel_bins={bins}")
+        raise ConversionError(
+            f"{origin}: input_dim={values['input_dim']} is not the {key}={bins} of the features: restore both"
+        )
     bank.choose("window_type", "povey", ("povey",))
     features = FeatureConfig(
         kind="kaldi_snipped",
@@ -77,8 +95,8 @@ def _features(folder: pathlib.Path, values: dict[str, Any]) -> FeatureConfig:
     return features
 
 
-def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, TrainConfig, float]:
-    """Reads the configuration of model and training, and the scale of the encoder's input."""
+def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, TrainConfig, float, tuple[str, ...]]:
+    """Reads the configuration of model and training, the scale of the encoder's input, and what has no biases."""
     options = Options(str(folder / CONFIG_FILE), "encoder_conf", values.get("encoder_conf") or {})
     heads, dim = options.need("attention_heads", 4), options.need("output_size", 256)
     causal, eps = options.get("causal", False), options.get("norm_eps", 1e-5)
@@ -92,13 +110,14 @@ def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, T
     options.choose("selfattention_layer_type", "rel_selfattn", ("rel_selfattn",))
     options.choose("layer_norm_type", "layer_norm", ("layer_norm",))
     options.choose("mlp_type", "position_wise_feed_forward", ("position_wise_feed_forward",))
-    options.choose("n_kv_head", heads, (heads,))
-    options.choose("head_dim", dim // heads, (dim // heads,))
+    options.choose("n_kv_head", heads, (heads, None))
+    options.choose("head_dim", dim // heads, (dim // heads, None))
     options.choose("conv_inner_factor", 2, (2,))
     options.choose("concat_after", False, (False,))
-    # Biases that are off are not in the checkpoint, and zeros here. The rest is of training, or of speed.
-    options.skip("query_bias", "key_bias", "value_bias", "mlp_bias", "conv_bias", "use_sdpa", "input_size")
-    options.skip("positionwise_conv_kernel_size", "use_dynamic_left_chunk", "n_expert", "n_expert_activated")
+    unbiased = tuple(part for key, parts in BIASES.items() if not options.get(key, True) for part in parts)
+    # Of training, or of speed.
+    options.skip("use_sdpa", "input_size", "positionwise_conv_kernel_size", "use_dynamic_left_chunk")
+    options.skip("n_expert", "n_expert_activated")
     model = ModelConfig(
         subsampling="vanilla",
         subsampling_factor=options.choose("input_layer", "conv2d", INPUT_LAYERS),
@@ -121,7 +140,7 @@ def _model(folder: pathlib.Path, values: dict[str, Any]) -> tuple[ModelConfig, T
     )
     options.finish()
     chunks = (0, *range(1, DYNAMIC_CHUNKS + 1)) if dynamic else (static,) if static > 0 else (0,)
-    return model, TrainConfig(chunk_sizes=chunks), dim**0.5
+    return model, TrainConfig(chunk_sizes=chunks), dim**0.5, unbiased
 
 
 def _checkpoint(folder: pathlib.Path) -> pathlib.Path:
@@ -145,16 +164,18 @@ def _symbols(folder: pathlib.Path, values: dict[str, Any]) -> list[str]:
     path = _file(folder, named, "units.txt", "words.txt", "dict.txt", "lang_char.txt")
     if path is None:
         raise ConversionError(f"{folder} holds no table of units (units.txt): put it beside {CONFIG_FILE}")
-    symbols = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ConversionError(f"{path} is not UTF-8 ({error.reason}): restore the table") from None
-    for number, line in enumerate(lines):
-        symbol, _, unit = line.strip().rpartition(" ")
-        if not symbol or unit != str(number):
-            raise ConversionError(f"{path}:{number + 1}: expected 'symbol {number}', found {line!r}: restore the table")
-        symbols.append(symbol.strip())
+    units: dict[int, str] = {}
+    for number, line in read_lines(path, ConversionError):
+        match line.split():
+            case [symbol, unit] if unit.isdecimal() and int(unit) not in units:
+                units[int(unit)] = symbol
+            case _:
+                raise ConversionError(
+                    f"{path}:{number}: expected a unit and a number of its own, found {line!r}: restore the table"
+                )
+    if missing := set(range(len(units))) - set(units):
+        raise ConversionError(f"{path} lists {len(units)} units, but none is number {min(missing)}: restore the table")
+    symbols = [units[number] for number in range(len(units))]
     if (declared := values.get("output_dim", len(symbols))) != len(symbols):
         raise ConversionError(
             f"{path} lists {len(symbols)} units, {CONFIG_FILE} has output_dim={declared}: restore both"

@@ -17,6 +17,7 @@ __all__ = [
     "Part",
     "TruncatedError",
     "assemble",
+    "behind_tags",
     "examine",
     "is_container",
     "more_head",
@@ -44,6 +45,18 @@ def is_container(head: bytes) -> bool:
 def more_head(head: bytes) -> int:
     """Returns the number of bytes that `is_container` needs beyond these first `HEAD_BYTES`."""
     return max(0, mpeg.bytes_of_two_frames(head) - len(head))
+
+
+def behind_tags(file: BinaryIO) -> int:
+    """The offset of a container that stands behind tags (ID3), which are no part of it; 0: none does."""
+    start, length = 0, -1
+    while length:
+        start += max(0, length)
+        file.seek(start)
+        length = mpeg.id3_bytes(file.read(mpeg.ID3_HEAD))
+    file.seek(start)
+    head = file.read(HEAD_BYTES)
+    return start if start and (chunks.are_chunks(head) or head[:4] in _READERS) else 0
 
 
 def examine(file: BinaryIO, size: int) -> list[list[Part]]:

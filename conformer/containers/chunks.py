@@ -117,6 +117,12 @@ def read_header(file: Stream) -> bytes:
     raise TruncatedError
 
 
+def block_bytes(head: bytes) -> int:
+    """Bytes of a sample of all channels that the header of a WAV stream (`read_header`) gives; 0 where it does not."""
+    at = head.find(b"fmt ") + 20
+    return int.from_bytes(head[at : at + 2], "big" if head[:4] == b"RIFX" else "little") if at >= 20 else 0
+
+
 def audio_bytes(head: bytes) -> int | None:
     """Bytes of samples that the header of a WAV stream (`read_header`) promises; None: it leaves that open."""
     (size,), limit = _LAYOUTS[head[:4]].size.unpack(head[-4:]), _OPEN_32
@@ -156,6 +162,9 @@ def examine_nist(file: BinaryIO, size: int) -> list[list[Part]]:
     end = int(length) + values.get(b"sample_count", 0) * frame
     if len(head) < int(length) or (end > size and not compressed):
         raise TruncatedError
+    file.seek(end)
+    if not compressed and file.read(len(b"NIST_1A")) == b"NIST_1A":
+        raise StrayError
     return []
 
 
@@ -178,25 +187,31 @@ def _total(file: BinaryIO, layout: _Layout) -> int:
 
 def _check_behind(file: BinaryIO, layout: _Layout, end: int, size: int) -> None:
     """Raises ContainerError where more than chunks, padding and tags follow the audio."""
-    while (position := _aligned(end, layout)) < size:
-        file.seek(position)
-        rest = file.read(STRAY_BYTES)
-        length = _chunk_length(rest, layout)
-        if length == 0:
-            return
-        end = position + length
+    length = 1
+    while length and end < size:
+        file.seek(end)
+        length = _chunk_length(file.read(STRAY_BYTES + layout.align), _aligned(end, layout) - end, layout)
+        end += length
 
 
-def check_next(head: bytes, rest: bytes) -> None:
-    """Raises ContainerError unless `rest`, behind the audio of a WAV stream that begins with `head`, may be there."""
-    _chunk_length(rest, _LAYOUTS[head[:4]])
+def check_next(head: bytes, file: Stream) -> None:
+    """Raises ContainerError unless what `file` holds behind the audio of a WAV stream with `head` may be there."""
+    layout = _LAYOUTS[head[:4]]
+    _chunk_length(file.read(STRAY_BYTES + layout.align), (audio_bytes(head) or 0) % layout.align, layout)
 
 
-def _chunk_length(rest: bytes, layout: _Layout) -> int:
-    """Bytes of the chunk that comes next; 0: nothing that counts does. Raises ContainerError for anything else."""
-    if len(rest) < STRAY_BYTES or not rest.strip(b"\0") or rest[:3] in (b"ID3", b"TAG"):
-        return 0
-    identifier, length = layout.header.unpack_from(rest)
-    if rest[:4] in _LAYOUTS or length < 0 or not _PRINTABLE.match(identifier):
-        raise StrayError
-    return max(1, length + layout.header.size * (not layout.counts_header))
+def _chunk_length(rest: bytes, padding: int, layout: _Layout) -> int:
+    """Bytes up to the end of the chunk that comes next; 0: nothing that counts does.
+
+    Some writers leave out the padding before it. Raises ContainerError for anything else.
+    """
+    for start in (padding, 0):
+        body = rest[start : start + STRAY_BYTES]
+        if len(body) < STRAY_BYTES or not body.strip(b"\0") or body[:3] in (b"ID3", b"TAG"):
+            return 0
+        identifier, length = layout.header.unpack_from(body)
+        if body[:4] in _LAYOUTS or identifier.startswith(layout.audio):
+            break
+        if length >= 0 and _PRINTABLE.match(identifier):
+            return start + max(1, length + layout.header.size * (not layout.counts_header))
+    raise StrayError

@@ -10,8 +10,8 @@ from typing import BinaryIO, cast
 import numpy as np
 import soundfile
 
-from conformer.containers import assemble, examine
-from conformer.containers.chunks import STRAY_BYTES, audio_bytes, check_next
+from conformer.containers import assemble, behind_tags, examine
+from conformer.containers.chunks import audio_bytes, block_bytes, check_next
 from conformer.containers.errors import ContainerError, TruncatedError
 from conformer.containers.stream import Stream
 from kernels.typing import Float
@@ -37,6 +37,11 @@ class _Forward(soundfile.SoundFile):
 def sound_files(file: BinaryIO) -> Iterator[soundfile.SoundFile]:
     """Yields the file, or those to decode in its place, open for decoding. Raises ContainerError."""
     size = os.fstat(file.fileno()).st_size
+    if start := behind_tags(file):
+        with temporary_file() as rest:
+            assemble(file, [(start, size)], rest)
+            yield from sound_files(rest)
+        return
     for parts in examine(file, size) or [None]:
         with contextlib.ExitStack() as stack:
             if parts is None:
@@ -52,8 +57,8 @@ def sound_files(file: BinaryIO) -> Iterator[soundfile.SoundFile]:
 
 def decode_file(sound: soundfile.SoundFile, block_seconds: float) -> Iterator[Float[np.ndarray, "frames channels"]]:
     size, read = max(1, int(block_seconds * sound.samplerate)), 0
-    # One more than promised would be read, but no room is made for seconds that are not there.
-    while len(block := sound.read(min(size, sound.frames - read + 1), dtype="float32", always_2d=True)):
+    # No more than is promised: a decoder of FLAC would take what follows, such as a tag, for damage.
+    while len(block := sound.read(min(size, sound.frames - read), dtype="float32", always_2d=True)):
         read += len(block)
         yield block
     if read < sound.frames:
@@ -67,14 +72,19 @@ def _check_format(sound: soundfile.SoundFile) -> None:
         raise ContainerError(f"its header gives {sound.samplerate} Hz, which is no rate of speech: write it again")
 
 
-def layout_of(head: bytes) -> soundfile.SoundFile:
-    """Returns the format that the header of a WAV stream gives for its samples, as a closed SoundFile."""
-    with temporary_file() as copy:
+def layout_of(head: bytes) -> soundfile.SoundFile | None:
+    """Returns the format that the header of a WAV stream gives for its samples, as a closed SoundFile.
+
+    None: samples are not plain, or the whole file must be seen to tell.
+    """
+    with temporary_file() as copy, contextlib.suppress(soundfile.LibsndfileError):
         copy.write(head[:-4] + bytes(4))  # the size of the audio, of which there is none
         os.lseek(copy.fileno(), 0, os.SEEK_SET)
         with soundfile.SoundFile(copy.fileno(), closefd=False) as sound:
             _check_format(sound)
-            return sound
+            if block_bytes(head) == SAMPLE_BYTES.get(sound.subtype, 0) * sound.channels:
+                return sound
+    return None
 
 
 def decode_stream(
@@ -93,4 +103,4 @@ def decode_stream(
     if left:
         raise TruncatedError
     if left == 0:
-        check_next(head, file.read(STRAY_BYTES))
+        check_next(head, file)

@@ -38,6 +38,8 @@ def examine(file: BinaryIO, size: int) -> list[list[Part]]:
     begin = max(start, size - max(_WINDOW, 2 * largest))
     file.seek(start)
     first = file.read(4)
+    if len(first) < 4:  # not even the header of a frame
+        raise TruncatedError
     file.seek(begin)
     tail = file.read(size - begin)
     at = len(tail)

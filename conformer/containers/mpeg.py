@@ -10,6 +10,7 @@ import struct
 from typing import BinaryIO, NamedTuple
 
 from conformer.containers.errors import ContainerError, Part, StrayError, TruncatedError
+from conformer.containers.stream import only_zeros
 
 _VERSION_1 = 3
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
@@ -21,6 +22,8 @@ _KBITS = {  # by whether it is version 1, and layer
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+ID3_HEAD = 10  # bytes at the start of a tag, and at its end where it has such
+_FOOTER = 16  # flag of such a tag
 _STRAY_BYTES = 4096  # so many may be no frames
 _DELAY = 576  # samples that LAME puts before the sound; a decoder leaves out its own besides
 _ROOM = 9  # index of a bit rate whose frames hold a count
@@ -49,6 +52,14 @@ def frame_at(data: bytes | mmap.mmap, at: int) -> Frame | None:
     else:
         length = (72 if layer == 3 and version != _VERSION_1 else 144) * bits // hertz + padding
     return Frame(length, (version, layer, hertz), data[at + 3] >> 6 == 3)
+
+
+def id3_bytes(head: bytes) -> int:
+    """Bytes of the ID3v2 tag whose first ID3_HEAD bytes these are; 0: it is none."""
+    if head[:3] != b"ID3" or len(head) < ID3_HEAD or max(head[6:10]) >= 0x80:
+        return 0
+    size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+    return ID3_HEAD + size + ID3_HEAD * bool(head[5] & _FOOTER)
 
 
 def bytes_of_two_frames(head: bytes) -> int:
@@ -84,7 +95,7 @@ class _Walk:
         self._promises: list[tuple[int, int | None]] = []  # frames before, and how many were promised then
         self._count = 0
         self._cut = False  # inside the last frame
-        self._first = b""
+        self._first, self._start = b"", 0  # the first header, and its offset
         kind, stray = None, 0
         at = self._skip_tag(0)
         while at + 4 <= len(data):
@@ -92,6 +103,8 @@ class _Walk:
             if frame is None or frame.kind != (kind or frame.kind):
                 after = self._skip_tag(at)
                 if after == at:
+                    if only_zeros(data, at):
+                        break
                     if frame is not None and begins_with_frames(data[at : at + frame.length + 4]):
                         raise StrayError  # frames of another kind
                     after = self._find(at + 1, kind)
@@ -101,7 +114,7 @@ class _Walk:
                 at = after
                 continue
             if kind is None:
-                kind, self._first = frame.kind, data[at : at + 4]
+                kind, self._first, self._start = frame.kind, data[at : at + 4], at
             if at + frame.length > len(data):
                 self._cut = True
                 break
@@ -127,7 +140,7 @@ class _Walk:
                 raise TruncatedError
             kept = kept and promised is not None and stop - before <= promised
         if len(self._promises) == 1 and self._promises[0][0] == 0 and kept:
-            return []
+            return [] if self._start == self._known_tags() else [[(self._start, len(self._data))]]
         if self._cut and not (self._promises and self._promises[-1][1] is not None):
             raise TruncatedError
         if self._layer != 3:
@@ -170,15 +183,21 @@ class _Walk:
         data = self._data
         while True:
             head = data[at : at + 16]
-            if head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 0x80:
-                size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
-                at += 10 + size + 10 * (head[5] >> 4 & 1)
+            if length := id3_bytes(head):
+                at += length
             elif head[:3] == b"TAG":
                 at += 128
             elif head[:8] == b"APETAGEX" and len(head) == 16:
                 at += 32 + struct.unpack("<I", head[12:])[0]
             else:
                 return at
+
+    def _known_tags(self) -> int:
+        """The offset behind the tags at the start that the decoder skips: ID3v2 without a second header at its end."""
+        at = 0
+        while (length := id3_bytes(self._data[at : at + ID3_HEAD])) and not self._data[at + 5] & _FOOTER:
+            at += length
+        return at
 
     def _find(self, at: int, kind: tuple[int, int, int] | None) -> int:
         """The offset of the next frame that another follows; the end if there is none."""

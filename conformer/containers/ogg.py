@@ -4,6 +4,7 @@ import struct
 from typing import BinaryIO
 
 from conformer.containers.errors import ContainerError, Part, TruncatedError
+from conformer.containers.stream import only_zeros
 
 _HEADER = 27  # bytes of a page, before the lengths of its segments
 _FIRST, _LAST = 2, 4  # flags of a page: it begins or ends a logical stream
@@ -22,7 +23,7 @@ def examine(file: BinaryIO, size: int) -> list[list[Part]]:
         file.seek(position)
         page = file.read(_HEADER + 255)
         if page[:4] != b"OggS"[: len(page)]:
-            if size - position < _TAG_BYTES:
+            if size - position < _TAG_BYTES or only_zeros(file, position):
                 break
             raise ContainerError(f"is damaged at byte {position}, where no page begins: fetch or write it again")
         if len(page) < _HEADER or len(page) < _HEADER + page[26]:

@@ -1,6 +1,7 @@
 """Bytes that come one after the other, such as through a pipe."""
 
-from typing import Protocol, runtime_checkable
+import mmap
+from typing import BinaryIO, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -21,3 +22,12 @@ class Ahead:
     def read(self, count: int) -> bytes:
         data, self._head = self._head[:count], self._head[count:]
         return data + self._file.read(count - len(data)) if len(data) < count else data
+
+
+def only_zeros(file: BinaryIO | mmap.mmap, start: int) -> bool:
+    """Returns whether a file holds zeros alone from an offset on, such as a disk's whole blocks end with."""
+    file.seek(start)
+    while data := file.read(1 << 16):
+        if data.strip(b"\0"):
+            return False
+    return True

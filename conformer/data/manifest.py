@@ -1,7 +1,7 @@
 """Utterances, and the places they come from: a JSONL manifest, a pack folder, or a LibriSpeech folder.
 
 Reading a manifest opens no audio but the headers of files whose duration it does not give (of LibriSpeech's layout,
-all). `Utterance.samples` does, and what it cannot read it reports as `AudioError`.
+all), or of which it may mean a part. `Utterance.samples` does, and what it cannot read it reports as `AudioError`.
 """
 
 import dataclasses
@@ -20,12 +20,13 @@ import soundfile
 
 from conformer.audio import INT16_SCALE, AudioError, audio_seconds, load_audio, resample
 from conformer.data.splits import Draw
-from conformer.text import normalise, read_lines
+from conformer.text import normalise, read_lines, visible
 from kernels.typing import Float, Int
 
 MANIFEST = "manifest.jsonl"
 RECIPE = "recipe_train.jsonl"
 TRANSCRIPTS = ".trans.txt"  # how the name of a chapter's transcripts ends
+_LONGER_SECONDS = 0.1  # by so much durations of whole files may be rounded
 _FADE_SECONDS = 0.005  # linear fade of each clip of a recipe, in and out
 
 
@@ -251,13 +252,14 @@ def _utterance(row: dict[str, Any], folder: pathlib.Path, level: str) -> Utteran
             raise DataError("'sample_rate' must not be 0")
         id = _string(row, "id")
     else:
-        if row.get("offset"):
-            raise DataError("'offset' (a part of a longer file) is not supported, cut the file")
         name = _string(row, "audio_filepath" if "audio" not in row and "audio_filepath" in row else "audio")
         audio = AudioFile(folder / name)
         id = _string(row, "id", audio.path.stem)
     text = normalise(_string(row, "text"), level)
     duration = _seconds_of(audio) if row.get("duration") is None else _number(row, "duration")
+    # An offset of 0 may begin such a part: then the file is longer.
+    if row.get("offset") or ("offset" in row and duration < _seconds_of(audio) - _LONGER_SECONDS):
+        raise DataError("'offset' (a part of a longer file) is not supported, cut the file")
     if duration <= 0:
         raise DataError(f"'duration' is {duration}, not a positive number of seconds")
     return Utterance(id, text, _string(row, "speaker", ""), _string(row, "split", ""), duration, audio)
@@ -306,13 +308,20 @@ def _count(row: dict[str, Any], key: str) -> int:
     return int(value)
 
 
-def _transcripts(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The transcripts below a folder, in the order of their names; one folder's names at a time are in memory."""
+def _transcripts(folder: pathlib.Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[pathlib.Path]:
+    """The transcripts below a folder, in the order of their names; one folder's names at a time are in memory.
+
+    Follows links, but to none of the folders `above`: it would never end.
+    """
+    status = os.stat(folder)
+    here = status.st_dev, status.st_ino
+    if here in above:
+        return
     with os.scandir(folder) as entries:
         entries = sorted(entries, key=lambda entry: entry.name)
     for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _transcripts(pathlib.Path(entry))
+        if entry.is_dir():
+            yield from _transcripts(pathlib.Path(entry), (*above, here))
         elif entry.name.endswith(TRANSCRIPTS):
             yield pathlib.Path(entry)
 
@@ -325,5 +334,6 @@ def _read_transcripts(path: pathlib.Path, level: str) -> Iterator[Utterance]:
         if not line.strip():
             continue
         id, *words = line.split()
+        id = visible(id)
         audio = AudioFile(chapter / f"{id}.flac")
         yield Utterance(id, normalise(" ".join(words), level), speaker, split, _seconds_of(audio), audio)

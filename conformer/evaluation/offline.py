@@ -88,14 +88,17 @@ def posteriors(
     clock: Clock | None = None,
     /,
     *,
-    chunk_size: int = 0,
+    chunk_size: int | None = None,
     num_left_chunks: int = -1,
 ) -> Iterator[tuple[Utterance, Float[np.ndarray, "frames vocab"]]]:
     """Log-probabilities of whole utterances and the silence behind them, under the mask of a stream's chunks if asked.
 
-    An utterance that cannot be read is left out: its message is put into `broken`, by id. With a `clock`, the first
-    batch of each shape is computed twice, so that it is not timed while it is compiled.
+    Without a `chunk_size`, attention is what `Config.whole_context` says. An utterance that cannot be read is left out:
+    its message is put into `broken`, by id. With a `clock`, the first batch of each shape is computed twice, so that it
+    is not timed while it is compiled.
     """
+    if chunk_size is None:
+        chunk_size, num_left_chunks = config.whole_context
     compiled = set()
     for rows, batch in eval_batches(config, utterances, broken):
         silence = trailing_samples(config.features, batch.audio_lengths)

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import pathlib
+import zlib
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,17 +34,27 @@ def text_files(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
 
 
 def sentences(files: Iterable[pathlib.Path], level: str, say: Callable[[str], object]) -> Iterator[str]:
-    """The lines of text files, decompressed, in the spelling of `normalise`. Raises LanguageModelError."""
-    read = 0
+    """The lines of text files, decompressed, in the spelling of `normalise`.
+
+    Raises LanguageModelError for a file that is damaged, and where none of them holds a word.
+    """
+    files = list(files)
+    read, words = 0, False
     for file in files:
         try:
             for _, line in read_lines(file, LanguageModelError, OPENERS.get(file.suffix, open)):
-                yield normalise(line, level)
+                text = normalise(line, level)
+                words = words or bool(text)
+                yield text
                 read += 1
                 if read % _SENTENCES_A_REPORT == 0:
                     say(f"{read:,} sentences read")
-        except (lzma.LZMAError, EOFError, gzip.BadGzipFile) as error:
+        except (lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk: it names itself
+                raise
             raise LanguageModelError(f"{file} is damaged ({error}): fetch it again") from None
+    if files and not words:
+        raise LanguageModelError(f"{', '.join(map(str, files))}: no word in it: name files that hold text")
 
 
 def numbers(texts: Iterable[str], limit: int | None = None) -> tuple[Vocabulary, Int[np.ndarray, " words"]]:

@@ -16,19 +16,20 @@ class WholeEngine:
 
     Args:
         framing: says how long a recording may be (`Framing.of_whole`); shorter ones take as much time.
+        context: chunk size and left chunks of attention (`Config.whole_context`).
     """
 
     batch_size = 1
     state_bytes = 0
 
-    def __init__(self, model: ConformerCTC, framing: Framing):
+    def __init__(self, model: ConformerCTC, framing: Framing, context: tuple[int, int] = (0, -1)):
         self.framing = framing
         graphdef, weights = nnx.split(model)
         self._weights = jax.device_put(weights, jax.devices()[0])
 
         def run(weights: Any, features: Float[Array, "1 time mel"], lengths: Int[Array, " 1"]) -> Array:
             model = nnx.merge(graphdef, weights)
-            return model.log_softmax(model(features, lengths)[0])
+            return model.log_softmax(model(features, lengths, chunk_size=context[0], num_left_chunks=context[1])[0])
 
         self._run = jax.jit(run)
 
