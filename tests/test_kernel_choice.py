@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from conformer.config import ConfigError
+from conformer.config import POSITIONS, ConfigError
 from conformer.model import ConformerCTC
 from conformer.model.layouts import SEQUENCE
 from conformer.numerics import apply_policy
@@ -54,7 +54,7 @@ def error(result, exact):
     return max(np.abs(a - b).max() / max(1.0, np.abs(b).max()) for a, b in pairs)
 
 
-@pytest.mark.parametrize("positions", ["learned", "relative"])
+@pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize(
     "name, compute",
     [
@@ -68,7 +68,7 @@ def test_logits_and_gradients_do_not_depend_on_the_kernels(name, compute, positi
     """They err no more than the reference in the same format, or by the rounding of float32."""
     exact = outputs("reference", "float32", positions)
     allowed = max(1e-4, 1.5 * error(outputs("reference", compute, positions), exact))
-    assert error(outputs(name, compute, positions), exact) <= allowed < 0.1
+    assert error(outputs(name, compute, positions), exact) <= allowed < 0.2
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from kernels import formats
 from kernels.chunked_attention import reference, xla
 from kernels.chunked_attention.rows import seen_keys
-from kernels.implementation import Unsupported, deferred, dispatch
+from kernels.implementation import deferred, dispatch
 from kernels.lut_softmax import softmax as exact_softmax
 from kernels.typing import Array, Float, Int
 
@@ -91,32 +91,6 @@ def chunked_attention(
     arrays = query, key, value, reference.Positions(bias, position_query, position_key), start, end
     out = dispatch("chunked_attention", IMPLEMENTATIONS, implementation, *arrays, softmax, chunks)
     return out.reshape(shape)
-
-
-def biased_attention(
-    query: Float[Array, "batch queries heads head_dim"],
-    key: Float[Array, "batch keys heads head_dim"],
-    value: Float[Array, "batch keys heads head_dim"],
-    bias: Float[Array, "#batch heads #queries keys"],
-    key_start: Int[Array, "batch queries"],
-    key_end: Int[Array, "batch queries"],
-    *,
-    softmax: Callable[[Array, Array], Array] = exact_softmax,
-    implementation: str | None = None,
-) -> Float[Array, "batch queries heads head_dim"]:
-    """As `chunked_attention`, with a bias of each query and key, such as one of the places of keys.
-
-    All scores are stored at once: memory grows with the square of the length.
-
-    Raises:
-        Unsupported: for a kernel, which knows biases of distances alone.
-    """
-    if implementation not in (None, "reference", "xla"):
-        raise Unsupported(
-            f"chunked_attention: {implementation} takes what distances add to the scores, not a bias of each query and "
-            'key: use implementation="xla" (model.kernels), or train with model.positions="relative" or "learned"'
-        )
-    return reference.biased_attention(query, key, value, bias, key_start, key_end, softmax)
 
 
 def _cleaned(function: Callable[..., Array]) -> Callable[..., Array]:

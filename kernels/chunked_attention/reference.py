@@ -62,18 +62,12 @@ def chunked_attention(
     softmax: Callable[[Array, Array], Array],
 ) -> Float[Array, "batch queries heads value_dim"]:
     """See `api.chunked_attention`."""
-    bias = position_scores(positions, query.shape[1], key.shape[1])
-    return biased_attention(query, key, value, bias, key_start, key_end, softmax)
-
-
-def biased_attention(query, key, value, bias: Float[Array, "..."], key_start, key_end, softmax) -> Array:
-    """The same with the bias of each query and key: it broadcasts against (batch, heads, queries, keys)."""
     num_queries, num_keys = query.shape[1], key.shape[1]
     if num_queries == num_keys:
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
     else:  # a stream: with keys on the left XLA's product takes them as the cache holds them, heads first
         scores = jnp.einsum("bkhd,bqhd->bhkq", key, query, preferred_element_type=jnp.float32).swapaxes(2, 3)
-    scores = scores + bias
+    scores = scores + position_scores(positions, num_queries, num_keys)
     keys = jnp.arange(num_keys)
     mask = (key_start[..., None] <= keys) & (keys < key_end[..., None])
     weights = softmax(scores, mask[:, None])

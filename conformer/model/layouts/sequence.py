@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from conformer.model.layouts.layout import Layout, Past, Scale
-from kernels.chunked_attention import biased_attention, chunked_attention
+from kernels.chunked_attention import chunked_attention
 from kernels.depthwise_conv import depthwise_conv
 from kernels.typing import Array, Bool, Float, Int
 
@@ -129,28 +129,36 @@ class Sequence(Layout):
             start = frames - self.look_ahead
             new = tuple(a[:, :, start : start + past.key.shape[2]] for a in joined)
             key, value = (a.swapaxes(1, 2) for a in joined)
-        options = {"softmax": module.softmax, "implementation": module.implementation}
-        if module.positions == "absolute":
-            places = self.linear(module.position, positions)
-            places = places.reshape(*places.shape[:2], module.num_heads, -1)
-            bias = jnp.einsum("bkhd,hd->bhk", places, module.position_bias[...] * module.scale)[:, :, None]
-            query, key, value = (a.astype(module.compute) for a in (query, key + places, value))
-            out = biased_attention(query, key, value, bias, seen.key_start, seen.key_end, **options)
+        bias, terms = None, {}
+        if module.positions == "learned":
+            bias = module.relative_bias[...]
+        elif module.positions == "relative":
+            terms["position_query"] = query + module.position_bias[...] * module.scale
+            terms["position_key"] = module.distance_keys(query.shape[1], key.shape[1])
         else:
-            terms = self._position_terms(module, query, key.shape[1])
-            query, key, value = (a.astype(module.compute) for a in (query, key, value))
-            ranges = {"key_start": seen.key_start, "key_end": seen.key_end, "chunks": seen.chunks}
-            out = chunked_attention(query, key, value, **terms, **ranges, **options)
+            query, key = self._placed(module, query, key, positions)
+        query, key, value = (a.astype(module.compute) for a in (query, key, value))
+        out = chunked_attention(
+            query,
+            key,
+            value,
+            bias,
+            seen.key_start,
+            seen.key_end,
+            **{name: term.astype(module.compute) for name, term in terms.items()},
+            softmax=module.softmax,
+            chunks=seen.chunks,
+            implementation=module.implementation,
+        )
         return out.reshape(batch, frames, channels), *new
 
-    def _position_terms(self, module, query, num_keys):
-        """What distances add to the scores, as `chunked_attention` takes it."""
-        if module.positions == "learned":
-            return {"relative_bias": module.relative_bias[...]}
-        position_query = query + module.position_bias[...] * module.scale
-        position_key = module.distance_keys(query.shape[1], num_keys)
-        terms = {"position_query": position_query, "position_key": position_key}
-        return {name: term.astype(module.compute) for name, term in terms.items()}
+    def _placed(self, module, query, key, places):
+        """Queries and keys with absolute positions: what a place adds for all queries alike is a channel more."""
+        places = self.linear(module.position, places)
+        places = places.reshape(*places.shape[:2], module.num_heads, -1)
+        alike = jnp.einsum("bkhd,hd->bkh", places, module.position_bias[...] * module.scale)[..., None]
+        alike, one = jnp.broadcast_to(alike, (*key.shape[:3], 1)), jnp.ones((*query.shape[:3], 1), query.dtype)
+        return jnp.concatenate([query, one], axis=3), jnp.concatenate([key + places, alike], axis=3)
 
 
 def scaled(x: Array, scale: Scale, axis: int) -> Array:
