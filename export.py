@@ -1,11 +1,12 @@
 """Exports a trained recogniser to another runtime than JAX: its streaming step or, with --whole, for whole recordings.
 
   python export.py --workdir=runs/words --format=onnx --numerics=int8 --out=exported
-  python export.py --workdir=runs/words_micro --format=tflite-micro --out=exported
-  python export.py --workdir=runs/parakeet --format=onnx --whole --max-seconds=30 --out=exported
+  python export.py --workdir=runs/words_micro --format=tflite-micro --out=exported/micro
+  python export.py --workdir=runs/parakeet --format=onnx --whole --max-seconds=30 --out=exported/whole
 
-Several exports can share a folder. Beside each artefact lies its card, and README.md says how to run them; parity.py
-compares them with JAX. Needs the extra: pip install -c requirements.lock -e '.[export]'. docs/deployment.md has more.
+Exports of one model and chunk size can share a folder. Beside each lies its card, and README.md says how to run them;
+parity.py compares them with JAX. Needs the extra: pip install -c requirements.lock -e '.[export]'.
+docs/deployment.md has more.
 """
 
 import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one line)

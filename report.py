@@ -7,6 +7,7 @@ import conformer.interrupts  # noqa: F401 (first: from here on, Ctrl-C is one li
 
 # isort: split
 import pathlib
+import sys
 
 from benchmarks.report import build
 from benchmarks.report.headline import headline_table, with_headline
@@ -16,7 +17,9 @@ from conformer.command import run_command
 ROOT = pathlib.Path(__file__).parent
 
 
-def main(_) -> None:
+def main(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        sys.exit(f"report.py: {arguments[1]} is no flag, and it takes no names: it writes all of docs/ anew")
     docs = ROOT / "docs"
     files = build(ROOT / "results")  # first: where it fails, the plots stay
     for path in docs.glob("results_*.svg"):  # a record that is gone takes its plots along

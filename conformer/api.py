@@ -3,6 +3,7 @@
 Needs JAX for a work directory and for `export` alone: an artefact runs without it.
 """
 
+import collections
 import dataclasses
 import math
 import os
@@ -15,7 +16,7 @@ import numpy as np
 from conformer import system
 from conformer.artefacts.formats import FORMATS
 from conformer.artefacts.loading import load_artefact
-from conformer.audio import AudioError, as_samples, audio_seconds, read_audio
+from conformer.audio import AudioError, as_samples, audio_seconds, check_rate, read_audio
 from conformer.decode.confidence import Confidence
 from conformer.decode.search import Search, make_decoding, read_lm, search_beside
 from conformer.streaming import EndpointConfig, Framing, Recognizer, Segment, Stepper, StreamPool
@@ -64,6 +65,7 @@ class LiveStream:
         on_segment: Callable[[Segment], Any] | None,
     ):
         self._recognizer, self._on_partial, self._on_segment = recognizer, on_partial, on_segment
+        self._segments: collections.deque[Segment] = collections.deque()  # that have ended and were not told
         self._shown = ""
 
     def accept(self, samples: Any) -> None:
@@ -94,8 +96,9 @@ class LiveStream:
             self.finish()
 
     def _report(self) -> None:
-        for segment in self._recognizer.take_segments():
-            self._shown = ""
+        self._segments.extend(self._recognizer.take_segments())
+        while self._segments:  # where the app's own function raises, the segments behind come with the next call
+            segment, self._shown = self._segments.popleft(), ""
             if self._on_segment is not None:
                 self._on_segment(segment)
         if (text := self.text) != self._shown:
@@ -147,6 +150,8 @@ class Model:
         Returns a `Transcription`, or a list of them for a list of recordings. Raises AudioError, which names the
         recording and the remedy, before anything is recognised where that can be told.
         """
+        if sample_rate is not None:
+            check_rate(sample_rate)
         several = isinstance(audio, list | tuple) and len(audio) > 0 and _is_recording(audio[0])
         recordings = list(audio) if several else [audio]
         sources = [
@@ -171,6 +176,8 @@ class Model:
             on_segment: is called with each segment that has ended; the partial text begins anew.
             sample_rate: of the audio that will come, in Hz; None = the model's.
             min_confidence: segments that are less sure are left out.
+
+        Raises LoadError or StreamError for options that it cannot follow.
         """
         self.warm_up()
         options = {"sample_rate": sample_rate, "min_confidence": min_confidence}
@@ -200,6 +207,10 @@ class Model:
             raise LoadError("an artefact cannot be exported again: load the work directory that it comes from")
         if format not in FORMATS:
             raise LoadError(f"there is no format {format!r}: choose of {', '.join(FORMATS)}")
+        given = (chunk_size, num_left_chunks, look_ahead)
+        if max_seconds is not None and given != (CHUNK_SIZE, NUM_LEFT_CHUNKS, 0):
+            raise LoadError("max_seconds is for whole recordings: leave chunk_size, num_left_chunks and look_ahead out")
+        system.check_folder(pathlib.Path(out))
         from conformer.export.pipeline import export
 
         out = pathlib.Path(out)
@@ -207,7 +218,9 @@ class Model:
         return out / card.file
 
     def recognizer(self, **options: Any) -> Recognizer:
-        """Returns a `Recognizer` with a state of its own; `options` are those of `Stream`."""
+        """Returns a `Recognizer` with a state of its own; `options` are those of `Stream`. Raises LoadError."""
+        if not 0 <= options.get("min_confidence", 0) <= 1:
+            raise LoadError(f"min_confidence={options['min_confidence']} is no probability: choose one from 0 to 1")
         return Recognizer(Slots(self._stepper, 1), self._tokenizer, **self.stream_options | options)
 
     def pool(self, size: int) -> StreamPool:
@@ -236,7 +249,7 @@ class Model:
             raise AudioError(f"{where}{error}") from None
         if not len(samples):
             raise AudioError(f"{where}holds no samples: leave it out")
-        rate = sample_rate or self.sample_rate
+        rate = self.sample_rate if sample_rate is None else sample_rate
         return iter(np.array_split(samples, math.ceil(len(samples) / (BLOCK_SECONDS * rate)))), rate
 
     def _transcribe(self, blocks: Iterator[np.ndarray], rate: int) -> Transcription:

@@ -26,6 +26,7 @@ INT16_SCALE = 32768.0  # the int16 value that stands for 1.0
 _BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 _MAX_PEAK = 4.0  # decoders overshoot full scale a little; samples far beyond it were written on another scale
 _MAX_CHANNELS = 8
+RATES = 1_000, 1_000_000  # Hz that samples may come at: soxr never ends for NaN or infinity
 
 
 class AudioError(ValueError):
@@ -102,6 +103,8 @@ def as_samples(samples: Any) -> Float[np.ndarray, " samples"]:
         array = np.asarray(samples)
     except (ValueError, TypeError) as error:
         raise AudioError(f"samples cannot be made an array ({error}): pass one of float32 samples") from None
+    if array.ndim == 0:
+        raise AudioError(f"samples are one {type(samples).__name__}: pass an array of float32, of shape (samples,)")
     if array.ndim == 2:
         if min(array.shape) > _MAX_CHANNELS or (min(array.shape) > 1 and max(array.shape) <= _MAX_CHANNELS):
             raise AudioError(
@@ -121,6 +124,14 @@ def as_samples(samples: Any) -> Float[np.ndarray, " samples"]:
     if array.ndim == 2:
         return floats.mean(axis=channels) if floats.size else floats.reshape(0)
     return floats
+
+
+def check_rate(sample_rate: Any) -> None:
+    """Raises AudioError for what is no rate, in Hz, of samples that a program passes."""
+    if not (isinstance(sample_rate, int | float | np.integer | np.floating) and RATES[0] <= sample_rate <= RATES[1]):
+        raise AudioError(
+            f"sample_rate={sample_rate!r} is no number of Hz from {RATES[0]:,} to {RATES[1]:,}: correct it"
+        )
 
 
 def resample(

@@ -14,7 +14,7 @@ import soundfile
 import conformer
 from conformer import console
 from conformer.artefacts.card import load_cards
-from conformer.audio import AudioError
+from conformer.audio import AudioError, check_rate
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
@@ -114,12 +114,46 @@ def test_samples_of_every_clear_kind_give_the_same_text(model, speech):
         ([np.zeros(9, np.float32), np.zeros(9, np.uint8)], "recording 1: samples of type uint8: their scale"),
         (np.zeros((9, 9), np.float32), "not clear which axis the channels are: pass one channel"),
         (np.full(9, np.nan, np.float32), "NaN"),
+        (iter([0.5]), "samples are one list_iterator: pass an array of float32"),
+        (None, "samples are one NoneType"),
     ],
 )
 def test_other_audio_is_refused_before_any_work(model, monkeypatch, audio, message):
     monkeypatch.setattr(model, "stream", None)  # none is begun
     with pytest.raises(AudioError, match=re.escape(message)):
         model.transcribe(audio)
+
+
+@pytest.mark.parametrize("rate", [0, -16000, float("nan"), float("inf"), "16000", 10**9])
+def test_what_is_no_sample_rate_is_refused(model, rate):
+    integers: list[Any] = [
+        lambda: model.transcribe(np.zeros(9, np.float32), rate),
+        lambda: model.stream(sample_rate=rate),
+    ]
+    for use in [lambda: check_rate(rate), *(integers if isinstance(rate, int) else [])]:
+        with pytest.raises(ValueError, match="is no number of Hz from 1,000 to 1,000,000"):
+            use()
+
+
+@pytest.mark.parametrize("confidence", [-0.1, 1.5, float("nan")])
+def test_what_is_no_confidence_is_refused(model, confidence):
+    with pytest.raises(ValueError, match="is no probability: choose one from 0 to 1"):
+        model.stream(min_confidence=confidence)
+
+
+def test_no_segment_is_lost_where_the_apps_own_function_raises(model, speech):
+    def once(segment):
+        told.append(segment.text)
+        if len(told) == 1:
+            raise KeyError("the app's own")
+
+    told: list[str] = []
+    stream = model.stream(on_segment=once)
+    pause = np.zeros(2 * speech[1], np.float32)
+    with pytest.raises(KeyError, match="the app's own"):
+        stream.accept(np.concatenate([speech[0], pause, speech[0], pause]))
+    stream.finish()
+    assert told == [TEXTS[0]] * 2
 
 
 def test_streams_of_one_model_do_not_disturb_each_other(model):
@@ -140,6 +174,8 @@ def test_what_cannot_be_loaded_is_named_with_the_remedy(model, tmp_path, monkeyp
         ("wrods", {}, "wrods does not exist: .* english_small, words, words_micro"),
         (artefact, {"chunk_size": 8}, "chunk_size does not go with an artefact: .* export it again"),
         (artefact, {"beam": 8}, "load has no option beam"),
+        (artefact, {"beam_size": 8, "hotwords": "go"}, r"hotwords='go' is one text: .* \('go',\)"),
+        (artefact, {"beam_size": 8, "lm_weight": 1.0}, "lm_weight weighs a language model, and none is named"),
         (tmp_path, {}, str(tmp_path)),
     )
     for name, options, message in cases:

@@ -175,6 +175,7 @@ def test_outputs_are_checked_before_the_work(workdir, tmp_path):
         ("lm.py", f"--manifest={speech}", f"--out={none}"): f"{none} cannot be written",
         ("export.py", model, "--format=onnx", f"--out={tmp_path / 'file' / 'x'}"): "file is a file: name another",
         ("prepare.py", speech, tmp_path / "file"): "file is a file: name another",
+        ("report.py", "results"): "results is no flag, and it takes no names",
     }
     for command, process in [(command, start(*command)) for command in expected]:
         status, _, err = outcome(process)

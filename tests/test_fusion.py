@@ -210,7 +210,10 @@ def test_spaces_and_longer_units_make_no_difference():
     assert sum(gains(WordFusion(LEXICON, LETTERS), spaced)[0]) == pytest.approx(closed)
 
 
-@pytest.mark.parametrize("weights", [{"oov_rate": -0.1}, {"oov_rate": 1.0}, {"lm_weight": -0.5}])
+@pytest.mark.parametrize(
+    "weights",
+    [{"oov_rate": -0.1}, {"oov_rate": 1.0}, {"lm_weight": -0.5}, {"lm_weight": math.inf}, {"word_bonus": math.nan}],
+)
 def test_weights_that_cannot_be(weights):
     ((name, value),) = weights.items()
     with pytest.raises(LanguageModelError, match=f"{name}={value} must"):

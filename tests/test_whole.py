@@ -126,6 +126,8 @@ def test_a_learned_bias_and_a_step_share_a_folder(workdir, tmp_path, format):  #
         "one step of a stream: 35 feature frames in" in text and f"python parity.py FOLDER/{whole.name}.json\n" in text
     )
     assert "`*_whole` takes a whole recording of at most 2.0 s" in text
+    with pytest.raises(ExportError, match=r"onnx_float32.onnx of .* chunk_size=8, .* name another folder"):
+        pipeline.export(workdir, "jax", "float32", 8, 3, tmp_path)  # its check would replace theirs
     assert f"`inside` float32 [{whole.geometry.chunk_size}, 1]" in text
     check = [sys.executable, "parity.py", str(tmp_path)]
     done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)

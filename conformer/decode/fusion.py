@@ -24,7 +24,7 @@ class TokenFusion:
             raise LanguageModelError(
                 f"{min(strangers)!r} of the language model is not a unit of the tokenizer: train it on texts of units"
             )
-        _check_weight(lm_weight)
+        _check_weights(lm_weight, token_bonus)
         self._following = Following(model, np.append(model.vocabulary.ids(tokenizer.symbols), END))
         self._lm_weight = lm_weight
         self._token_bonus = token_bonus
@@ -67,7 +67,7 @@ class WordFusion:
     ):
         if not 0 <= oov_rate < 1:
             raise LanguageModelError(f"oov_rate={oov_rate} must lie in [0, 1)")
-        _check_weight(lm_weight)
+        _check_weights(lm_weight, word_bonus)
         self._lexicon = lexicon
         self._pieces = [symbol.split(SPACE_SYMBOL) for symbol in tokenizer.symbols]
         self._lm_weight = lm_weight
@@ -141,6 +141,8 @@ class _State(NamedTuple):
     spelled: float  # ln spelling(its letters), while other words are possible
 
 
-def _check_weight(lm_weight: float) -> None:
-    if not lm_weight >= 0:
-        raise LanguageModelError(f"lm_weight={lm_weight} must be at least 0")
+def _check_weights(lm_weight: float, bonus: float) -> None:
+    if not 0 <= lm_weight < math.inf:
+        raise LanguageModelError(f"lm_weight={lm_weight} must be at least 0, and finite")
+    if not math.isfinite(bonus):  # NaN would compare as neither better nor worse than any other score
+        raise LanguageModelError(f"word_bonus={bonus} must be finite")

@@ -62,7 +62,7 @@ def check_nbest(count: int, search: Search) -> None:
 
 def read_lm(search: Search, tokenizer: Tokenizer) -> NgramModel | Lexicon | None:
     """The language model of a search, ready for any weights; None without one. Raises LanguageModelError."""
-    if search.lm is None:
+    if not search.lm:
         return None
     model = read_compact(search.lm)[0] if is_compact(search.lm) else read_arpa(search.lm)
     return model if any(SPACE_SYMBOL in word for word in model.words) else Lexicon(model, tokenizer)
@@ -76,7 +76,7 @@ def make_decoding(
     `lm` is what `read_lm` returned; a search that names no model is made without one, whatever `lm` is. Of words that
     sound alike, the tokenizer writes those that the model prefers. Raises LanguageModelError or HotWordsError.
     """
-    if search.lm is None:
+    if not search.lm:
         lm = None
     writer = tokenizer
     if isinstance(lm, Lexicon) and isinstance(tokenizer, SoundTokenizer):
@@ -114,8 +114,14 @@ def search_beside(folder: pathlib.Path, given: dict[str, Any]) -> Search:
 
     With `beam_size=0` the search is greedy, whatever is stored. Raises SearchError or DecodeError.
     """
+    if isinstance(words := given.get("hotwords"), str):  # its letters would be taken for phrases
+        raise DecodeError(f"hotwords={words!r} is one text: pass a tuple of phrases, ({words!r},)")
     decided = given.get("beam_size") == 0 or len(given) == len(dataclasses.fields(Search))
-    return Search(**({} if decided else stored(folder)) | given)
+    search = Search(**({} if decided else stored(folder)) | given)
+    weights = {"lm_weight", "word_bonus", "oov_rate"} & given.keys()
+    if weights and not search.lm and len(given) < len(dataclasses.fields(Search)):
+        raise DecodeError(f"{', '.join(sorted(weights))} weighs a language model, and none is named: name it with lm")
+    return search
 
 
 def define_search_flags() -> Callable[[pathlib.Path], Search]:

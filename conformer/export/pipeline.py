@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from conformer import system
-from conformer.artefacts.card import Card, artefact_name
+from conformer.artefacts.card import Card, artefact_name, load_cards
 from conformer.artefacts.formats import FORMATS, ExportError
 from conformer.artefacts.geometry import Geometry
 from conformer.artefacts.loading import load_runtimes
@@ -55,12 +55,13 @@ def export(
     else:
         framing = Framing.of_whole(config.features, lengths_of(config.model), max_seconds)
         geometry = Geometry.of(config, model, framing.chunk_size, 0, kind="whole")
+    name, of = artefact_name(format, numerics, geometry.kind), workdir.absolute().name
+    _check_neighbours(out, name, of, geometry)
     framing = geometry.framing(config.features)
     calibration = _calibration(config, framing) if numerics in FORMATS[format].calibrated else []
     out.mkdir(parents=True, exist_ok=True)
     _copy(workdir, tokenizer, out)
     sounds = isinstance(tokenizer, SoundTokenizer)
-    name = artefact_name(format, numerics, geometry.kind)
     path = out / f"{name}{FORMATS[format].suffix}"
     interface = backend(format).export(Task(config, model, geometry, numerics, path, calibration))
     _write_check(reference(config, model, geometry), out)
@@ -69,7 +70,7 @@ def export(
         file=path.name,
         format=format,
         numerics=numerics,
-        model=workdir.absolute().name,
+        model=of,
         step=step,
         num_parameters=num_parameters(config),
         geometry=geometry,
@@ -87,6 +88,20 @@ def export(
     )
     card.save(out)
     return card
+
+
+def _check_neighbours(out: pathlib.Path, name: str, model: str, geometry: Geometry) -> None:
+    """Raises ExportError where a folder holds other exports that would lose their tokenizer or their check to this."""
+    for file in sorted(out.glob("*_*.json")):
+        if file.stem == name:
+            continue  # it is replaced
+        (card,) = load_cards(file)
+        if card.model != model or (card.geometry.kind == geometry.kind and card.geometry != geometry):
+            sizes = ", ".join(f"{key}={value}" for key, value in card.geometry.context.items())
+            raise ExportError(
+                f"{out} holds {card.file} of {card.model} with {sizes}: exports that share a folder have one model and "
+                "the same sizes; name another folder, or remove it"
+            )
 
 
 def reference(config: Config, model: ConformerCTC, geometry: Geometry) -> Stepper:
@@ -122,6 +137,8 @@ def check_difference(runtime: Runtime, folder: pathlib.Path) -> float:
         counts = stored["num_frames"] if runtime.framing.whole else np.full(len(windows), runtime.framing.window_frames)
     except (OSError, ValueError, KeyError):
         raise ExportError(f"{path} cannot be read: export again") from None
+    if windows.shape[1] != runtime.framing.window:
+        raise ExportError(f"{path} is that of an export of other sizes: export each to a folder of its own")
     runtime.reset()
     differences = [
         np.abs(runtime(window[None], np.full(1, count, np.int32))[0, :count] - log_probs[:count]).max()

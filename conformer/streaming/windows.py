@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import soxr
 
-from conformer.audio import AudioError, as_samples
+from conformer.audio import AudioError, as_samples, check_rate
 from conformer.filterbank import StreamingLogMel, trailing_samples
 from conformer.streaming.stepper import Framing, Stepper
 from kernels.typing import Float
@@ -35,12 +35,19 @@ class Windows:
     Args:
         framing: that of the network.
         sample_rate: of the audio that will come; None = the network's. Other rates are resampled as they come.
+
+    Raises StreamError for what is no rate.
     """
 
     def __init__(self, framing: Framing, sample_rate: int | None = None):
         own_rate = framing.features.sample_rate
         self._framing = framing
-        self._rate = sample_rate or own_rate
+        if sample_rate is not None:
+            try:
+                check_rate(sample_rate)
+            except AudioError as error:
+                raise StreamError(str(error)) from None
+        self._rate = own_rate if sample_rate is None else sample_rate
         self._resampler = None if self._rate == own_rate else soxr.ResampleStream(self._rate, own_rate, 1)
         self._features = StreamingLogMel(framing.features)
         self._pending = np.zeros((framing.lengths.lead, framing.features.num_mel_bins), np.float32)
