@@ -116,10 +116,10 @@ def search_beside(folder: pathlib.Path, given: dict[str, Any]) -> Search:
     """
     if isinstance(words := given.get("hotwords"), str):  # its letters would be taken for phrases
         raise DecodeError(f"hotwords={words!r} is one text: pass a tuple of phrases, ({words!r},)")
-    decided = given.get("beam_size") == 0 or len(given) == len(dataclasses.fields(Search))
-    search = Search(**({} if decided else stored(folder)) | given)
+    complete = len(given) == len(dataclasses.fields(Search))
+    search = Search(**({} if complete or given.get("beam_size") == 0 else stored(folder)) | given)
     weights = {"lm_weight", "word_bonus", "oov_rate"} & given.keys()
-    if weights and not search.lm and len(given) < len(dataclasses.fields(Search)):
+    if weights and not search.lm and not complete:
         raise DecodeError(f"{', '.join(sorted(weights))} weighs a language model, and none is named: name it with lm")
     return search
 

@@ -2,5 +2,6 @@
 
 from kernels.chunked_attention.api import chunked_attention as chunked_attention
 from kernels.chunked_attention.reference import relative_shift as relative_shift
+from kernels.chunked_attention.reference import skew as skew
 from kernels.chunked_attention.reference import toeplitz as toeplitz
 from kernels.chunked_attention.rows import chunk_rows as chunk_rows

@@ -13,7 +13,7 @@ from flax import nnx
 
 from conformer.model.layouts.layout import Layout, Past, Scale
 from conformer.model.norm import LayerNorm
-from kernels.chunked_attention import relative_shift
+from kernels.chunked_attention import relative_shift, skew
 from kernels.typing import Array, Float
 
 
@@ -119,7 +119,7 @@ def _bias_of_whole(bias: np.ndarray, frames: int) -> Array:
     """The learned bias of all pairs of frames. A row for each head is stored: all pairs would outgrow the weights."""
     largest = bias.shape[1] // 2
     row = bias[:, np.clip(np.arange(frames - 1, -frames, -1), -largest, largest) + largest]
-    return relative_shift(jnp.broadcast_to(row[:, None], (len(row), frames, row.shape[1])))
+    return skew(jnp.asarray(row), frames)
 
 
 def weights(module: nnx.Linear, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
