@@ -30,37 +30,17 @@ from conformer.export.formats import check_request
 from conformer.streaming.engine import Engine
 from conformer.tokenizer import load_tokenizer
 from conformer.training.checkpoint import load_model
-
-WENET, PARAKEET = "wenet_u2pp_conformer", "hf_parakeet_ctc"
-CONFORMER, FASTCONFORMER = "nemo_conformer_ctc/model.nemo", "nemo_fastconformer_streaming/model.nemo"
-
-
-def copied(golden, tmp_path, name):
-    """A folder of wenet or transformers that may be changed."""
-    folder = tmp_path / name
-    folder.mkdir()
-    for file in (golden / name).iterdir():
-        if file.name != "golden.npz":
-            shutil.copyfile(file, folder / file.name)
-    return folder
-
-
-def with_settings(golden, tmp_path, name, **changes):
-    """A .nemo whose configuration has other values, by "section.key"."""
-    path = tmp_path / "changed.nemo"
-    with tarfile.open(golden / name) as old, tarfile.open(path, "w:gz") as new:
-        for member in old.getmembers():
-            file = old.extractfile(member)
-            data = b"" if file is None else file.read()
-            if member.name.endswith(".yaml"):
-                values = yaml.safe_load(data)
-                for key, value in changes.items():
-                    section, _, option = key.partition("__")
-                    values[section][option] = value
-                data = yaml.safe_dump(values).encode()
-            member.size = len(data)
-            new.addfile(member, io.BytesIO(data))
-    return path
+from tests.changed_checkpoints import (
+    CONFORMER,
+    FASTCONFORMER,
+    PARAKEET,
+    WENET,
+    TorchPickler,
+    TorchTensor,
+    copied,
+    wenet_with,
+    with_settings,
+)
 
 
 class Malicious:
@@ -158,108 +138,6 @@ def test_what_is_no_weight_is_refused_by_name(values, match):
         tensors.finish()
 
 
-@pytest.mark.parametrize(
-    "section, value, match",
-    [
-        ("ctc_conf", {"ctc_blank_id": 99}, r"ctc_blank_id=99 is none of the 40 units"),
-        ("dataset_conf", [1], r"dataset_conf=\[1\] is no table of options"),
-        ("encoder_conf", {"attention_heads": 0}, r"attention_heads=0 must be a whole number of at least 1"),
-    ],
-)
-def test_settings_of_wenet_that_make_no_sense_are_named(golden, tmp_path, section, value, match):
-    folder = copied(golden, tmp_path, WENET)
-    values = yaml.safe_load((folder / "train.yaml").read_text())
-    (folder / "train.yaml").write_text(yaml.safe_dump(values | {section: value}))
-    with pytest.raises(ConversionError, match=match):
-        read_checkpoint(folder)
-
-
-@pytest.mark.parametrize(
-    "section, option, value",
-    [
-        ("encoder_conf", "activation_type", "relu"),
-        ("encoder_conf", "pos_enc_layer_type", "rope_pos"),
-        ("encoder_conf", "normalize_before", False),
-        ("encoder_conf", "input_layer", "linear"),
-        ("encoder_conf", "something_new", 1),
-        ("dataset_conf", "feats_type", "log_mel_spectrogram"),
-    ],
-)
-def test_options_of_wenet_that_are_not_supported_are_named(golden, tmp_path, section, option, value):
-    folder = copied(golden, tmp_path, WENET)
-    values = yaml.safe_load((folder / "train.yaml").read_text())
-    values[section][option] = value
-    (folder / "train.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(ConversionError, match=rf"{section}.*{option}"):
-        read_checkpoint(folder)
-
-
-def with_tensors(path, change):
-    """Rewrites a file of torch.save with other tensors: `change` gets their names and arrays."""
-    with path.open("rb") as file:
-        arrays = {name: np.asarray(stored.read()) for name, stored in read_torch(file, path.name).items()}
-    change(arrays)
-    program = io.BytesIO()
-    with zipfile.ZipFile(path, "w") as archive:
-        pickler = TorchPickler(program, protocol=2)
-        pickler.dump({name: TorchTensor(name, array) for name, array in arrays.items()})
-        archive.writestr("final/data.pkl", program.getvalue())
-        for name, array in arrays.items():
-            archive.writestr(f"final/data/{name}", np.ascontiguousarray(array, np.float32).tobytes())
-
-
-class TorchTensor:
-    """Pickled as torch pickles a tensor of float32."""
-
-    def __init__(self, key, array, *rest):
-        self.storage, self.shape, self.rest = TorchStorage((key, array.size)), array.shape, rest
-        self.strides = tuple(int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim))
-
-    def __reduce__(self):
-        return TorchName("torch._utils", "_rebuild_tensor_v2"), (self.storage, 0, self.shape, self.strides, *self.rest)
-
-
-class TorchStorage(tuple):
-    """Key and number of elements."""
-
-
-class TorchName:
-    """A global of torch."""
-
-    def __init__(self, module, name):
-        self.module, self.name = module, name
-
-    def __call__(self):
-        """Does nothing: pickle takes only what can be called as the function of a reduction."""
-
-
-class TorchPickler(pickle._Pickler):  # pyright: ignore[reportAttributeAccessIssue]
-    """Writes names of torch without torch."""
-
-    def persistent_id(self, obj):
-        if isinstance(obj, TorchStorage):
-            return ("storage", TorchName("torch", "FloatStorage"), *obj[:1], "cpu", obj[1])
-        return None
-
-    def save(self, obj, save_persistent_id=True):
-        if isinstance(obj, TorchName):
-            self.write(  # pyright: ignore[reportAttributeAccessIssue]
-                pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode()
-            )
-        else:
-            super().save(obj, save_persistent_id)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def wenet_with(golden, tmp_path, change, **settings):
-    """The model of a folder of WeNet with other options of its encoder ("encoder_conf" alone) and tensors."""
-    folder = copied(golden, tmp_path, WENET)
-    values = yaml.safe_load((folder / "train.yaml").read_text())
-    values["encoder_conf"] |= settings
-    (folder / "train.yaml").write_text(yaml.safe_dump(values))
-    with_tensors(folder / "final.pt", change)
-    return read_checkpoint(folder)
-
-
 def test_a_tensor_whose_values_are_to_be_negated_is_refused():
     """As torch saves a lazy negation: its storage holds other values than it has."""
     file, program = io.BytesIO(), io.BytesIO()
@@ -284,94 +162,6 @@ def test_layers_that_wenet_saves_and_does_not_use_are_left_out(golden, tmp_path)
     assert set(other.parameters) - set(mine.parameters) == {"encoder.final_norm.scale", "encoder.final_norm.bias"}
     for name, array in mine.parameters.items():
         np.testing.assert_array_equal(array, other.parameters[name])
-
-
-def test_units_of_wenet_may_stand_in_any_order(golden, tmp_path):
-    folder = copied(golden, tmp_path, WENET)
-    table = folder / "units.txt"
-    expected, lines = read_checkpoint(folder).tokenizer.symbols, table.read_text().splitlines()
-    table.write_text("\ufeff" + "\r\n".join(line.replace(" ", "\t") for line in reversed(lines)))
-    assert read_checkpoint(folder).tokenizer.symbols == expected
-    for wrong, match in [(["a 0"], r"units\.txt:41: expected a unit and"), (["a 41"], "none is number 40")]:
-        table.write_text("\n".join(lines + wrong))
-        with pytest.raises(ConversionError, match=match):
-            read_checkpoint(folder)
-
-
-def test_features_as_wenet_described_them_in_2021(golden, tmp_path):
-    folder = copied(golden, tmp_path, WENET)
-    expected = read_checkpoint(folder).config.replace({"features.dither": 0.0})
-    values = yaml.safe_load((folder / "train.yaml").read_text())
-    features = {"feature_type": "fbank", "mel_bins": 80, "frame_length": 25, "frame_shift": 10, "using_pitch": False}
-    values |= {"dataset_conf": {"max_length": 40960}, "collate_conf": {"feature_extraction_conf": features}}
-    for pitch in (False, True):
-        features["using_pitch"] = pitch
-        (folder / "train.yaml").write_text(yaml.safe_dump(values))
-        with pytest.raises(ConversionError, match="using_pitch=True") if pitch else contextlib.nullcontext():
-            assert read_checkpoint(folder).config == expected
-
-
-def test_a_bias_is_there_exactly_where_the_configuration_has_one(golden, tmp_path):
-    """Its loss would change what is recognised, and so would the use of one that the configuration turns off."""
-    expand, key = "encoder.encoders.1.feed_forward.w_1.bias", "encoder.encoders.{}.self_attn.linear_k.bias"
-    cases = iter(range(9))
-
-    def wenet(change, **settings):
-        (folder := tmp_path / f"wenet{next(cases)}").mkdir()
-        return wenet_with(golden, folder, change, **settings)
-
-    for name in (expand, "ctc.ctc_lo.bias", "encoder.embed.conv.0.bias"):
-        with pytest.raises(ConversionError, match=rf"\(missing: {name}\)"):
-            wenet(lambda arrays, name=name: arrays.pop(name))
-    with pytest.raises(ConversionError, match=r"left over: encoder\.encoders\.0\.feed_forward\.w_1\.bias"):
-        wenet(lambda arrays: None, mlp_bias=False)
-    wenet(lambda arrays: [arrays.pop(key.format(block)) for block in range(3)], key_bias=False)
-    with pytest.raises(ConversionError, match=r"left over: .*conv\.depthwise_conv\.bias"):
-        read_checkpoint(with_settings(golden, tmp_path, CONFORMER, encoder__use_bias=False))
-    folder = copied(golden, tmp_path, PARAKEET)
-    values = json.loads((folder / "config.json").read_text())
-    values["encoder_config"]["convolution_bias"] = False
-    (folder / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ConversionError, match=r"left over: encoder\.layers\.0\.conv\.depthwise_conv\.bias"):
-        read_checkpoint(folder)
-
-
-def test_statistics_that_wenet_declares_must_be_there(golden, tmp_path):
-    with pytest.raises(ConversionError, match=r"missing: encoder\.global_cmvn\.mean, encoder\.global_cmvn\.istd"):
-        wenet_with(
-            golden, tmp_path, lambda arrays: [arrays.pop(f"encoder.global_cmvn.{name}") for name in ("mean", "istd")]
-        )
-
-
-def test_the_norm_of_wenets_convolution_has_its_own_eps(golden, tmp_path):
-    imported = wenet_with(golden, tmp_path, lambda arrays: None, norm_eps=1e-3)
-    imported.save(tmp_path / "out")
-    _, model, _, _ = load_model(tmp_path / "out")
-    block = model.encoder.blocks[0]
-    assert (block.norm.eps, block.convolution.middle_norm.eps) == (1e-3, 1e-5)
-
-
-@pytest.mark.parametrize(
-    "key, found",
-    [
-        ("preemph", {"preemphasis": 0.0}),
-        ("normalize", {"normalise": False}),
-        ("highfreq", {"high_freq": 8_000.0}),
-        ("n_fft", {"fft_size": 512}),
-    ],
-)
-def test_null_means_to_nemo_what_its_code_makes_of_none(golden, tmp_path, key, found):
-    features = read_checkpoint(
-        with_settings(golden, tmp_path, CONFORMER, **{f"preprocessor__{key}": None})
-    ).config.features
-    assert {name: getattr(features, name) for name in found} == found
-
-
-def test_chunks_and_the_whole_context_of_one_model(golden, tmp_path):
-    contexts = [[8, 3], [-1, -1]]
-    config = read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, encoder__att_context_size=contexts)).config
-    assert (config.train.chunk_sizes, config.train.num_left_chunks) == ((4, 0), (2, -1))
-    assert config.not_streaming is None
 
 
 def test_models_of_whole_utterances_have_no_sizes_of_streams(golden, tmp_path):
@@ -406,88 +196,6 @@ def test_a_whole_utterance_has_the_context_of_training(golden, tmp_path, monkeyp
     assert np.abs(found - free).max() > 1e-2
 
 
-@pytest.mark.parametrize(
-    "key, value",
-    [
-        ("encoder__self_attention_model", "rel_pos_local_attn"),
-        ("encoder__subsampling", "vggnet"),
-        ("encoder__conv_context_size", [3, 1]),
-        ("encoder__att_context_size", [64, 64]),
-        ("encoder__something_new", 1),
-        ("preprocessor__normalize", "all_features"),
-        ("preprocessor__mag_power", 1.0),
-    ],
-)
-def test_options_of_nemo_that_are_not_supported_are_named(golden, tmp_path, key, value):
-    path = with_settings(golden, tmp_path, CONFORMER, **{key: value})
-    with pytest.raises(ConversionError, match=key.replace("__", ".*")):
-        read_checkpoint(path)
-
-
-@pytest.mark.parametrize(
-    "key, value",
-    [
-        ("encoder__att_context_size", -1),
-        ("encoder__att_context_size", [None, 3]),
-        ("encoder__att_context_size", [[8, 3], [8]]),
-        ("encoder__att_context_size", [10, 3]),  # which NeMo refuses too: no whole chunks
-        ("encoder__conv_norm_type", None),
-        ("encoder__subsampling", None),
-        ("preprocessor__log", None),
-        ("preprocessor__sample_rate", 0),
-        ("preprocessor__lowfreq", 9_000),
-        ("preprocessor__dither", "none"),
-    ],
-)
-def test_settings_of_nemo_that_make_no_sense_are_named(golden, tmp_path, key, value):
-    option = {"preprocessor__lowfreq": r"features\.low_freq"}.get(key, key.replace("__", r".*\."))
-    with pytest.raises(ConversionError, match=rf"changed\.nemo: .*{option}"):
-        read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, **{key: value}))
-
-
-def test_a_vocabulary_that_is_no_list_is_named(golden, tmp_path):
-    with pytest.raises(ConversionError, match=r"decoder\.vocabulary=5 is no list"):
-        read_checkpoint(with_settings(golden, tmp_path, CONFORMER, decoder__vocabulary=5))
-
-
-def test_a_small_number_may_lack_its_point(golden, tmp_path):
-    """Such as 1e-05, which is text in YAML 1.1, but a number to the reader that NeMo has."""
-    config = read_checkpoint(with_settings(golden, tmp_path, CONFORMER, preprocessor__dither="1e-05")).config
-    assert config.features.dither == pytest.approx(1e-5 * 2**15)
-
-
-def parakeet_with(golden, tmp_path, file, change):
-    """The folder of Parakeet with another JSON file: `change` gets its values."""
-    folder = copied(golden, tmp_path, PARAKEET)
-    values = json.loads((folder / file).read_text())
-    change(values)
-    (folder / file).write_text(json.dumps(values))
-    return folder
-
-
-@pytest.mark.parametrize(
-    "change, match",
-    [
-        (lambda values: values.update(decoder={"type": "ByteLevel"}), r"tokenizer\.json: .*ByteLevel"),
-        (lambda values: values["model"].update(end_of_word_suffix="</w>"), r"end_of_word_suffix='</w>'"),
-        (lambda values: values["model"].update(continuing_subword_prefix="##"), r"continuing_subword_prefix='##'"),
-    ],
-)
-def test_units_that_spell_in_another_way_are_refused(golden, tmp_path, change, match):
-    with pytest.raises(ConversionError, match=match):
-        read_checkpoint(parakeet_with(golden, tmp_path, "tokenizer.json", change))
-
-
-def test_keys_that_transformers_leaves_out_have_its_defaults(golden, tmp_path):
-    def change(values):
-        for key in ("vocab_size", "pad_token_id", "encoder_config"):
-            del values[key]
-
-    match = r"subsampling\.linear\.weight is \[64, 160\] and not \[1024, 2560\]"
-    with pytest.raises(ConversionError, match=match):
-        read_checkpoint(parakeet_with(golden, tmp_path, "config.json", change))
-
-
 def test_stored_filters_that_differ_are_refused(golden, tmp_path):
     path = with_settings(golden, tmp_path, CONFORMER, preprocessor__highfreq=7_000)
     with pytest.raises(ConversionError, match=r"preprocessor\.featurizer\.fb is not what its configuration describes"):
@@ -503,20 +211,6 @@ def test_a_rounded_window_is_known(golden):
         tensors = Tensors("model.nemo", {"preprocessor.featurizer.window": stored})
         with pytest.raises(ConversionError, match="window is not what") if wrong else contextlib.nullcontext():
             nemo._check_constants(tensors, features, golden / CONFORMER)
-
-
-def test_keys_of_nemo_3(golden, tmp_path):
-    """The defaults change nothing. Chunks with a right context are for training, recognition takes the whole."""
-    keys = {"encoder__att_chunk_context_size": None, "encoder__conv_context_style": "dcc"}
-    plain = read_checkpoint(golden / FASTCONFORMER).config
-    assert read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, **keys)).config == plain
-    keys |= {
-        "encoder__att_context_style": "chunked_limited_with_rc",
-        "encoder__att_chunk_context_size": [[8], [2], [1]],
-    }
-    assert "full_context" in (
-        read_checkpoint(with_settings(golden, tmp_path, FASTCONFORMER, **keys)).config.not_streaming or ""
-    )
 
 
 def test_a_compressed_nemo_is_read(golden, tmp_path):
